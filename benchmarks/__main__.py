@@ -1,0 +1,25 @@
+"""`python -m benchmarks NAME [ARGS]`: one module a benchmark, registered by its name here."""
+
+import argparse
+import importlib
+import sys
+
+# A module of each name gives HELP, add_arguments(parser) and run(args) -> exit status.
+COMMANDS = ("engine",)
+
+
+def main(argv: list[str]) -> int:
+    """Run the benchmark that is named first."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    commands = parser.add_subparsers(metavar="NAME", required=True)
+    for name in COMMANDS:
+        module = importlib.import_module(f"benchmarks.{name}")
+        command = commands.add_parser(name, help=module.HELP, description=module.HELP)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    return args.run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

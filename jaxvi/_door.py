@@ -1,0 +1,168 @@
+"""Checks of arguments before anything is compiled, each with a sentence, and the compile clock."""
+
+import contextlib
+import math
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from jaxvi._loop import Setup
+from jaxvi._status import Status
+from jaxvi._types import Data
+from jaxvi.families import Family
+from jaxvi.noise import NoiseSource
+from jaxvi.objectives import Objective
+from jaxvi.solvers import Solver
+from jaxvi.target import Target
+
+
+def typed_key(key: Any) -> Key[Array, ""]:
+    """A typed key; a raw one of shape (2,) and dtype uint32 is wrapped."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        if shape == ():
+            return key
+    elif dtype == jnp.uint32 and shape is not None and len(shape) == 1:
+        with contextlib.suppress(TypeError, ValueError):
+            return jax.random.wrap_key_data(jnp.asarray(key))
+    got = f"an array of {dtype} with shape {shape}" if dtype is not None else repr(key)
+    raise TypeError(f"key: expected one JAX random key; got {got}; try jax.random.key(0).")
+
+
+def instance(name: str, value: Any, kind: type, example: str) -> None:
+    """`value` must be an instance of `kind`; a class in its place is the usual slip."""
+    if isinstance(value, kind):
+        return
+    got = f"the class {value.__name__}" if isinstance(value, type) else f"{value!r:.80}"
+    raise TypeError(f"{name}: expected {example}; got {got}.")
+
+
+def setup(parts: Setup) -> None:
+    """The parts of a setup are what they should be, hashable, and fit each other."""
+    instance("family", parts.family, Family, "a variational family such as jaxvi.MeanField()")
+    instance("objective", parts.objective, Objective, "an objective such as jaxvi.ELBO()")
+    instance("solver", parts.solver, Solver, "a solver such as jaxvi.Stochastic(optax.adam)")
+    instance("noise", parts.noise, NoiseSource, "a noise source such as jaxvi.Fresh()")
+    try:
+        hash(parts)
+    except TypeError as error:
+        raise TypeError(
+            "expected a family, objective, solver and noise of plain hashable numbers, so that "
+            f"equal ones share compiled programs; got {parts!r:.300} ({error})."
+        ) from error
+    parts.check()
+
+
+def whole(name: str, value: Any, least: int) -> None:
+    """A whole number of at least `least`."""
+    try:
+        good = operator.index(value) >= least and not isinstance(value, bool)
+    except TypeError:
+        good = False
+    if not good:
+        raise ValueError(
+            f"{name}: expected a whole number of at least {least}; got {value!r}; try "
+            f"{name}={least}."
+        )
+
+
+def positive(name: str, value: Any) -> None:
+    """A finite number above zero."""
+    if not (isinstance(value, int | float | np.floating) and 0 < value < math.inf):
+        raise ValueError(
+            f"{name}: expected a finite number above 0; got {value!r}; try {name}=1.0."
+        )
+
+
+def starts(
+    target: Target, start: Any, num_restarts: int, dtype: jnp.dtype
+) -> Float[Array, "*lanes dim"] | None:
+    """The `start` argument as unconstrained points: none, one, or one a lane."""
+    if start is None:
+        return None
+    leaves = jax.tree.leaves(start)
+    for leaf in leaves:
+        given = getattr(leaf, "dtype", None)
+        if given is None or not jnp.issubdtype(given, jnp.floating):
+            continue
+        if jax.dtypes.canonicalize_dtype(given) != dtype:
+            raise TypeError(
+                f"start: expected {dtype} like the data; got {given}; try casting one of them with "
+                f"astype."
+            )
+    if _has_lane_axis(target, start, num_restarts):
+        lanes = [
+            target.unconstrain(jax.tree.map(lambda leaf, i=i: leaf[i], start))
+            for i in range(num_restarts)
+        ]
+        return jnp.stack(lanes).astype(dtype)
+    return target.unconstrain(start).astype(dtype)
+
+
+def _has_lane_axis(target: Target, start: Any, num_restarts: int) -> bool:
+    """Whether every leaf has the lane axis in front of its support's shape."""
+    shapes = [support.shape for support in target.leaves]
+    leaves = jax.tree.leaves(start)
+    return len(leaves) == len(shapes) and all(
+        np.shape(leaf) == (num_restarts, *shape) for leaf, shape in zip(leaves, shapes, strict=True)
+    )
+
+
+def some_start(status: np.ndarray, data: Data) -> None:
+    """At least one lane must have found a start where the log density is finite."""
+    if (status != Status.NO_START).any():
+        return
+    bad = sum(
+        int((~np.isfinite(leaf)).sum())
+        for leaf in map(np.asarray, jax.tree.leaves(data))
+        if np.issubdtype(leaf.dtype, np.floating)
+    )
+    cause = f" The data hold {bad} entries that are not finite." if bad else ""
+    raise ValueError(
+        "expected a log density that is finite, with a finite gradient, at some start; got none in "
+        f"{len(status)} restarts with 20 tries each.{cause} {Status.NO_START.remedy}"
+    )
+
+
+@dataclass
+class Clock:
+    """Seconds counted so far."""
+
+    seconds: float = 0.0
+
+
+_clocks: list[Clock] = []
+
+
+def _on_duration(event: str, duration_secs: float, **kwargs: str | int) -> None:
+    if event in _COMPILE_EVENTS:
+        for clock in _clocks:
+            clock.seconds += duration_secs
+
+
+_COMPILE_EVENTS = frozenset(
+    f"/jax/core/compile/{name}"
+    for name in (
+        "jaxpr_trace_duration",
+        "jaxpr_to_mlir_module_duration",
+        "backend_compile_duration",
+    )
+)
+jax.monitoring.register_event_duration_secs_listener(_on_duration)
+
+
+@contextlib.contextmanager
+def compile_clock() -> Iterator[Clock]:
+    """Counts the seconds that JAX spends tracing, lowering and compiling meanwhile."""
+    clock = Clock()
+    _clocks.append(clock)
+    try:
+        yield clock
+    finally:
+        _clocks.remove(clock)

@@ -1,0 +1,217 @@
+"""The only step loop in the package.
+
+Steps run in blocks. Noise for a whole block is drawn before the block's inner loop: drawn inside
+the differentiated step, the generator would be fused into the gradient and run many times over.
+Whatever is decided (stopping, backing off) is decided between blocks, so that a step does nothing
+but its arithmetic.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxvi import _tree
+from jaxvi._status import Status
+from jaxvi._types import Data, Phi, Scalar
+from jaxvi.families import Family
+from jaxvi.noise import NoiseSource
+from jaxvi.objectives import Objective
+from jaxvi.solvers import BlockTrace, Solver
+from jaxvi.target import Target
+
+# noise drawn ahead, in numbers: 4 MiB of float32, so that a block's noise stays in cache
+_NOISE_AHEAD = 2**20
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything static about an optimisation; equal setups share compiled programs."""
+
+    target: Target
+    family: Family
+    objective: Objective
+    solver: Solver
+    noise: NoiseSource
+
+    def check(self) -> None:
+        """Raise before tracing where the parts don't fit each other."""
+        self.objective.check(self.family)
+        self.noise.check(self.family, self.objective.num_draws)
+
+
+class Lane(NamedTuple):
+    """One restart: the solver's state, a status code, and what the loop keeps about it."""
+
+    state: Any
+    status: Int[Array, ""]
+    step: Int[Array, ""]  # steps taken, those undone included
+    floor: Scalar  # bound below which a block has failed; -inf before the first step
+    bound: Scalar  # mean bound over the last good block
+
+
+def start_lane(setup: Setup, phi: Phi, usable: Bool[Array, ""]) -> Lane:
+    """A lane before its first step; not `usable` where no finite start was found."""
+    dtype = jax.tree.leaves(phi)[0].dtype
+    return Lane(
+        state=setup.solver.init(phi),
+        status=jnp.where(usable, Status.RUNNING, Status.NO_START).astype(jnp.int32),
+        step=jnp.zeros((), jnp.int32),
+        floor=jnp.full((), -jnp.inf, dtype),
+        bound=jnp.full((), jnp.nan, dtype),
+    )
+
+
+def block_length(setup: Setup) -> int:
+    """Steps a block, fewer than the solver asks for where their noise would be large."""
+    row = jax.eval_shape(
+        lambda: setup.noise.draw(
+            jax.random.key(0),
+            0,
+            setup.family,
+            setup.objective.num_draws,
+            setup.target.dim,
+            jnp.dtype("float32"),
+        )
+    )
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(row))
+    return max(1, min(setup.solver.block_steps, _NOISE_AHEAD // max(numbers, 1)))
+
+
+def draw_block(
+    setup: Setup, key: Key[Array, ""], first_step: Int[Array, ""], dtype: jnp.dtype
+) -> Array:
+    """Noise for the block that begins with `first_step`, steps leading."""
+    steps = first_step + jnp.arange(block_length(setup), dtype=jnp.int32)
+    return jax.vmap(
+        lambda step: setup.noise.draw(
+            key, step, setup.family, setup.objective.num_draws, setup.target.dim, dtype
+        )
+    )(steps)
+
+
+def advance_block(
+    setup: Setup,
+    lane: Lane,
+    noise: Array,
+    num_steps: Int[Array, ""],
+    block: Int[Array, ""],
+    data: Data,
+) -> Lane:
+    """`num_steps` steps of one lane, then the solver's review; a lane that has ended stays.
+
+    `block` is its number in the run.
+    """
+
+    def loss_fn(phi: Phi, row: Array) -> Any:
+        return setup.objective(phi, row, setup.family, setup.target, data)
+
+    def one_step(i: Array, carry: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
+        state, total, first = carry
+        state, info = setup.solver.step(state, jax.tree.map(lambda a: a[i], noise), loss_fn)
+        return state, total + info.bound, jnp.where(i == 0, info.bound, first)
+
+    def bounds(phi: Phi) -> Array:
+        return lax.map(lambda row: loss_fn(phi, row).bound, noise)
+
+    zero = jnp.zeros_like(lane.bound)
+    state, total, first = lax.fori_loop(0, num_steps, one_step, (lane.state, zero, zero))
+    trace = BlockTrace(num_steps, jnp.zeros((), bool), block, bounds)
+    return _review_block(setup, lane, state, total / num_steps.astype(zero.dtype), first, trace)
+
+
+def _review_block(
+    setup: Setup, lane: Lane, state: Any, bound: Scalar, first: Scalar, trace: BlockTrace
+) -> Lane:
+    """Undo a failed block, let the solver review, keep a lane that had ended as it was."""
+    # a sane ascent doesn't fall this far below where it began; a diverging one does on its way
+    # to infinity, and must not be resumed from there
+    floor = jnp.where(
+        jnp.isfinite(lane.floor) | ~jnp.isfinite(first),
+        lane.floor,
+        first - 100.0 - jnp.abs(first),
+    )
+    failed = ~(jnp.isfinite(bound) & (bound >= floor) & _all_finite(state))
+    kept = _tree.where(failed, lane.state, state)
+    reviewed, status = setup.solver.review(kept, trace._replace(failed=failed))
+    moved = Lane(
+        state=reviewed,
+        status=status,
+        step=lane.step + trace.num_steps,
+        floor=floor,
+        bound=jnp.where(failed, lane.bound, bound),
+    )
+    return _tree.where(lane.status == Status.RUNNING, moved, lane)
+
+
+def run_lane(
+    setup: Setup, key: Key[Array, ""], lane: Lane, max_steps: Int[Array, ""], data: Data
+) -> Lane:
+    """Blocks until the lane ends or has taken `max_steps` steps; one compiled loop."""
+    length = block_length(setup)
+    dtype = lane.bound.dtype
+
+    def body(lane: Lane) -> Lane:
+        noise = draw_block(setup, key, lane.step, dtype)
+        count = jnp.minimum(length, max_steps - lane.step)
+        return advance_block(setup, lane, noise, count, lane.step // length, data)
+
+    def unfinished(lane: Lane) -> Array:
+        return (lane.status == Status.RUNNING) & (lane.step < max_steps)
+
+    return lax.while_loop(unfinished, body, lane)
+
+
+def run_lanes(
+    setup: Setup,
+    keys: Key[Array, "..."],
+    lanes: Lane,
+    first_step: Int[Array, ""],
+    last_step: Int[Array, ""],
+    rows: int,
+    data: Data,
+) -> tuple[Lane, Float[Array, "rows lanes"], Int[Array, ""]]:
+    """Blocks of all lanes together from `first_step` up to `last_step`, at most `rows` blocks.
+
+    `keys` is one key where lanes share their noise, else one a lane. Returns the lanes, the mean
+    bound of every lane by block (rows that were not reached are NaN), and the next step. Ends
+    early when every lane has ended.
+    """
+    length = block_length(setup)
+    dtype = lanes.bound.dtype
+    shared = setup.noise.shared
+    step_lanes = jax.vmap(
+        lambda lane, noise, count, block: advance_block(setup, lane, noise, count, block, data),
+        (0, None if shared else 0, None, None),
+    )
+
+    def draw(step: Array) -> Array:
+        if shared:
+            return draw_block(setup, keys, step, dtype)
+        return jax.vmap(lambda key: draw_block(setup, key, step, dtype))(keys)
+
+    def body(carry: tuple[Lane, Array, Array, Array]) -> tuple[Lane, Array, Array, Array]:
+        lanes, history, row, step = carry
+        count = jnp.minimum(length, last_step - step)
+        lanes = step_lanes(lanes, draw(step), count, step // length)
+        history = lax.dynamic_update_index_in_dim(history, lanes.bound, row, 0)
+        return lanes, history, row + 1, step + count
+
+    def unfinished(carry: tuple[Lane, Array, Array, Array]) -> Array:
+        lanes, _, row, step = carry
+        return (row < rows) & (step < last_step) & jnp.any(lanes.status == Status.RUNNING)
+
+    history = jnp.full((rows, lanes.bound.shape[0]), jnp.nan, dtype)
+    zero = jnp.zeros((), jnp.int32)
+    lanes, history, _, step = lax.while_loop(
+        unfinished, body, (lanes, history, zero, first_step.astype(jnp.int32))
+    )
+    return lanes, history, step
+
+
+def _all_finite(tree: Any) -> Bool[Array, ""]:
+    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in floats]))

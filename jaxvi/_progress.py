@@ -1,0 +1,86 @@
+"""Progress of a run: a line on a terminal, plain lines elsewhere, or a callable."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import NamedTuple, TextIO
+
+_BAR_WIDTH = 24
+_PLAIN_INTERVAL = 10.0
+
+
+class Progress(NamedTuple):
+    """Where a run stands, between two chunks."""
+
+    step: int
+    max_steps: int
+    num_restarts: int
+    num_running: int
+    best_bound: float  # mean over its last block of the lane that leads; NaN before any
+    seconds: float
+
+
+Reporter = Callable[[Progress], None]
+
+
+def make_reporter(
+    progress: bool | Reporter | None, stream: TextIO | None = None
+) -> tuple[Reporter, Callable[[], None]]:
+    """`(report, close)` for the `progress` argument of `fit`.
+
+    None and True write to `stream` (standard error): a bar that overwrites itself on a terminal,
+    else a line every ten seconds; True writes the first line at once. False is silent.
+    """
+    if callable(progress):
+        return progress, _nothing
+    if progress is False:
+        return lambda _: None, _nothing
+    stream = stream or sys.stderr
+    if stream.isatty():
+        return _bar(stream)
+    return _plain_lines(stream, at_once=progress is True), _nothing
+
+
+def _nothing() -> None:
+    """Nothing to clean up."""
+
+
+def describe(state: Progress) -> str:
+    """One line for people."""
+    return (
+        f"step {state.step:,} of {state.max_steps:,}, {state.num_running} of "
+        f"{state.num_restarts} lanes running, best bound {state.best_bound:.2f}, "
+        f"{state.seconds:.1f} s"
+    )
+
+
+def _bar(stream: TextIO) -> tuple[Reporter, Callable[[], None]]:
+    written = 0
+
+    def report(state: Progress) -> None:
+        nonlocal written
+        done = round(_BAR_WIDTH * state.step / state.max_steps)
+        line = f"[{'#' * done}{'.' * (_BAR_WIDTH - done)}] {describe(state)}"
+        stream.write("\r" + line.ljust(written))
+        stream.flush()
+        written = len(line)
+
+    def close() -> None:
+        if written:
+            stream.write("\r" + " " * written + "\r")
+            stream.flush()
+
+    return report, close
+
+
+def _plain_lines(stream: TextIO, *, at_once: bool) -> Reporter:
+    last = -float("inf") if at_once else time.monotonic()
+
+    def report(state: Progress) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _PLAIN_INTERVAL:
+            print(describe(state), file=stream, flush=True)
+            last = now
+
+    return report

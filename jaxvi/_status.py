@@ -1,0 +1,62 @@
+"""Status codes of a lane, each with a text and a remedy."""
+
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """What became of one restart.
+
+    The code is an integer, so that it lives in compiled arrays; `text` says what it means and
+    `remedy` what to do about it. `ok` is true where the result can be used as it stands.
+    """
+
+    RUNNING = 0
+    CONVERGED = 1
+    STEP_LIMIT = 2
+    NOT_FINITE = 3
+    STALLED = 4
+    INTERRUPTED = 5
+    NO_START = 6
+
+    @property
+    def text(self) -> str:
+        """One phrase for reports."""
+        return _TEXTS[self][0]
+
+    @property
+    def remedy(self) -> str:
+        """One sentence on what to do."""
+        return _TEXTS[self][1]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the optimisation ended as it should."""
+        return self is Status.CONVERGED
+
+
+_TEXTS: dict[Status, tuple[str, str]] = {
+    Status.RUNNING: ("running", "Nothing to do: the lane has not ended yet."),
+    Status.CONVERGED: ("converged", "Nothing to do."),
+    Status.STEP_LIMIT: (
+        "step limit",
+        "The bound was still being improved or checked: raise max_steps, raise the learning "
+        "rate, or start closer.",
+    ),
+    Status.NOT_FINITE: (
+        "not finite",
+        "The bound or its gradient was not finite and smaller steps did not help: check the log "
+        "density for NaN or -inf where q has mass, bound the parameters with a support, lower "
+        "the learning rate, or use float64.",
+    ),
+    Status.STALLED: (
+        "stalled",
+        "The step size was lowered to its floor and the bound's noise still hides whether it "
+        "can be improved: raise num_draws, or the solver's tolerance.",
+    ),
+    Status.INTERRUPTED: ("interrupted", "Stopped from outside: fit again with more time."),
+    Status.NO_START: (
+        "no finite start",
+        "The log density or its gradient was not finite at every start tried: pass start=, "
+        "lower start_scale, or check the supports.",
+    ),
+}

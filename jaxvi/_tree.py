@@ -1,0 +1,83 @@
+"""Pytrees of parts to one flat vector and back, and names for what is in it."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import PyTreeDef
+from jaxtyping import Array, Bool, Float
+
+_MOST_LEAVES_SHOWN = 8
+
+
+def flatten_with_paths(
+    tree: Any, is_leaf: Callable[[Any], bool] | None = None
+) -> tuple[tuple[str, ...], tuple[Any, ...], PyTreeDef]:
+    """Paths such as `['mu']`, leaves and structure of a tree, in JAX's order (dict keys sorted)."""
+    pairs, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
+    paths = tuple(jax.tree_util.keystr(path) for path, _ in pairs)
+    return paths, tuple(leaf for _, leaf in pairs), treedef
+
+
+def leaf_names(treedef: PyTreeDef) -> tuple[str, ...]:
+    """Short names of the leaves for reports: `mu`, `layer.scale`, `0`; `params` for a lone leaf."""
+    tree = treedef.unflatten(range(treedef.num_leaves))
+    pairs, _ = jax.tree_util.tree_flatten_with_path(tree)
+    names = (jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in pairs)
+    return tuple(name or "params" for name in names)
+
+
+def element_names(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Names of an array's elements in row-major order.
+
+    Example:
+        >>> element_names("mu", (1, 2))
+        ('mu[0, 0]', 'mu[0, 1]')
+    """
+    if not shape:
+        return (name,)
+    indices = itertools.product(*(range(length) for length in shape))
+    return tuple(f"{name}[{', '.join(map(str, index))}]" for index in indices)
+
+
+def split(
+    flat: Float[Array, " dim"], shapes: Sequence[tuple[int, ...]]
+) -> list[Float[Array, "..."]]:
+    """A flat vector as consecutive parts of the given shapes.
+
+    One `lax.split`, whose gradient is one concatenate; slices would give a sum of padded vectors.
+    """
+    parts = jax.lax.split(flat, [math.prod(shape) for shape in shapes])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def join(parts: Sequence[Float[Array, "..."]]) -> Float[Array, " dim"]:
+    """Parts raveled and laid end to end: the inverse of `split`."""
+    return jnp.concatenate([jnp.ravel(part) for part in parts])
+
+
+def describe_leaf(leaf: Any) -> str:
+    """Dtype and shape of one leaf as `float32[150, 4]`, or its type where it is no array."""
+    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+        return f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]"
+    return type(leaf).__name__
+
+
+def describe(tree: Any) -> str:
+    """Dtypes and shapes of a tree's leaves in one line, for error messages."""
+    paths, leaves, _ = flatten_with_paths(tree)
+    shown = [
+        f"{path} {describe_leaf(leaf)}".strip()
+        for path, leaf in zip(paths[:_MOST_LEAVES_SHOWN], leaves, strict=False)
+    ]
+    if len(paths) > _MOST_LEAVES_SHOWN:
+        shown.append(f"and {len(paths) - _MOST_LEAVES_SHOWN} more leaves")
+    return ", ".join(shown) or "no arrays"
+
+
+def where(condition: Bool[Array, ""], yes: Any, no: Any) -> Any:
+    """`yes` where the condition holds, else `no`, leaf by leaf."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

@@ -1,0 +1,20 @@
+"""Aliases that every layer shares."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from jaxtyping import Array, Float, PyTree
+
+Phi: TypeAlias = PyTree[Array]
+"""Variational parameters: a NamedTuple of arrays, made by a family's `init`."""
+
+Noise: TypeAlias = Float[Array, "draws noise"]
+"""Base noise of a family, one row a draw."""
+
+Data: TypeAlias = Any
+"""A pytree of arrays handed to the log density, or None."""
+
+Scalar: TypeAlias = Float[Array, ""]
+
+LossFn: TypeAlias = Callable[[Any, Any], Any]
+"""`(phi, noise) -> Estimate`: an objective with its target and data filled in."""

@@ -1,0 +1,557 @@
+"""The command line: `jaxvi demo`, `jaxvi fit FILE.csv`.
+
+What is slow to import is imported where it is used: `jaxvi --help` must answer at once.
+"""
+
+import argparse
+import csv
+import io
+import itertools
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import numpy as np
+from jaxtyping import Float
+
+if TYPE_CHECKING:
+    from jaxvi.result import Fit
+
+_FAMILIES = ("mean-field", "full-rank")
+_NUM_DRAWS = 4000
+_DENSE_UP_TO = 100  # dimension above which a full-rank q is not the default
+_MOST_FEATURES = 12  # columns of which all pairs are compared for the picture
+_DELIMITERS = ",;\t"
+_INTERRUPTED = 130
+
+
+class UsageError(Exception):
+    """Something that the user can mend, in one sentence."""
+
+
+class Table(NamedTuple):
+    """Numeric columns of a table; `labels` are the classes of the column left out, if any."""
+
+    rows: Float[np.ndarray, "rows features"]
+    names: tuple[str, ...]
+    labels: list[str] | None
+    title: str
+
+
+class Outcome(NamedTuple):
+    """One fit of one table, in the table's own units, components in falling order of weight."""
+
+    family: str
+    fit: "Fit"
+    draws: dict[str, np.ndarray]
+    probabilities: Float[np.ndarray, "rows components"]
+    features: tuple[int, ...]
+    numbers: dict[str, Any]
+    lines: list[str]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 2 for a mistake, 130 when interrupted."""
+    try:
+        args = _parser().parse_args(argv)
+        run: Callable[[argparse.Namespace], int] = args.run
+        return run(args)
+    except UsageError as error:
+        print(f"jaxvi: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("jaxvi: interrupted before there was a result", file=sys.stderr)
+        return _INTERRUPTED
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes in the arguments become one sentence, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; try '{self.prog} --help'")
+
+
+class _Version(argparse.Action):
+    """Look the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+        from jaxvi import __version__
+
+        parser.exit(message=f"jaxvi {__version__}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="jaxvi", description="Variational inference, compiled by JAX.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    demo = commands.add_parser("demo", help="fit a Gaussian mixture to the iris data")
+    demo.add_argument("--family", choices=_FAMILIES, help="one family; by default both in turn")
+    _add_common(demo, out="jaxvi-demo")
+    demo.set_defaults(run=_demo)
+    fit = commands.add_parser("fit", help="fit a model to the columns of a CSV file")
+    fit.add_argument("file", metavar="FILE.csv", help="numbers in columns, with or without header")
+    fit.add_argument("--model", choices=["gaussian-mixture"], default="gaussian-mixture")
+    fit.add_argument("--components", type=_at_least(1), required=True, metavar="K")
+    fit.add_argument(
+        "--label", metavar="COLUMN", help="name or number of a column to leave out and compare with"
+    )
+    fit.add_argument(
+        "--family", choices=_FAMILIES, help="by default full-rank, for large models mean-field"
+    )
+    _add_common(fit, out="jaxvi-fit")
+    fit.set_defaults(run=_fit)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, *, out: str) -> None:
+    parser.add_argument("--restarts", type=_at_least(1), default=64, metavar="R", help="default 64")
+    parser.add_argument("--seed", type=_at_least(0), default=0, help="default 0")
+    parser.add_argument(
+        "--max-steps", type=_at_least(1), default=10_000, metavar="N", help="default 10000"
+    )
+    parser.add_argument("--out", type=Path, default=Path(out), metavar="FOLDER", help=f"{out}/")
+    parser.add_argument("--no-plot", action="store_true", help="draw no picture")
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value < 2**31:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number of at least {least}; got {text!r}"
+            )
+        return value
+
+    return whole
+
+
+# Commands
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from sklearn.datasets import load_iris
+
+    iris = load_iris()
+    table = Table(
+        rows=np.asarray(iris.data, float),
+        names=tuple(iris.feature_names),
+        labels=[str(iris.target_names[i]) for i in iris.target],
+        title="iris: 150 flowers of three species, 4 measurements",
+    )
+    return _run(args, table, 3, [args.family] if args.family else list(_FAMILIES))
+
+
+def _fit(args: argparse.Namespace) -> int:
+    table = read_table(Path(args.file), args.label)
+    num_rows, num_features = table.rows.shape
+    if num_rows < args.components:
+        raise UsageError(
+            f"expected at least {args.components} rows for {args.components} components; got "
+            f"{num_rows} in {args.file}"
+        )
+    dim = args.components * (2 * num_features + 1) - 1
+    default = "full-rank" if dim <= _DENSE_UP_TO else "mean-field"
+    return _run(args, table, args.components, [args.family or default])
+
+
+def _run(args: argparse.Namespace, table: Table, components: int, families: list[str]) -> int:
+    """Fit each family in turn, print its report, then write the files."""
+    if not args.no_plot:
+        _check_matplotlib()
+    _make_folder(args.out)
+    num_rows = len(table.rows)
+    print(table.title)
+    print(
+        f"{components} component{'' if components == 1 else 's'} with diagonal covariances, "
+        f"{num_rows} rows, columns: {', '.join(table.names)}"
+    )
+    outcomes: list[Outcome] = []
+    for family in families:
+        outcome = _fit_mixture(args, table, components, family)
+        print("\n" + "\n".join(outcome.lines), flush=True)
+        outcomes.append(outcome)
+        if outcome.fit.interrupted:
+            break
+    written = _write(args.out, table, outcomes, not args.no_plot)
+    print(f"\nwritten to {args.out}: {', '.join(written)}")
+    if not outcomes[-1].fit.interrupted:
+        return 0
+    print("jaxvi: interrupted; the result is partial and marked so", file=sys.stderr)
+    return _INTERRUPTED
+
+
+# Fitting
+
+
+def _progress() -> Any:
+    """What `jaxvi.fit` is given as `progress`: a bar on a terminal."""
+    return None
+
+
+def _fit_mixture(args: argparse.Namespace, table: Table, components: int, family: str) -> Outcome:
+    """Fit standardised columns in float32, report in the table's units."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    import jaxvi
+    from jaxvi import models, report
+
+    centre, spread = table.rows.mean(axis=0), table.rows.std(axis=0)
+    # float32 is enough for columns of unit scale, and takes half the time of float64
+    data = jnp.asarray((table.rows - centre) / spread, jnp.float32)
+    key_fit, key_draws = jax.random.split(jax.random.key(args.seed))
+    try:
+        fit = jaxvi.fit(
+            key_fit,
+            models.gaussian_mixture(components, table.rows.shape[1]),
+            jaxvi.MeanField() if family == "mean-field" else jaxvi.FullRank(),
+            objective=jaxvi.ELBO(num_draws=16),
+            # mirrored draws: less noise in the gradient at no cost, so that more restarts converge
+            noise=jaxvi.Antithetic(),
+            solver=jaxvi.Stochastic(optax.adam, learning_rate=0.02, tolerance=0.1, anneal=0.25),
+            data=data,
+            num_restarts=args.restarts,
+            max_steps=args.max_steps,
+            progress=_progress(),
+        )
+    except ValueError as error:  # no start at which the density is finite
+        raise UsageError(str(error)) from error
+    standard = report.order_by_weight(fit.sample(key_draws, _NUM_DRAWS))
+    probabilities = _probabilities(standard, np.asarray(data))
+    draws = {
+        "weights": standard["weights"],
+        "means": centre + spread * standard["means"],
+        "scales": spread * standard["scales"],
+    }
+    log_spread = float(np.log(spread).sum())
+    return _describe(family, fit, draws, probabilities, table, log_spread)
+
+
+def _describe(
+    family: str,
+    fit: "Fit",
+    draws: dict[str, np.ndarray],
+    probabilities: Float[np.ndarray, "rows components"],
+    table: Table,
+    log_spread: float,
+) -> Outcome:
+    """Numbers for the summary and the lines of the report."""
+    from jaxvi import report
+
+    posterior = report.mixture_posterior(draws)
+    assigned = probabilities.argmax(axis=1)
+    counts = np.bincount(assigned, minlength=probabilities.shape[1])
+    features = telling_features(table.rows, posterior, probabilities)
+    # the density of the data as given has 1 / spread for every row and column
+    bound_as_given = fit.bound - len(table.rows) * log_spread
+    numbers = {"family": family} | report.fit_numbers(fit)
+    numbers |= {
+        "bound_data_as_given": bound_as_given,
+        "rows_per_component": counts.tolist(),
+        **{name: value.tolist() for name, value in posterior._asdict().items()},
+        "adjusted_rand_index": None,
+        "picture_features": [table.names[i] for i in features],
+    }
+    lines = [
+        f"{family} Gaussian q, {fit.num_restarts} restart{'' if fit.num_restarts == 1 else 's'}",
+        *("  " + line for line in report.fit_lines(fit)),
+        "  units         bounds are for the standardised columns; for the data as given the best "
+        f"is {bound_as_given:.3f}",
+    ]
+    if table.labels is not None:
+        from sklearn.metrics import adjusted_rand_score
+
+        index = float(adjusted_rand_score(table.labels, assigned))
+        numbers["adjusted_rand_index"] = index
+        lines.append(f"  agreement     adjusted Rand index {index:.3f} with the labels, not fitted")
+    lines += ["", "  posterior mean +- sd, in the units of the data"]
+    table_lines = report.mixture_lines(posterior, table.names, counts.tolist())
+    lines += ["  " + line for line in table_lines]
+    return Outcome(family, fit, draws, probabilities, features, numbers, lines)
+
+
+def _probabilities(
+    draws: dict[str, np.ndarray], rows: Float[np.ndarray, "rows features"]
+) -> Float[np.ndarray, "rows components"]:
+    """Posterior probability of every component for every row, averaged over some of the draws."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxvi import models
+
+    few = {name: jnp.asarray(value[:400], jnp.float32) for name, value in draws.items()}
+
+    @jax.jit
+    def average(few: Any, rows: Any) -> Any:
+        # one draw at a time: memory stays that of one, whatever the number of rows
+        def add(total: Any, params: Any) -> tuple[Any, None]:
+            return total + models.responsibilities(params, rows), None
+
+        shape = (few["means"].shape[1], rows.shape[0])
+        return jax.lax.scan(add, jnp.zeros(shape, rows.dtype), few)[0]
+
+    total = np.asarray(average(few, jnp.asarray(rows, jnp.float32)), float).T
+    return total / total.sum(axis=1, keepdims=True)
+
+
+def telling_features(
+    rows: Float[np.ndarray, "rows features"],
+    posterior: Any,
+    probabilities: Float[np.ndarray, "rows components"],
+) -> tuple[int, ...]:
+    """The two columns that alone reproduce the assignment of the rows best, by the fit itself.
+
+    The measure is the mean probability that a row's component and one guessed from the two
+    columns agree. Of many columns, only those that do best alone are paired.
+    """
+    num_features = rows.shape[1]
+    if num_features == 1:
+        return (0,)
+
+    # log densities of every component in every column, (features, rows, components)
+    standard = (rows.T[:, :, None] - posterior.means.T[:, None]) / posterior.scales.T[:, None]
+    columns = -0.5 * standard**2 - np.log(posterior.scales.T[:, None])
+
+    def score(features: Sequence[int]) -> float:
+        joint = columns[list(features)].sum(axis=0) + np.log(posterior.weights)
+        guessed = np.exp(joint - joint.max(axis=1, keepdims=True))
+        guessed /= guessed.sum(axis=1, keepdims=True)
+        return float((guessed * probabilities).sum(axis=1).mean())
+
+    best = sorted(range(num_features), key=lambda i: -score([i]))[:_MOST_FEATURES]
+    return max(itertools.combinations(sorted(best), 2), key=score)
+
+
+# Files
+
+
+def _check_matplotlib() -> None:
+    try:
+        import matplotlib as _  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            "expected matplotlib, for the picture; it is not installed; try "
+            "pip install 'jaxvi[plot]', or --no-plot"
+        ) from error
+
+
+def _make_folder(folder: Path) -> None:
+    """Before the fit: a place that can't be written to should cost nobody a fit."""
+    probe = folder / ".jaxvi-probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"expected --out to be a folder that can be written to; got {folder} "
+            f"({error.strerror or error})"
+        ) from error
+
+
+def _write(folder: Path, table: Table, outcomes: list[Outcome], plot: bool) -> list[str]:
+    """Everything that was found, and the names of the files."""
+    summary = {
+        "data": table.title,
+        "num_rows": len(table.rows),
+        "features": list(table.names),
+        "fits": [outcome.numbers for outcome in outcomes],
+    }
+    try:
+        text = json.dumps(_plain(summary), indent=2, allow_nan=False)
+        (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+        written = ["summary.json"]
+        for outcome in outcomes:
+            prefix = f"{outcome.family}-" if len(outcomes) > 1 else ""
+            np.savez(folder / f"{prefix}draws.npz", allow_pickle=False, **outcome.draws)
+            _write_assignments(folder / f"{prefix}assignments.csv", outcome.probabilities)
+            written += [f"{prefix}draws.npz", f"{prefix}assignments.csv"]
+        if plot:
+            _draw(folder / "picture.png", table, outcomes)
+            written.append("picture.png")
+    except OSError as error:
+        raise UsageError(f"could not write into {folder} ({error.strerror or error})") from error
+    return written
+
+
+def _write_assignments(path: Path, probabilities: Float[np.ndarray, "rows components"]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["row", "component", "probability"])
+        for row, probability in enumerate(probabilities):
+            component = int(probability.argmax())
+            writer.writerow([row + 1, component + 1, f"{probability[component]:.6f}"])
+
+
+def _draw(path: Path, table: Table, outcomes: list[Outcome]) -> None:
+    """A line of two panels for each fit: the rows with their components, and the bounds."""
+    from jaxvi import plotting
+
+    size = (11.0, 4.6 * len(outcomes))
+    figure, axes = plotting.new_figure(len(outcomes), 2, size=size)
+    for (left, right), outcome in zip(axes, outcomes, strict=True):
+        mark = " (interrupted)" if outcome.fit.interrupted else ""
+        plotting.plot_mixture(
+            table.rows,
+            outcome.draws,
+            outcome.features,
+            left,
+            labels=outcome.probabilities.argmax(axis=1),
+            names=table.names,
+        )
+        left.set_title(f"{outcome.family} q: components at their posterior means{mark}")
+        plotting.plot_bounds(outcome.fit, right)
+        right.set_title(f"{outcome.family} q: the bound of every restart{mark}")
+    figure.savefig(path, dpi=130)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers that are not finite become null, which JSON has."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# Reading a table
+
+
+def read_table(path: Path, label: str | None) -> Table:
+    """A CSV file's numeric columns, and the column `label`, a name or a number from 1, apart.
+
+    The delimiter is the comma, semicolon or tab that splits the first lines evenly into most
+    columns. The first row is a header where a cell of it, outside the label column, is not a
+    number.
+    """
+    records = _records(path)
+    lines, cells = [line for line, _ in records], [row for _, row in records]
+    skip = _label_position(cells[0], label)
+    headed = any(
+        text.strip() and not _is_number(text) for i, text in enumerate(cells[0]) if i != skip
+    )
+    names = _header(cells[0], path) if headed else _numbered(len(cells[0]))
+    if label is not None and skip is None:
+        have = ", ".join(names) if headed else f"no header, and {len(names)} columns"
+        raise UsageError(
+            f"expected --label to name a column of {path}; got {label!r}; it has {have}"
+        )
+    body, where = (cells[1:], lines[1:]) if headed else (cells, lines)
+    if not body:
+        raise UsageError(f"expected rows of numbers in {path}; got a header alone")
+    _check_ragged(body, where, len(names), path)
+    wanted = [i for i in range(len(names)) if i != skip]
+    if not wanted:
+        raise UsageError(f"expected a column besides --label {label} in {path}; got none")
+    rows = np.array([_column(body, where, names, i, path) for i in wanted]).T
+    chosen = tuple(names[i] for i in wanted)
+    for name, column in zip(chosen, rows.T, strict=True):
+        if not column.std() > 1e-12 * np.abs(column).max():
+            raise UsageError(
+                f"expected columns that vary in {path}; got {column[0]:g} in every row of "
+                f"{name!r}; drop that column"
+            )
+    labels = None if skip is None else [row[skip].strip() for row in body]
+    return Table(rows, chosen, labels, str(path))
+
+
+def _records(path: Path) -> list[tuple[int, list[str]]]:
+    """Line numbers and cells of all rows that aren't blank."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UsageError(f"expected a CSV file; got {path}, which does not exist") from None
+    except IsADirectoryError:
+        raise UsageError(f"expected a CSV file; got {path}, which is a folder") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"expected text in UTF-8; got other bytes in {path}") from None
+    except OSError as error:
+        raise UsageError(f"could not read {path} ({error.strerror or error})") from None
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
+        records = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise UsageError(f"could not read {path} as CSV ({error})") from None
+    if not records:
+        raise UsageError(f"expected rows of numbers in {path}; got an empty file")
+    return records
+
+
+def _delimiter(text: str) -> str:
+    sample = [line for line in text.splitlines()[:50] if line.strip()][:20]
+
+    def rank(delimiter: str) -> tuple[bool, int]:
+        widths = [len(row) for row in csv.reader(sample, delimiter=delimiter)]
+        return bool(widths) and min(widths) == max(widths) > 1, max(widths, default=0)
+
+    return max(_DELIMITERS, key=rank)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _label_position(first: list[str], label: str | None) -> int | None:
+    """Where the label column is: by its name in the first row, else by its number from 1."""
+    names = [cell.strip() for cell in first]
+    if label is None:
+        return None
+    if label.strip() in names and not _is_number(label):
+        return names.index(label.strip())
+    number = int(label) if label.strip().isdecimal() else 0
+    return number - 1 if 1 <= number <= len(first) else None
+
+
+def _header(first: list[str], path: Path) -> list[str]:
+    names = [
+        cell.strip() or number for cell, number in zip(first, _numbered(len(first)), strict=True)
+    ]
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise UsageError(f"expected different column names in {path}; got {twice[0]!r} twice")
+    return names
+
+
+def _numbered(count: int) -> list[str]:
+    return [f"column {i + 1}" for i in range(count)]
+
+
+def _check_ragged(body: list[list[str]], where: list[int], width: int, path: Path) -> None:
+    for row, line in zip(body, where, strict=True):
+        if len(row) != width:
+            raise UsageError(
+                f"expected {width} cells in every row of {path}, as in its first; got {len(row)} "
+                f"in line {line}"
+            )
+
+
+def _column(
+    body: list[list[str]], where: list[int], names: list[str], index: int, path: Path
+) -> list[float]:
+    """One column as finite numbers, or a sentence that says where it isn't."""
+    values = []
+    for row, line in zip(body, where, strict=True):
+        text, place = row[index].strip(), f"line {line}, column {names[index]!r}, of {path}"
+        if not text:
+            raise UsageError(f"expected a number in {place}; got an empty cell; drop or fill it")
+        if not _is_number(text):
+            raise UsageError(
+                f"expected a number in {place}; got {text!r}; leave the column out with "
+                f"--label {index + 1}, or drop it from the file"
+            )
+        value = float(text)
+        if not math.isfinite(value):
+            raise UsageError(f"expected a finite number in {place}; got {text}; drop or fill it")
+        values.append(value)
+    return values

@@ -1,0 +1,258 @@
+"""The entry: checks at the door, many lanes in chunks, a Fit."""
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from jaxvi import _door
+from jaxvi._loop import Lane, Setup, block_length
+from jaxvi._progress import Progress, Reporter, make_reporter
+from jaxvi._status import Status
+from jaxvi._types import Data
+from jaxvi.families import Family, FullRank, MeanField
+from jaxvi.lanes import Keys, advance_lanes, rank_lanes, split_key, start_lanes
+from jaxvi.noise import Fresh, NoiseSource
+from jaxvi.objectives import ELBO, Objective
+from jaxvi.result import Fit, History, Timing
+from jaxvi.solvers import Solver, Stochastic
+from jaxvi.target import Target
+
+_DENSE_UP_TO = 100
+_ROWS = 64  # blocks a chunk, at most
+_CHUNK_SECONDS = 0.3
+_HISTORY_ROWS = 2048
+
+
+def fit(
+    key: Key[Array, ""],
+    target: Target,
+    family: Family | None = None,
+    *,
+    objective: Objective | None = None,
+    solver: Solver | None = None,
+    noise: NoiseSource | None = None,
+    data: Data = None,
+    num_restarts: int = 8,
+    start: Any = None,
+    start_scale: float = 1.0,
+    max_steps: int = 20_000,
+    num_eval_draws: int = 2_000,
+    progress: bool | Reporter | None = None,
+) -> Fit:
+    """Fit a variational family to a target by many restarts in one compiled batch.
+
+    Every restart is a lane with its own start and status. The lanes run together in chunks; the
+    winner is chosen by a fresh bound on draws common to all, and every lane stays in the result.
+    Equal specs with data of equal shapes share compiled programs. Ctrl-C returns what there is.
+
+    Args:
+        key: a random key, typed (`jax.random.key(0)`) or raw.
+        target: the log density with its supports.
+        family: the variational family; by default `FullRank` up to dimension 100, `MeanField`
+            above.
+        objective: `ELBO()` by default.
+        solver: `Stochastic()` by default.
+        noise: where base noise comes from; `Fresh()` by default.
+        data: a pytree of arrays handed to the log density; its floating dtype is the engine's.
+        num_restarts: number of lanes.
+        start: parameters to start from, a pytree like the target's supports, constrained. One
+            point is where lane 0 starts and around which the others scatter; a leading axis of
+            `num_restarts` on every leaf gives each lane its own. None draws them.
+        start_scale: standard deviation of drawn starts, in unconstrained units.
+        max_steps: step limit.
+        num_eval_draws: fresh draws by which lanes are ranked.
+        progress: None or True for a bar on a terminal and a line every ten seconds elsewhere,
+            False for silence, or a callable that takes a `Progress`.
+
+    Returns:
+        A `Fit`. Numerical failure raises nothing: each lane's status says what became of it.
+
+    Raises:
+        TypeError, ValueError: an argument that can't be used, or a log density that is not
+            finite at any start.
+
+    Example:
+        >>> fit = jaxvi.fit(jax.random.key(0), target, jaxvi.MeanField(), data=X)
+        >>> draws = fit.sample(jax.random.key(1), 4000)
+    """
+    began = time.perf_counter()
+    key = _door.typed_key(key)
+    _door.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
+    dtype = target.check(data)
+    data = jax.tree.map(jnp.asarray, data)  # so that every call sees the same types
+    setup = Setup(
+        target,
+        family if family is not None else _default_family(target.dim),
+        objective if objective is not None else ELBO(),
+        solver if solver is not None else Stochastic(),
+        noise if noise is not None else Fresh(),
+    )
+    _door.setup(setup)
+    _door.whole("num_restarts", num_restarts, 1)
+    _door.whole("max_steps", max_steps, 1)
+    _door.whole("num_eval_draws", num_eval_draws, 2)
+    _door.positive("start_scale", start_scale)
+    z = _door.starts(target, start, num_restarts, dtype)
+    with _door.compile_clock() as compiling:
+        keys = split_key(key)
+        scale = jnp.asarray(start_scale, dtype)
+        lanes = start_lanes(keys, z, scale, data, setup=setup, num_lanes=num_restarts)
+        _door.some_start(np.asarray(lanes.status), data)
+        report, close = make_reporter(progress)
+        run = _run_chunks(keys, lanes, data, setup, max_steps, report)
+        close()
+        phi, ranking = rank_lanes(keys, run.lanes, data, setup=setup, num_draws=num_eval_draws)
+        ranking = jax.tree.map(np.asarray, ranking)
+    return Fit(
+        setup=setup,
+        phi=phi,
+        status=_final_status(run),
+        steps=np.asarray(run.lanes.step),
+        bounds=ranking.bound,
+        bounds_mcse=ranking.mcse,
+        difference_mcse=ranking.difference_mcse,
+        best=int(ranking.best),
+        num_bad_draws=ranking.num_bad,
+        log_weights=ranking.log_weights,
+        history=run.history,
+        timing=Timing(compiling.seconds, run.seconds, time.perf_counter() - began),
+        interrupted=run.interrupted,
+        data=data,
+    )
+
+
+class _Run(NamedTuple):
+    lanes: Lane
+    history: History
+    seconds: float
+    interrupted: bool
+
+
+def _default_family(dim: int) -> Family:
+    return FullRank() if dim <= _DENSE_UP_TO else MeanField()
+
+
+def _final_status(run: _Run) -> np.ndarray:
+    status = np.array(run.lanes.status)
+    left = Status.INTERRUPTED if run.interrupted else Status.STEP_LIMIT
+    status[status == Status.RUNNING] = left
+    return status
+
+
+def _run_chunks(
+    keys: Keys, lanes: Lane, data: Data, setup: Setup, max_steps: int, report: Reporter
+) -> _Run:
+    """Chunks until every lane has ended, the step limit, or an interrupt between two chunks."""
+    length = block_length(setup)
+    recorder = _Recorder(lanes.status.shape[0])
+    blocks, step, seconds, began = 1, 0, 0.0, time.perf_counter()
+    with _interrupts() as interrupted, contextlib.suppress(_Stop):
+        while step < max_steps and bool((np.asarray(lanes.status) == Status.RUNNING).any()):
+            first, goal = step, min(step + blocks * length, max_steps)
+            with _door.compile_clock() as compiling:
+                chunk_began = time.perf_counter()
+                lanes, rows, reached = advance_lanes(
+                    keys, lanes, jnp.int32(step), jnp.int32(goal), data, setup=setup, rows=_ROWS
+                )
+                step = int(reached)
+                elapsed = time.perf_counter() - chunk_began - compiling.seconds
+            seconds += max(elapsed, 0.0)
+            recorder.add(first, step, length, np.asarray(rows))
+            pace = max(elapsed, 1e-6) / math.ceil((step - first) / length)
+            blocks = min(_ROWS, 4 * blocks, max(1, int(_CHUNK_SECONDS / pace)))
+            _report(report, lanes, step, max_steps, time.perf_counter() - began, interrupted)
+            if interrupted.is_set():
+                break
+    history = recorder.history()
+    return _Run(lanes, history, seconds, interrupted.is_set())
+
+
+class _Stop(Exception):
+    """Leave the chunk loop with what there is."""
+
+
+def _report(
+    report: Reporter,
+    lanes: Lane,
+    step: int,
+    max_steps: int,
+    seconds: float,
+    interrupted: threading.Event,
+) -> None:
+    """Tell the observer; a KeyboardInterrupt raised in it stops the run as Ctrl-C does."""
+    bounds = np.asarray(lanes.bound)
+    finite = bounds[np.isfinite(bounds)]
+    running = int((np.asarray(lanes.status) == Status.RUNNING).sum())
+    best = float(finite.max()) if finite.size else math.nan
+    try:
+        report(Progress(step, max_steps, len(bounds), running, best, seconds))
+    except KeyboardInterrupt:
+        interrupted.set()
+        raise _Stop from None
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """The first Ctrl-C sets the event, so that the chunk in flight is kept; a second one raises.
+
+    Only the main thread can take signals; elsewhere the event is never set.
+    """
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: Any) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+class _Recorder:
+    """Rows of history; neighbours are averaged when there are too many, so memory is bounded."""
+
+    def __init__(self, num_lanes: int) -> None:
+        self._steps: list[int] = []
+        self._rows: list[Float[np.ndarray, "lanes"]] = []
+        self._num_lanes = num_lanes
+        self._stretch = 1
+        self._partial: list[Float[np.ndarray, "lanes"]] = []
+
+    def add(
+        self, first: int, last: int, length: int, rows: Float[np.ndarray, "rows lanes"]
+    ) -> None:
+        """The rows of a chunk from step `first` to `last` in blocks of `length` steps."""
+        for row, start in zip(rows, range(first, last, length), strict=False):
+            self._partial.append(row)
+            if len(self._partial) == self._stretch:
+                self._steps.append(min(start + length, last))
+                self._rows.append(np.mean(self._partial, axis=0))
+                self._partial = []
+        while len(self._rows) > _HISTORY_ROWS:
+            # an odd row at the end goes back to be averaged with the next one
+            paired = len(self._rows) // 2 * 2
+            self._partial = self._rows[paired:] * self._stretch + self._partial
+            self._steps = self._steps[1:paired:2]
+            self._rows = [np.mean(self._rows[i : i + 2], axis=0) for i in range(0, paired, 2)]
+            self._stretch *= 2
+
+    def history(self) -> History:
+        """What has been recorded."""
+        bound = np.stack(self._rows) if self._rows else np.zeros((0, self._num_lanes))
+        return History(np.asarray(self._steps, int), bound)

@@ -1,0 +1,234 @@
+"""Restarts as lanes: starts that differ, one compiled batch, a fair ranking."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxvi._loop import Lane, Setup, run_lane, run_lanes, start_lane
+from jaxvi._status import Status
+from jaxvi._types import Data, Phi
+from jaxvi.families import Family, transform_and_log_prob
+from jaxvi.noise import Fresh, NoiseSource
+from jaxvi.objectives import ELBO, Objective
+from jaxvi.solvers import Solver, Stochastic
+from jaxvi.target import Target
+
+_START_TRIES = 20
+_RANKING_SLICE = 64
+
+
+class Keys(NamedTuple):
+    """The independent streams that one key of the user's stands for."""
+
+    start: Key[Array, ""]
+    noise: Key[Array, ""]
+    ranking: Key[Array, ""]
+
+
+class LaneResult(NamedTuple):
+    """What became of one lane: parameters, status code, steps taken, its last mean bound."""
+
+    phi: Phi
+    status: Int[Array, ""]
+    step: Int[Array, ""]
+    bound: Float[Array, ""]
+
+
+class Ranking(NamedTuple):
+    """Fresh bounds of all lanes on common draws.
+
+    `difference_mcse` is the standard error of a lane's bound minus the best lane's, which common
+    draws make smaller than that of two separate bounds.
+    """
+
+    bound: Float[Array, "lanes"]
+    mcse: Float[Array, "lanes"]
+    difference_mcse: Float[Array, "lanes"]
+    num_bad: Int[Array, "lanes"]  # draws where the log density was not finite
+    best: Int[Array, ""]
+    log_weights: Float[Array, "draws"]  # of the best lane: log p - log q
+
+
+def split_key(key: Key[Array, ""]) -> Keys:
+    """Streams for the starts, the noise and the ranking."""
+    return Keys(*jax.random.split(key, 3))
+
+
+def run(
+    key: Key[Array, ""],
+    target: Target,
+    family: Family,
+    *,
+    objective: Objective | None = None,
+    solver: Solver | None = None,
+    noise: NoiseSource | None = None,
+    data: Data = None,
+    start: Any = None,
+    start_scale: float = 1.0,
+    max_steps: int | Int[Array, ""] = 10_000,
+    lane: int | Int[Array, ""] = 0,
+) -> LaneResult:
+    """One restart as a pure function: jit it, vmap it over keys, data or starts, nest it.
+
+    `run(key, ..., lane=i)` is what lane i of `fit(key, ...)` does, up to rounding. There is no
+    progress, ranking or check of the arguments' values here: that is `jaxvi.fit`.
+
+    Args:
+        key: a typed random key.
+        target: the log density.
+        family: the variational family.
+        objective: `ELBO()` by default.
+        solver: `Stochastic()` by default.
+        noise: `Fresh()` by default.
+        data: handed to the log density.
+        start: parameters to start at exactly, constrained; None draws a start.
+        start_scale: standard deviation of a drawn start, unconstrained.
+        max_steps: step limit.
+        lane: which restart of the key's this is.
+
+    Returns:
+        The lane's parameters, status, steps and last mean bound.
+
+    Example:
+        >>> many = jax.vmap(lambda k: jaxvi.run(k, target, jaxvi.MeanField()))(keys)
+    """
+    setup = Setup(target, family, objective or ELBO(), solver or Stochastic(), noise or Fresh())
+    setup.check()
+    keys = split_key(key)
+    index = jnp.asarray(lane, jnp.int32)
+    z = None if start is None else target.unconstrain(start).astype(target.dtype(data))
+    own = keys.noise if setup.noise.shared else jax.random.fold_in(keys.noise, index)
+    first = initial_lane(setup, keys.start, index, z, jnp.asarray(start_scale), data)
+    last = run_lane(setup, own, first, jnp.asarray(max_steps, jnp.int32), data)
+    status = jnp.where(last.status == Status.RUNNING, Status.STEP_LIMIT, last.status)
+    return LaneResult(setup.solver.result(last.state), status, last.step, last.bound)
+
+
+def initial_lane(
+    setup: Setup,
+    key: Key[Array, ""],
+    lane: Int[Array, ""],
+    z: Float[Array, "dim"] | None,
+    start_scale: Float[Array, ""],
+    data: Data,
+    jitter: Bool[Array, ""] | bool = False,
+) -> Lane:
+    """A lane at `z`, or at the first start drawn under its own key where all is finite.
+
+    With `jitter`, a draw is `z` plus `start_scale` times a normal; without z it comes from the
+    target's own `start`, or around the origin. Each failed try halves the distance to the centre.
+    """
+    key_start, key_phi = jax.random.split(jax.random.fold_in(key, lane))
+    dtype = setup.target.dtype(data)
+    value_and_grad = jax.value_and_grad(setup.target.log_prob)
+
+    def propose(attempt: Int[Array, ""]) -> Float[Array, "dim"]:
+        spread = jnp.asarray(start_scale, dtype) * 0.5 ** attempt.astype(dtype)
+        key_try = jax.random.fold_in(key_start, attempt)
+        step = spread * jax.random.normal(key_try, (setup.target.dim,), dtype)
+        if z is not None:
+            return jnp.where(jitter, z + step, z)
+        if setup.target.start is not None:
+            return setup.target.draw_start(key_try, data).astype(dtype)
+        return step
+
+    def search(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        attempt, _, _ = carry
+        candidate = propose(attempt)
+        value, grad = value_and_grad(candidate, data)
+        return attempt + 1, candidate, jnp.isfinite(value) & jnp.isfinite(grad).all()
+
+    def unfinished(carry: tuple[Array, Array, Array]) -> Array:
+        return ~carry[2] & (carry[0] < _START_TRIES)
+
+    nothing = (jnp.zeros((), jnp.int32), jnp.zeros(setup.target.dim, dtype), jnp.zeros((), bool))
+    _, found, usable = lax.while_loop(unfinished, search, nothing)
+    return start_lane(setup, setup.family.init(key_phi, setup.target.dim, start=found), usable)
+
+
+@partial(jax.jit, static_argnames=("setup", "num_lanes"))
+def start_lanes(
+    keys: Keys,
+    z: Float[Array, "*lanes dim"] | None,
+    start_scale: Float[Array, ""],
+    data: Data,
+    *,
+    setup: Setup,
+    num_lanes: int,
+) -> Lane:
+    """All lanes at their starts.
+
+    z of shape (dim,) is where lane 0 starts, the others being scattered around it; z of shape
+    (lanes, dim) gives every lane's own; None draws them all.
+    """
+    lanes = jnp.arange(num_lanes, dtype=jnp.int32)
+    batched = z is not None and z.ndim == 2
+
+    def one(lane: Array, z: Array | None) -> Lane:
+        jitter = jnp.asarray(False) if batched else lane > 0
+        return initial_lane(setup, keys.start, lane, z, start_scale, data, jitter)
+
+    return jax.vmap(one, (0, 0 if batched else None))(lanes, z)
+
+
+@partial(jax.jit, static_argnames=("setup", "rows"), donate_argnames=("lanes",))
+def advance_lanes(
+    keys: Keys,
+    lanes: Lane,
+    first_step: Int[Array, ""],
+    last_step: Int[Array, ""],
+    data: Data,
+    *,
+    setup: Setup,
+    rows: int,
+) -> tuple[Lane, Float[Array, "rows lanes"], Int[Array, ""]]:
+    """A chunk of the run: at most `rows` blocks of every lane."""
+    noise_keys = keys.noise
+    if not setup.noise.shared:
+        indices = jnp.arange(lanes.status.shape[0], dtype=jnp.int32)
+        noise_keys = jax.vmap(jax.random.fold_in, (None, 0))(keys.noise, indices)
+    return run_lanes(setup, noise_keys, lanes, first_step, last_step, rows, data)
+
+
+@partial(jax.jit, static_argnames=("setup", "num_draws"))
+def rank_lanes(
+    keys: Keys, lanes: Lane, data: Data, *, setup: Setup, num_draws: int
+) -> tuple[Phi, Ranking]:
+    """Every lane's parameters, and their bounds on `num_draws` fresh draws common to all.
+
+    The best lane is the one with the largest finite bound; where none is finite, the one with the
+    fewest draws of non-finite log density.
+    """
+    phis = jax.vmap(setup.solver.result)(lanes.state)
+    dtype = lanes.bound.dtype
+    noise = setup.family.draw_noise(keys.ranking, num_draws, setup.target.dim, dtype)
+
+    def log_weight(noise_row: Array) -> Float[Array, "lanes"]:
+        def one(phi: Phi) -> Array:
+            z, log_q = transform_and_log_prob(setup.family, phi, noise_row)
+            return setup.target.log_prob(z, data) - log_q
+
+        return jax.vmap(one)(phis)
+
+    # in slices of draws: as many points at a time as a few optimisation steps take
+    weights = lax.map(log_weight, noise, batch_size=min(_RANKING_SLICE, num_draws)).T
+    finite = jnp.isfinite(weights)
+    bound = weights.mean(axis=-1)
+    num_bad = jnp.sum(~finite, axis=-1, dtype=jnp.int32)
+    started = lanes.status != Status.NO_START
+    fallback = jnp.argmin(jnp.where(started, num_bad, num_draws + 1))
+    ranked = jnp.where(started & (num_bad == 0), bound, -jnp.inf)
+    best = jnp.where(jnp.any(jnp.isfinite(ranked)), jnp.argmax(ranked), fallback)
+    root = num_draws**0.5
+    return phis, Ranking(
+        bound=jnp.where(started, bound, jnp.nan),
+        mcse=weights.std(axis=-1, ddof=1) / root,
+        difference_mcse=(weights - weights[best]).std(axis=-1, ddof=1) / root,
+        num_bad=num_bad,
+        best=best.astype(jnp.int32),
+        log_weights=weights[best],
+    )

@@ -1,0 +1,346 @@
+"""Stochastic gradient ascent on the bound with any optax optimiser."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxvi import _tree
+from jaxvi._status import Status
+from jaxvi._types import LossFn, Noise, Phi, Scalar
+from jaxvi.solvers._base import BlockTrace, Solver, StepInfo
+
+_MAX_ANNEALS = 10
+_MAX_PENALTY = 10.0
+_BACK_OFF = 0.25
+_FIRST_WINDOW = 8  # blocks
+_WINDOW_GROWTH = 1.25
+_LAST_TEST = 10_000_000  # blocks
+
+
+class Averages(NamedTuple):
+    """Iterates averaged over two neighbouring windows: `older` is complete, `newer` a sum."""
+
+    older: Phi
+    older_steps: Int[Array, ""]
+    newer: Phi
+    newer_steps: Int[Array, ""]
+
+
+class StochasticState(NamedTuple):
+    """What the next step needs."""
+
+    phi: Phi
+    opt: Any
+    scale: Scalar  # multiplies every update
+    averages: Averages
+    anneals: Int[Array, ""]
+    penalty: Scalar  # grows with failed blocks, shrinks with good ones
+    last_gain: Scalar  # of the newer window over the older when last compared
+    use_last: Bool[Array, ""]  # the last iterate was better than the averages when last compared
+
+
+class Comparison(NamedTuple):
+    """Two windows' averages compared on common draws, nats, with standard errors.
+
+    `gain` is the newer average's bound minus the older's. `noise` is what averaging both windows
+    gains over one, bound(mean) - mean(bounds): near an optimum that is what the Monte Carlo error
+    of the mean of both still costs.
+    """
+
+    gain: Scalar
+    gain_se: Scalar
+    noise: Scalar
+    noise_se: Scalar
+    newer_is_best: Bool[Array, ""]  # of the two averages and their mean
+    last_is_best: Bool[Array, ""]  # the last iterate, of all four
+
+
+@dataclass(frozen=True, init=False)
+class Stochastic(Solver):
+    r"""Gradient ascent on a noisy bound, annealed in stages, with averaged iterates.
+
+    Iterates are averaged over windows (Polyak and Juditsky 1992), each longer than the one
+    before, and the bounds of two successive averages are compared on common draws. Where the
+    newer one is not better beyond the noise, the step size is multiplied by `anneal`. A lane has
+    converged when two averages with an annealing between them agree: what the newer gains, and
+    what the Monte Carlo error of their mean costs, are both below `tolerance` nats with 95 %
+    confidence, and so is what the slowing of the gains says is still to come. That mean is what
+    is reported. (Welandawe et al. 2022 stop on the same idea, by
+    the divergence between averages.) A block of steps that is not finite, or falls far below
+    the lane's first bound, is undone, and the steps after it are smaller.
+
+    Cost: one gradient of the objective a step, and at ever rarer times four evaluations on a
+    block's noise for the comparison. Memory: the optimiser's state and two copies of phi more.
+
+    Args:
+        optimizer: an optax factory such as `optax.adam`, not what it returns: factories and
+            their numbers compare by value, so that an equal solver does not compile again.
+        clip_norm: clip the gradient's global norm, per lane.
+        tolerance: nats; None never stops before the step limit.
+        anneal: factor of the step size from stage to stage, in (0, 1]; 1 keeps it constant. A
+            `learning_rate` that is an optax schedule is never annealed besides.
+        **numbers: arguments of the factory, such as `learning_rate` (0.01 if the factory has no
+            default of its own).
+
+    Raises:
+        TypeError: an optax transformation instead of a factory, or numbers that it doesn't take.
+        ValueError: a number out of range.
+
+    Example:
+        >>> solver = jaxvi.Stochastic(optax.adam, learning_rate=0.02)
+    """
+
+    optimizer: Callable[..., optax.GradientTransformation]
+    numbers: tuple[tuple[str, Any], ...]
+    clip_norm: float | None
+    tolerance: float | None
+    anneal: float
+
+    def __init__(
+        self,
+        optimizer: Callable[..., optax.GradientTransformation] = optax.adam,
+        *,
+        clip_norm: float | None = None,
+        tolerance: float | None = 0.03,
+        anneal: float = 0.5,
+        **numbers: Any,
+    ) -> None:
+        if not callable(optimizer) or isinstance(optimizer, tuple):
+            raise TypeError(
+                "Stochastic: expected an optax factory such as optax.adam; got "
+                f"{type(optimizer).__name__}; try Stochastic(optax.adam, learning_rate=0.01)."
+            )
+        for name, value in (("clip_norm", clip_norm), ("tolerance", tolerance)):
+            if value is not None and not value > 0:
+                raise ValueError(f"Stochastic: expected {name} above 0 or None; got {value}.")
+        if not 0 < anneal <= 1:
+            raise ValueError(f"Stochastic: expected anneal in (0, 1]; got {anneal}.")
+        rate = numbers.get("learning_rate", 1.0)
+        if isinstance(rate, int | float) and not rate > 0:
+            raise ValueError(f"Stochastic: expected learning_rate above 0; got {rate}.")
+        numbers = _with_learning_rate(optimizer, numbers)
+        fields: dict[str, Any] = {
+            "optimizer": optimizer,
+            "numbers": tuple(sorted(numbers.items())),
+            "clip_norm": clip_norm,
+            "tolerance": tolerance,
+            "anneal": anneal,
+        }
+        for field, setting in fields.items():
+            object.__setattr__(self, field, setting)  # frozen: there is no other way in
+        try:
+            hash(self)
+        except TypeError as error:
+            raise TypeError(
+                f"Stochastic: expected plain numbers or functions as arguments of the optimiser; "
+                f"got {numbers}; try float(...)."
+            ) from error
+
+    def __repr__(self) -> str:
+        name = getattr(self.optimizer, "__name__", repr(self.optimizer))
+        parts = [name] + [f"{key}={value!r}" for key, value in self.numbers]
+        if self.clip_norm is not None:
+            parts.append(f"clip_norm={self.clip_norm!r}")
+        return f"Stochastic({', '.join(parts)})"
+
+    @property
+    def block_steps(self) -> int:
+        """Long enough that a review costs nothing, short enough to undo."""
+        return 50
+
+    @property
+    def _anneals(self) -> bool:
+        return self.anneal < 1 and not callable(dict(self.numbers).get("learning_rate"))
+
+    def transformation(self) -> optax.GradientTransformationExtraArgs:
+        """The optax transformation that this solver stands for."""
+        inner = self.optimizer(**dict(self.numbers))
+        if self.clip_norm is not None:
+            inner = optax.chain(optax.clip_by_global_norm(self.clip_norm), inner)
+        return optax.with_extra_args_support(inner)
+
+    def init(self, phi: Phi) -> StochasticState:
+        """Optimiser state and empty averages."""
+        dtype = jax.tree.leaves(phi)[0].dtype
+        zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+        zeros = jax.tree.map(jnp.zeros_like, phi)
+        return StochasticState(
+            phi=phi,
+            opt=self.transformation().init(phi),
+            scale=zero + 1.0,
+            averages=Averages(zeros, count, zeros, count),
+            anneals=count,
+            penalty=zero,
+            last_gain=zero,
+            use_last=jnp.ones((), bool),
+        )
+
+    def step(
+        self, state: StochasticState, noise: Noise, loss_fn: LossFn
+    ) -> tuple[StochasticState, StepInfo]:
+        """One update of the optimiser, times the lane's scale."""
+
+        def loss(phi: Phi) -> tuple[Scalar, Scalar]:
+            estimate = loss_fn(phi, noise)
+            return estimate.loss, estimate.bound
+
+        (value, bound), grad = jax.value_and_grad(loss, has_aux=True)(state.phi)
+        updates, opt = self.transformation().update(
+            grad,
+            state.opt,
+            state.phi,
+            value=value,
+            grad=grad,
+            value_fn=lambda phi: loss_fn(phi, noise).loss,
+        )
+        phi = jax.tree.map(lambda p, u: p + state.scale * u, state.phi, updates)
+        newer = jax.tree.map(jnp.add, state.averages.newer, phi)
+        averages = state.averages._replace(newer=newer)
+        return state._replace(phi=phi, opt=opt, averages=averages), StepInfo(bound)
+
+    def review(
+        self, state: StochasticState, trace: BlockTrace
+    ) -> tuple[StochasticState, Int[Array, ""]]:
+        """Back off after a failed block; compare, anneal and stop at the end of a window."""
+        good = jnp.maximum(state.penalty - 0.25, 0.0)
+        penalty = jnp.where(trace.failed, state.penalty + 1.0, good)
+        averages = _count_steps(state.averages, trace)
+        state = state._replace(averages=averages, penalty=penalty)
+        due = jnp.any(trace.block + 1 == _test_schedule())
+        status = jnp.full((), Status.RUNNING, jnp.int32)
+        # a loop of no or one turn: unlike a `cond`, it stays a branch where lanes are vmapped
+        _, state, status = lax.while_loop(
+            lambda carry: carry[0],
+            lambda carry: (jnp.zeros((), bool), *self._test(carry[1], trace)),
+            (due, state, status),
+        )
+        scale = self.anneal ** state.anneals.astype(penalty.dtype) * _BACK_OFF**penalty
+        lost = penalty >= _MAX_PENALTY
+        return state._replace(scale=scale), jnp.where(lost, Status.NOT_FINITE, status)
+
+    def result(self, state: StochasticState) -> Phi:
+        """The mean of both windows, or the last iterate where that was better."""
+        averages = state.averages
+        steps = averages.older_steps + averages.newer_steps
+        use_last = state.use_last | (steps == 0)
+
+        def choose(last: Array, older: Array, newer: Array) -> Array:
+            total = newer + older * averages.older_steps.astype(older.dtype)
+            return jnp.where(use_last, last, total / jnp.maximum(steps, 1).astype(newer.dtype))
+
+        return jax.tree.map(choose, state.phi, averages.older, averages.newer)
+
+    def _test(
+        self, state: StochasticState, trace: BlockTrace
+    ) -> tuple[StochasticState, Int[Array, ""]]:
+        """Compare the two windows, anneal where the bound no longer rises, stop, turn."""
+        averages = state.averages
+        comparable = (averages.older_steps > 0) & (averages.newer_steps > 0)
+        newer = _mean(averages)
+        seen = _compare(averages.older, newer, state.phi, trace)
+        tolerance = 0.0 if self.tolerance is None else self.tolerance
+        rising = seen.gain > jnp.maximum(2.0 * seen.gain_se, tolerance)
+        agree = seen.gain + 2.0 * seen.gain_se < tolerance
+        agree &= seen.noise + 2.0 * seen.noise_se < tolerance
+        agree &= _still_to_come(seen, state.last_gain) < tolerance
+        annealed = (state.anneals > 0) | (not self._anneals)
+        converged = comparable & agree & annealed
+        anneal = comparable & ~rising & ~converged & self._anneals
+        stalled = anneal & (state.anneals >= _MAX_ANNEALS)
+        keep_older = comparable & ~seen.newer_is_best
+        final = averages._replace(older_steps=jnp.where(keep_older, averages.older_steps, 0))
+        turned = _tree.where(averages.newer_steps > 0, _turn(averages, newer), averages)
+        state = state._replace(
+            averages=_tree.where(converged, final, turned),
+            anneals=state.anneals + anneal,
+            last_gain=jnp.where(comparable, seen.gain, 0.0),
+            use_last=~comparable | seen.last_is_best,
+        )
+        status = jnp.where(converged, Status.CONVERGED, Status.RUNNING)
+        return state, jnp.where(stalled, Status.STALLED, status).astype(jnp.int32)
+
+
+def _test_schedule() -> Int[np.ndarray, "tests"]:
+    """Numbers of blocks after which windows end: the same for all lanes, each window longer."""
+    ends, window = [_FIRST_WINDOW], _FIRST_WINDOW * _WINDOW_GROWTH
+    while ends[-1] < _LAST_TEST:
+        ends.append(ends[-1] + round(window))
+        window *= _WINDOW_GROWTH
+    return np.asarray(ends, np.int32)
+
+
+def _with_learning_rate(
+    optimizer: Callable[..., optax.GradientTransformation], numbers: dict[str, Any]
+) -> dict[str, Any]:
+    """`numbers` checked against the factory's signature, a missing learning rate filled in."""
+    try:
+        signature = inspect.signature(optimizer)
+    except ValueError:  # some builtins have none; the call itself will say what is wrong
+        return numbers
+    rate = signature.parameters.get("learning_rate")
+    if rate is not None and rate.default is inspect.Parameter.empty:
+        numbers = {"learning_rate": 0.01, **numbers}
+    try:
+        signature.bind(**numbers)
+    except TypeError as error:
+        name = getattr(optimizer, "__name__", repr(optimizer))
+        raise TypeError(
+            f"Stochastic: expected arguments that {name}{signature} takes; got {numbers} ({error})."
+        ) from error
+    return numbers
+
+
+def _count_steps(averages: Averages, trace: BlockTrace) -> Averages:
+    """The block's steps in the newer window, unless the block failed and was undone."""
+    steps = averages.newer_steps + jnp.where(trace.failed, 0, trace.num_steps)
+    return averages._replace(newer_steps=steps.astype(jnp.int32))
+
+
+def _mean(averages: Averages) -> Phi:
+    """The newer window's average."""
+    steps = jnp.maximum(averages.newer_steps, 1)
+    return jax.tree.map(lambda total: total / steps.astype(total.dtype), averages.newer)
+
+
+def _turn(averages: Averages, newer: Phi) -> Averages:
+    """The newer window becomes the older one."""
+    zeros = jax.tree.map(jnp.zeros_like, newer)
+    return Averages(newer, averages.newer_steps, zeros, jnp.zeros((), jnp.int32))
+
+
+def _compare(older: Phi, newer: Phi, last: Phi, trace: BlockTrace) -> Comparison:
+    middle = jax.tree.map(lambda a, b: 0.5 * (a + b), older, newer)
+    candidates = jax.tree.map(lambda *leaves: jnp.stack(leaves), older, newer, middle, last)
+    bounds = lax.map(trace.bounds, candidates)
+    at_older, at_newer, at_middle, _ = bounds
+    gain, gain_se = _mean_and_se(at_newer - at_older)
+    noise, noise_se = _mean_and_se(at_middle - 0.5 * (at_newer + at_older))
+    mean = bounds.mean(axis=-1)
+    return Comparison(
+        gain, gain_se, noise, noise_se, jnp.argmax(mean[:3]) == 1, jnp.argmax(mean) == 3
+    )
+
+
+def _still_to_come(seen: Comparison, last_gain: Scalar) -> Scalar:
+    """What a bound that creeps up exponentially would gain yet; 0 where it isn't seen to rise.
+
+    While windows grow by g and the way left, R, shrinks by e^-x a window, successive gains have
+    the ratio g e^-x, and R = gain / (e^x - 1) = gain^2 / (g last_gain - gain). Gains that don't
+    slow down at all leave no end in sight, nor does a first gain with none to hold it against.
+    """
+    slowing = _WINDOW_GROWTH * last_gain - seen.gain
+    left = jnp.where(slowing > 0.0, seen.gain**2 / jnp.where(slowing > 0.0, slowing, 1.0), jnp.inf)
+    return jnp.where(seen.gain > 2.0 * seen.gain_se, left, 0.0)
+
+
+def _mean_and_se(values: Float[Array, "steps"]) -> tuple[Scalar, Scalar]:
+    """Mean over the block's steps, whose noise is independent from one to the next."""
+    return values.mean(), values.std() / max(values.size - 1, 1) ** 0.5

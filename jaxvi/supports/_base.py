@@ -1,0 +1,171 @@
+"""What a support is, and what its implementations share."""
+
+import abc
+import math
+import operator
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+# What the user may give. Anything goes in, so that the checks here answer in sentences and no
+# type checker at run time comes first; out come tuples of integers, and floats or nested tuples.
+ShapeLike: TypeAlias = Any
+BoundLike: TypeAlias = Any
+
+# Rounding allowed where an equality must hold (a simplex sums to one), in units of eps per term.
+EQUALITY_ULPS = 16
+
+
+class Support(abc.ABC):
+    """Where a parameter lives: a smooth map from free coordinates y onto it, and log |det J|.
+
+    A support is a frozen dataclass, equal and hashed by value, and holds no arrays. Write one for
+    one event; batch axes lead. The four methods and two properties below are all it takes.
+
+    Two extras serve the shared tests, so that a new support needs none of its own: a classmethod
+    `examples()` that gives instances, and, where `shape` differs from `unconstrained_shape`, a
+    method `independent(x)` that gives the entries of x that the log-determinant is relative to.
+    """
+
+    shape: tuple[int, ...]
+    """Shape of the constrained value."""
+
+    @property
+    @abc.abstractmethod
+    def unconstrained_shape(self) -> tuple[int, ...]:
+        """Shape of the free coordinates y."""
+
+    @property
+    @abc.abstractmethod
+    def description(self) -> str:
+        """A few words for error messages, such as `positive, shape (3,)`."""
+
+    @abc.abstractmethod
+    def constrain(self, y: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, ""]]:
+        """The value x of `shape` at y, and log |det dx/dy| summed over everything."""
+
+    @abc.abstractmethod
+    def unconstrain(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The y with `constrain(y)[0] == x`; infinite or NaN for x outside or on the edge."""
+
+    @abc.abstractmethod
+    def contains(self, x: Float[Array, "..."]) -> Bool[Array, ""]:
+        """Whether every entry of x lies in the support, up to rounding in equalities."""
+
+    @property
+    def size(self) -> int:
+        """Number of free coordinates."""
+        return math.prod(self.unconstrained_shape)
+
+
+def as_shape(shape: ShapeLike, *, what: str = "shape") -> tuple[int, ...]:
+    """A shape as a tuple of Python integers; `3` means `(3,)`."""
+    lengths = tuple(shape) if isinstance(shape, Iterable) else (shape,)
+    try:
+        if any(isinstance(length, bool | str) for length in lengths):
+            raise TypeError
+        dims = tuple(operator.index(length) for length in lengths)
+    except TypeError:
+        raise TypeError(
+            f"expected {what} as an integer or a tuple of integers; got {shape!r}; "
+            f"try (3,) for a vector or () for a scalar"
+        ) from None
+    if any(dim < 0 for dim in dims):
+        raise ValueError(
+            f"expected {what} with lengths of 0 or more; got {dims}; try positive lengths"
+        )
+    return dims
+
+
+def as_event_shape(support: str, shape: ShapeLike, shortest: int) -> tuple[int, ...]:
+    """A shape whose last axis is a vector of at least `shortest` entries."""
+    dims = as_shape(shape)
+    if not dims or dims[-1] < shortest:
+        raise ValueError(
+            f"expected {support} with a last axis of length {shortest} or more; got shape {dims}; "
+            f"try {support}(({max(shortest, 3)},)), batch axes first"
+        )
+    return dims
+
+
+def as_count(name: str, n: Any, smallest: int) -> int:
+    """A matrix size as a Python integer."""
+    dims = as_shape(n, what=name) if not isinstance(n, Iterable) else ()
+    if not dims:
+        raise TypeError(f"expected {name} as an integer; got {n!r}; try {name}=3")
+    if dims[0] < smallest:
+        raise ValueError(
+            f"expected {name} of {smallest} or more; got {dims[0]}; try {name}={smallest + 1}"
+        )
+    return dims[0]
+
+
+def _nested_tuple(values: Any) -> Any:
+    return tuple(map(_nested_tuple, values)) if isinstance(values, list) else values
+
+
+def as_bound(name: str, bound: BoundLike, shape: tuple[int, ...]) -> float | tuple[Any, ...]:
+    """A finite bound, broadcastable to `shape`, as a float or nested tuples of floats."""
+    try:
+        array = np.asarray(bound)
+    except jax.errors.TracerArrayConversionError:
+        raise TypeError(
+            f"expected {name} as numbers known before tracing; got a traced array; try making the "
+            f"support outside jit, or scale a Real or Positive parameter inside the log density"
+        ) from None
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"expected {name} as real numbers; got {bound!r}; try a float")
+    array = array.astype(np.float64)
+    if not np.all(np.isfinite(array)):
+        raise ValueError(
+            f"expected a finite {name}; got {bound!r}; try Real, Positive, GreaterThan or LessThan "
+            f"where a side is unbounded"
+        )
+    try:
+        fits = np.broadcast_shapes(array.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"expected {name} to broadcast to shape {shape}; got {name} of shape {array.shape}; "
+            f"try shape={array.shape}"
+        )
+    return float(array) if array.ndim == 0 else _nested_tuple(array.tolist())
+
+
+def bound_array(bound: BoundLike, shape: tuple[int, ...], dtype: Any) -> Float[np.ndarray, "..."]:
+    """A bound as a constant of the full shape in the dtype at hand: nothing is promoted."""
+    return np.broadcast_to(np.asarray(bound, dtype), shape)
+
+
+def next_above(bound: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """The smallest normal number above each bound (subnormals count as zero in XLA)."""
+    tiny = jnp.finfo(bound.dtype).tiny
+    above = np.nextafter(bound, np.array(np.inf, bound.dtype))
+    return np.asarray(np.where(np.abs(above) < tiny, np.array(tiny, bound.dtype), above))
+
+
+def next_below(bound: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """The largest normal number below each bound."""
+    return np.asarray(-next_above(np.asarray(-bound)))
+
+
+def describe_bound(bound: BoundLike) -> str:
+    """A scalar bound as its number, an array of bounds in words."""
+    return f"{bound:g}" if isinstance(bound, float) else "its bounds"
+
+
+@jax.custom_jvp
+def softplus(y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """log(1 + e^y), one exponential; its derivative is the sigmoid that callers need anyway."""
+    return jnp.maximum(y, 0) + jnp.log1p(jnp.exp(-jnp.abs(y)))
+
+
+@softplus.defjvp
+def _softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (y,), (y_dot,) = primals, tangents
+    return softplus(y), jax.nn.sigmoid(y) * y_dot
