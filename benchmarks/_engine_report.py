@@ -10,6 +10,7 @@ BARE_TARGETS = {1: 1.6, 64: 1.25}
 PEER_TARGETS = {64: 3.0}
 SECOND_TARGET = 20.0
 IMPORT_TARGET = 0.3
+SAME_ANSWER = 1.0  # nats
 _FIT_NAMES = {
     "jaxvi": "`jaxvi.fit`",
     "numpyro_run": "NumPyro, `svi.run`",
@@ -51,6 +52,14 @@ def _verdict(value: float, target: float | None, *, at_most: bool) -> str:
         return ""
     good = value <= target if at_most else value >= target
     return f"{'at most' if at_most else 'at least'} {target:g}: {'met' if good else '**missed**'}"
+
+
+def _same(ours: float, theirs: float | None) -> str:
+    """Whether two bounds are one answer; where they aren't, their times don't compare."""
+    if theirs is None:
+        return "-"
+    apart = abs(ours - theirs)
+    return "yes" if apart <= SAME_ANSWER else f"**no**, {apart:.1f} nats apart"
 
 
 def _micro(values: list[float], share: int = 1) -> str:
@@ -134,6 +143,7 @@ def _bounds(rows: list[dict[str, Any]]) -> str:
         "jaxvi, median",
         "NumPyro, median",
         "exact optimum",
+        "same answer",
     ]
     lines = []
     for row in rows:
@@ -145,7 +155,9 @@ def _bounds(rows: list[dict[str, Any]]) -> str:
                 for name in ("engine", "numpyro")
             ]
         optimum = row["optimum"]
-        lines.append([*cells, "-" if optimum is None else f"{optimum:.2f}"])
+        cells.append("-" if optimum is None else f"{optimum:.2f}")
+        theirs = max(found["numpyro"]) if "numpyro" in found else None
+        lines.append([*cells, _same(max(found["engine"]), theirs)])
     return table(header, lines)
 
 
@@ -157,12 +169,13 @@ def _fits(fits: dict[str, dict[str, Any]]) -> str:
         "second: jaxvi faster by",
         "target",
         "bound of the second, nats",
+        "same answer",
     ]
-    ours = fits["jaxvi"]["second"]
+    ours, reference = fits["jaxvi"]["second"], fits["jaxvi"]["bounds"]
     lines = []
     for kind, fit in fits.items():
         if not fit["second"]:
-            lines.append([_FIT_NAMES[kind], fit["error"], "-", "-", "-", "-"])
+            lines.append([_FIT_NAMES[kind], fit["error"], *"-----"])
             continue
         faster = median(fit["second"]) / median(ours) if ours else float("nan")
         target = SECOND_TARGET if kind == "numpyro_run" else None
@@ -174,6 +187,7 @@ def _fits(fits: dict[str, dict[str, Any]]) -> str:
                 "" if kind == "jaxvi" else number(faster),
                 _verdict(faster, target, at_most=False),
                 f"{fit['bounds']['second']:.2f}",
+                _same(reference["second"], fit["bounds"]["second"]) if reference else "-",
             ]
         )
     return table(header, lines)

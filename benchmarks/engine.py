@@ -30,7 +30,7 @@ class Plan:
     check_lanes: int = 8
     check_steps: int = 3000
     repeats: int = 7
-    seconds: float = 0.4  # a repeat
+    seconds: float = 0.3  # a repeat
     fit_steps: int = 2000
     fit_repeats: int = 5
     import_repeats: int = 9

@@ -21,12 +21,11 @@ import jaxvi
 K, D = 3, 4  # components, measurements of a flower
 DIM = 2 * K * D + K  # numbers in z
 
-
 # ---- The model: log p(X, z). Every density in it is normalised, so the bound means something.
 
 
 def unpack(z):
-    """One flat vector of real numbers as means, log standard deviations and weight logits."""
+    """The vector z as means, log standard deviations and weight logits."""
     return z[: K * D].reshape(K, D), z[K * D : 2 * K * D].reshape(K, D), z[2 * K * D :]
 
 
@@ -38,19 +37,16 @@ def parts(z, X):
 
 def log_joint(z, X):
     """log p(X | z) + log p(z); which flower belongs where is summed out."""
-    means, log_scales, logits = unpack(z)
-    log_weights, log_normal = parts(z, X)
+    (means, log_scales, logits), (log_weights, log_normal) = unpack(z), parts(z, X)
     # The mixture's density is a SUM of weighted densities, so we need the log OF the sum. The sum
     # of the weighted logs is something else: see the end.
     log_likelihood = jax.nn.logsumexp(log_weights + log_normal, axis=1).sum()
-    prior_means = norm.logpdf(means, 0.0, 1.0).sum()
-    prior_scales = norm.logpdf(log_scales, jnp.log(0.5), 0.5).sum()
-    return log_likelihood + prior_means + prior_scales + norm.logpdf(logits, 0.0, 1.0).sum()
+    log_prior = norm.logpdf(means).sum() + norm.logpdf(logits).sum()
+    return log_likelihood + log_prior + norm.logpdf(log_scales, jnp.log(0.5), 0.5).sum()
 
 
-# ---- Step 1: choose a family. Here q is one independent Gaussian a coordinate, with parameters
-# phi = (loc, log_scale). A draw is written as a function of phi and of noise that knows nothing of
-# phi: then we can differentiate through it.
+# ---- Step 1: choose a family. Here q is one independent Gaussian a coordinate. A draw is written
+# as a function of q's parameters phi and of noise: then we can differentiate through it.
 
 
 def transform(phi, noise):
@@ -121,9 +117,8 @@ def main():
         print(f"{name}, bound of each restart:", *(f"{end:.1f}" for end in sorted(ends.tolist())))
     best = jax.tree.map(lambda leaf: leaf[ends.argmax()], phis)
 
-    # What the bound is not: pull every log inside the sum over components and the number is far
-    # lower, with another optimum: no component could leave flowers to the others, so that each
-    # would drift to the mean of them all.
+    # What the bound is not: with the log pulled inside the sum over components the number is far
+    # lower, and so is its use: each component would have to suit every flower.
     log_weights, log_normal = parts(best["loc"], X)
     log_of_sum = jax.nn.logsumexp(log_weights + log_normal, axis=1).sum()
     sum_of_logs = (jnp.exp(log_weights) * log_normal).sum()
@@ -133,7 +128,6 @@ def main():
     target = jaxvi.Target(log_joint, jaxvi.Real((DIM,)), start=lambda key, X: start(key, X)["loc"])
     fit = jaxvi.fit(key_fit, target, jaxvi.MeanField(), data=X, num_restarts=args.restarts)
     print(fit)
-
     draw(args.picture, results, flowers, labels=(log_weights + log_normal).argmax(1))
 
 
@@ -144,13 +138,10 @@ def draw(path, results, flowers, labels):
         left.plot(values.T, color=colour, alpha=0.4, linewidth=0.6)
         left.plot([], color=colour, label=name)
     top = max(float(values.max()) for _, values in results.values())
-    left.set(xlabel="step", ylabel="bound (nats)", ylim=(top - 130, top + 5))
-    left.set(title="one line a restart", xlim=(0, None))
-    left.legend(loc="lower right")
+    left.set(xlabel="step", ylabel="bound (nats)", ylim=(top - 130, top + 5), title="all restarts")
+    left.legend()
     right.scatter(flowers[:, 2], flowers[:, 3], c=labels, cmap="viridis", s=20, alpha=0.7)
-    right.set(
-        xlabel="petal length (cm)", ylabel="petal width (cm)", title="most probable component"
-    )
+    right.set(xlabel="petal length (cm)", ylabel="petal width (cm)", title="components found")
     figure.savefig(path, dpi=120)
 
 

@@ -43,20 +43,23 @@ def instance(name: str, value: Any, kind: type, example: str) -> None:
     raise TypeError(f"{name}: expected {example}; got {got}.")
 
 
-def setup(parts: Setup) -> None:
-    """The parts of a setup are what they should be, hashable, and fit each other."""
-    instance("family", parts.family, Family, "a variational family such as jaxvi.MeanField()")
-    instance("objective", parts.objective, Objective, "an objective such as jaxvi.ELBO()")
-    instance("solver", parts.solver, Solver, "a solver such as jaxvi.Stochastic(optax.adam)")
-    instance("noise", parts.noise, NoiseSource, "a noise source such as jaxvi.Fresh()")
+def parts(family: Any, objective: Any, solver: Any, noise: Any) -> None:
+    """What a setup is made of is of the right kinds; a class in an instance's place is not."""
+    instance("family", family, Family, "a variational family such as jaxvi.MeanField()")
+    instance("objective", objective, Objective, "an objective such as jaxvi.ELBO()")
+    instance("solver", solver, Solver, "a solver such as jaxvi.Stochastic(optax.adam)")
+    instance("noise", noise, NoiseSource, "a noise source such as jaxvi.Fresh()")
+
+
+def hashable(setup: Setup) -> None:
+    """A setup keys the compiled programs, so it must hash."""
     try:
-        hash(parts)
+        hash(setup)
     except TypeError as error:
         raise TypeError(
             "expected a family, objective, solver and noise of plain hashable numbers, so that "
-            f"equal ones share compiled programs; got {parts!r:.300} ({error})."
+            f"equal ones share compiled programs; got {setup!r:.300} ({error})."
         ) from error
-    parts.check()
 
 
 def whole(name: str, value: Any, least: int) -> None:

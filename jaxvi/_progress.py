@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
-from typing import NamedTuple, TextIO
+from typing import NamedTuple, Protocol, runtime_checkable
 
 _BAR_WIDTH = 24
 _PLAIN_INTERVAL = 10.0
@@ -23,8 +23,22 @@ class Progress(NamedTuple):
 Reporter = Callable[[Progress], None]
 
 
+@runtime_checkable
+class Stream(Protocol):
+    """What is written to."""
+
+    def write(self, text: str, /) -> int:
+        """Write text."""
+
+    def flush(self) -> None:
+        """Push it out."""
+
+    def isatty(self) -> bool:
+        """Whether a person watches."""
+
+
 def make_reporter(
-    progress: bool | Reporter | None, stream: TextIO | None = None
+    progress: bool | Reporter | None, stream: Stream | None = None
 ) -> tuple[Reporter, Callable[[], None]]:
     """`(report, close)` for the `progress` argument of `fit`.
 
@@ -54,7 +68,7 @@ def describe(state: Progress) -> str:
     )
 
 
-def _bar(stream: TextIO) -> tuple[Reporter, Callable[[], None]]:
+def _bar(stream: Stream) -> tuple[Reporter, Callable[[], None]]:
     written = 0
 
     def report(state: Progress) -> None:
@@ -73,14 +87,15 @@ def _bar(stream: TextIO) -> tuple[Reporter, Callable[[], None]]:
     return report, close
 
 
-def _plain_lines(stream: TextIO, *, at_once: bool) -> Reporter:
+def _plain_lines(stream: Stream, *, at_once: bool) -> Reporter:
     last = -float("inf") if at_once else time.monotonic()
 
     def report(state: Progress) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= _PLAIN_INTERVAL:
-            print(describe(state), file=stream, flush=True)
+            stream.write(describe(state) + "\n")
+            stream.flush()
             last = now
 
     return report

@@ -6,8 +6,6 @@ What is slow to import is imported where it is used: `jaxvi --help` must answer 
 import argparse
 import csv
 import io
-import itertools
-import json
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -18,12 +16,12 @@ import numpy as np
 from jaxtyping import Float
 
 if TYPE_CHECKING:
-    from jaxvi.result import Fit
+    from jaxvi.report import MixtureReport
 
 _FAMILIES = ("mean-field", "full-rank")
 _NUM_DRAWS = 4000
+_NUM_ASSIGNING = 400  # of them, for the probabilities of the rows
 _DENSE_UP_TO = 100  # dimension above which a full-rank q is not the default
-_MOST_FEATURES = 12  # columns of which all pairs are compared for the picture
 _DELIMITERS = ",;\t"
 _INTERRUPTED = 130
 
@@ -39,18 +37,6 @@ class Table(NamedTuple):
     names: tuple[str, ...]
     labels: list[str] | None
     title: str
-
-
-class Outcome(NamedTuple):
-    """One fit of one table, in the table's own units, components in falling order of weight."""
-
-    family: str
-    fit: "Fit"
-    draws: dict[str, np.ndarray]
-    probabilities: Float[np.ndarray, "rows components"]
-    features: tuple[int, ...]
-    numbers: dict[str, Any]
-    lines: list[str]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,7 +66,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
         from jaxvi import __version__
 
-        parser.exit(message=f"jaxvi {__version__}\n")
+        print(f"jaxvi {__version__}")
+        parser.exit()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -171,16 +158,16 @@ def _run(args: argparse.Namespace, table: Table, components: int, families: list
         f"{components} component{'' if components == 1 else 's'} with diagonal covariances, "
         f"{num_rows} rows, columns: {', '.join(table.names)}"
     )
-    outcomes: list[Outcome] = []
+    reports: list["MixtureReport"] = []
     for family in families:
-        outcome = _fit_mixture(args, table, components, family)
-        print("\n" + "\n".join(outcome.lines), flush=True)
-        outcomes.append(outcome)
-        if outcome.fit.interrupted:
+        report = _fit_mixture(args, table, components, family)
+        print("\n" + "\n".join(report.lines), flush=True)
+        reports.append(report)
+        if report.fit.interrupted:
             break
-    written = _write(args.out, table, outcomes, not args.no_plot)
+    written = _write(args, table, reports)
     print(f"\nwritten to {args.out}: {', '.join(written)}")
-    if not outcomes[-1].fit.interrupted:
+    if not reports[-1].fit.interrupted:
         return 0
     print("jaxvi: interrupted; the result is partial and marked so", file=sys.stderr)
     return _INTERRUPTED
@@ -194,7 +181,9 @@ def _progress() -> Any:
     return None
 
 
-def _fit_mixture(args: argparse.Namespace, table: Table, components: int, family: str) -> Outcome:
+def _fit_mixture(
+    args: argparse.Namespace, table: Table, components: int, family: str
+) -> "MixtureReport":
     """Fit standardised columns in float32, report in the table's units."""
     import jax
     import jax.numpy as jnp
@@ -207,126 +196,30 @@ def _fit_mixture(args: argparse.Namespace, table: Table, components: int, family
     # float32 is enough for columns of unit scale, and takes half the time of float64
     data = jnp.asarray((table.rows - centre) / spread, jnp.float32)
     key_fit, key_draws = jax.random.split(jax.random.key(args.seed))
-    try:
-        fit = jaxvi.fit(
-            key_fit,
-            models.gaussian_mixture(components, table.rows.shape[1]),
-            jaxvi.MeanField() if family == "mean-field" else jaxvi.FullRank(),
-            objective=jaxvi.ELBO(num_draws=16),
-            # mirrored draws: less noise in the gradient at no cost, so that more restarts converge
-            noise=jaxvi.Antithetic(),
-            solver=jaxvi.Stochastic(optax.adam, learning_rate=0.02, tolerance=0.1, anneal=0.25),
-            data=data,
-            num_restarts=args.restarts,
-            max_steps=args.max_steps,
-            progress=_progress(),
-        )
-    except ValueError as error:  # no start at which the density is finite
-        raise UsageError(str(error)) from error
+    fit = jaxvi.fit(
+        key_fit,
+        models.gaussian_mixture(components, table.rows.shape[1]),
+        jaxvi.MeanField() if family == "mean-field" else jaxvi.FullRank(),
+        objective=jaxvi.ELBO(num_draws=16),
+        # mirrored draws: less noise in the gradient at no cost, so that more restarts converge
+        noise=jaxvi.Antithetic(),
+        solver=jaxvi.Stochastic(optax.adam, learning_rate=0.02, tolerance=0.1, anneal=0.25),
+        data=data,
+        num_restarts=args.restarts,
+        max_steps=args.max_steps,
+        progress=_progress(),
+    )
     standard = report.order_by_weight(fit.sample(key_draws, _NUM_DRAWS))
-    probabilities = _probabilities(standard, np.asarray(data))
+    few = {name: value[:_NUM_ASSIGNING].astype(np.float32) for name, value in standard.items()}
+    probabilities = np.asarray(models.mean_responsibilities(few, data), float).T
     draws = {
         "weights": standard["weights"],
         "means": centre + spread * standard["means"],
         "scales": spread * standard["scales"],
     }
-    log_spread = float(np.log(spread).sum())
-    return _describe(family, fit, draws, probabilities, table, log_spread)
-
-
-def _describe(
-    family: str,
-    fit: "Fit",
-    draws: dict[str, np.ndarray],
-    probabilities: Float[np.ndarray, "rows components"],
-    table: Table,
-    log_spread: float,
-) -> Outcome:
-    """Numbers for the summary and the lines of the report."""
-    from jaxvi import report
-
-    posterior = report.mixture_posterior(draws)
-    assigned = probabilities.argmax(axis=1)
-    counts = np.bincount(assigned, minlength=probabilities.shape[1])
-    features = telling_features(table.rows, posterior, probabilities)
-    # the density of the data as given has 1 / spread for every row and column
-    bound_as_given = fit.bound - len(table.rows) * log_spread
-    numbers = {"family": family} | report.fit_numbers(fit)
-    numbers |= {
-        "bound_data_as_given": bound_as_given,
-        "rows_per_component": counts.tolist(),
-        **{name: value.tolist() for name, value in posterior._asdict().items()},
-        "adjusted_rand_index": None,
-        "picture_features": [table.names[i] for i in features],
-    }
-    lines = [
-        f"{family} Gaussian q, {fit.num_restarts} restart{'' if fit.num_restarts == 1 else 's'}",
-        *("  " + line for line in report.fit_lines(fit)),
-        "  units         bounds are for the standardised columns; for the data as given the best "
-        f"is {bound_as_given:.3f}",
-    ]
-    if table.labels is not None:
-        from sklearn.metrics import adjusted_rand_score
-
-        index = float(adjusted_rand_score(table.labels, assigned))
-        numbers["adjusted_rand_index"] = index
-        lines.append(f"  agreement     adjusted Rand index {index:.3f} with the labels, not fitted")
-    lines += ["", "  posterior mean +- sd, in the units of the data"]
-    table_lines = report.mixture_lines(posterior, table.names, counts.tolist())
-    lines += ["  " + line for line in table_lines]
-    return Outcome(family, fit, draws, probabilities, features, numbers, lines)
-
-
-def _probabilities(
-    draws: dict[str, np.ndarray], rows: Float[np.ndarray, "rows features"]
-) -> Float[np.ndarray, "rows components"]:
-    """Posterior probability of every component for every row, averaged over some of the draws."""
-    import jax
-    import jax.numpy as jnp
-
-    from jaxvi import models
-
-    few = {name: jnp.asarray(value[:400], jnp.float32) for name, value in draws.items()}
-
-    @jax.jit
-    def average(few: Any, rows: Any) -> Any:
-        # one draw at a time: memory stays that of one, whatever the number of rows
-        def add(total: Any, params: Any) -> tuple[Any, None]:
-            return total + models.responsibilities(params, rows), None
-
-        shape = (few["means"].shape[1], rows.shape[0])
-        return jax.lax.scan(add, jnp.zeros(shape, rows.dtype), few)[0]
-
-    total = np.asarray(average(few, jnp.asarray(rows, jnp.float32)), float).T
-    return total / total.sum(axis=1, keepdims=True)
-
-
-def telling_features(
-    rows: Float[np.ndarray, "rows features"],
-    posterior: Any,
-    probabilities: Float[np.ndarray, "rows components"],
-) -> tuple[int, ...]:
-    """The two columns that alone reproduce the assignment of the rows best, by the fit itself.
-
-    The measure is the mean probability that a row's component and one guessed from the two
-    columns agree. Of many columns, only those that do best alone are paired.
-    """
-    num_features = rows.shape[1]
-    if num_features == 1:
-        return (0,)
-
-    # log densities of every component in every column, (features, rows, components)
-    standard = (rows.T[:, :, None] - posterior.means.T[:, None]) / posterior.scales.T[:, None]
-    columns = -0.5 * standard**2 - np.log(posterior.scales.T[:, None])
-
-    def score(features: Sequence[int]) -> float:
-        joint = columns[list(features)].sum(axis=0) + np.log(posterior.weights)
-        guessed = np.exp(joint - joint.max(axis=1, keepdims=True))
-        guessed /= guessed.sum(axis=1, keepdims=True)
-        return float((guessed * probabilities).sum(axis=1).mean())
-
-    best = sorted(range(num_features), key=lambda i: -score([i]))[:_MOST_FEATURES]
-    return max(itertools.combinations(sorted(best), 2), key=score)
+    return report.mixture_report(
+        family, fit, draws, probabilities, table.rows, table.names, table.labels
+    )
 
 
 # Files
@@ -356,69 +249,17 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
-def _write(folder: Path, table: Table, outcomes: list[Outcome], plot: bool) -> list[str]:
+def _write(args: argparse.Namespace, table: Table, reports: list["MixtureReport"]) -> list[str]:
     """Everything that was found, and the names of the files."""
-    summary = {
-        "data": table.title,
-        "num_rows": len(table.rows),
-        "features": list(table.names),
-        "fits": [outcome.numbers for outcome in outcomes],
-    }
+    from jaxvi.report import write_reports
+
+    picture = not args.no_plot
     try:
-        text = json.dumps(_plain(summary), indent=2, allow_nan=False)
-        (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
-        written = ["summary.json"]
-        for outcome in outcomes:
-            prefix = f"{outcome.family}-" if len(outcomes) > 1 else ""
-            np.savez(folder / f"{prefix}draws.npz", allow_pickle=False, **outcome.draws)
-            _write_assignments(folder / f"{prefix}assignments.csv", outcome.probabilities)
-            written += [f"{prefix}draws.npz", f"{prefix}assignments.csv"]
-        if plot:
-            _draw(folder / "picture.png", table, outcomes)
-            written.append("picture.png")
-    except OSError as error:
-        raise UsageError(f"could not write into {folder} ({error.strerror or error})") from error
-    return written
-
-
-def _write_assignments(path: Path, probabilities: Float[np.ndarray, "rows components"]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["row", "component", "probability"])
-        for row, probability in enumerate(probabilities):
-            component = int(probability.argmax())
-            writer.writerow([row + 1, component + 1, f"{probability[component]:.6f}"])
-
-
-def _draw(path: Path, table: Table, outcomes: list[Outcome]) -> None:
-    """A line of two panels for each fit: the rows with their components, and the bounds."""
-    from jaxvi import plotting
-
-    size = (11.0, 4.6 * len(outcomes))
-    figure, axes = plotting.new_figure(len(outcomes), 2, size=size)
-    for (left, right), outcome in zip(axes, outcomes, strict=True):
-        mark = " (interrupted)" if outcome.fit.interrupted else ""
-        plotting.plot_mixture(
-            table.rows,
-            outcome.draws,
-            outcome.features,
-            left,
-            labels=outcome.probabilities.argmax(axis=1),
-            names=table.names,
+        return write_reports(
+            args.out, table.title, table.rows, table.names, reports, picture=picture
         )
-        left.set_title(f"{outcome.family} q: components at their posterior means{mark}")
-        plotting.plot_bounds(outcome.fit, right)
-        right.set_title(f"{outcome.family} q: the bound of every restart{mark}")
-    figure.savefig(path, dpi=130)
-
-
-def _plain(value: Any) -> Any:
-    """Numbers that are not finite become null, which JSON has."""
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    except OSError as error:
+        raise UsageError(f"could not write into {args.out} ({error.strerror or error})") from error
 
 
 # Reading a table

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from jaxvi import _door
 from jaxvi._loop import Lane, Setup, block_length
@@ -33,7 +33,7 @@ _HISTORY_ROWS = 2048
 
 
 def fit(
-    key: Key[Array, ""],
+    key: Array,
     target: Target,
     family: Family | None = None,
     *,
@@ -89,14 +89,14 @@ def fit(
     _door.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
     dtype = target.check(data)
     data = jax.tree.map(jnp.asarray, data)  # so that every call sees the same types
-    setup = Setup(
-        target,
-        family if family is not None else _default_family(target.dim),
-        objective if objective is not None else ELBO(),
-        solver if solver is not None else Stochastic(),
-        noise if noise is not None else Fresh(),
-    )
-    _door.setup(setup)
+    family = family if family is not None else _default_family(target.dim)
+    objective = objective if objective is not None else ELBO()
+    solver = solver if solver is not None else Stochastic()
+    noise = noise if noise is not None else Fresh()
+    _door.parts(family, objective, solver, noise)
+    setup = Setup(target, family, objective, solver, noise)
+    _door.hashable(setup)
+    setup.check()
     _door.whole("num_restarts", num_restarts, 1)
     _door.whole("max_steps", max_steps, 1)
     _door.whole("num_eval_draws", num_eval_draws, 2)

@@ -227,7 +227,7 @@ def rank_lanes(
     return phis, Ranking(
         bound=jnp.where(started, bound, jnp.nan),
         mcse=weights.std(axis=-1, ddof=1) / root,
-        difference_mcse=(weights - weights[best]).std(axis=-1, ddof=1) / root,
+        difference_mcse=(weights - weights[best][None]).std(axis=-1, ddof=1) / root,
         num_bad=num_bad,
         best=best.astype(jnp.int32),
         log_weights=weights[best],

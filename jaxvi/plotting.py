@@ -1,6 +1,7 @@
 """Pictures of a fit. Matplotlib is imported on use, and its global state is left alone."""
 
 import importlib
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MARKERS = "os^DvP*X"
 _GREY = "#8C8C8C"
 _MOST_OPTIMA = 4
+_MOST_FEATURES = 12  # columns of which all pairs are compared
 
 
 def new_figure(num_rows: int = 1, num_columns: int = 1, *, size: tuple[float, float]) -> Any:
@@ -128,6 +130,41 @@ def plot_mixture(
     return ax
 
 
+def telling_features(
+    rows: Float[ArrayLike, "rows features"],
+    params: Mapping[str, Any],
+    probabilities: Float[ArrayLike, "rows components"],
+) -> tuple[int, ...]:
+    """The two columns that alone reproduce the assignment of the rows best, by the fit itself.
+
+    The measure is the mean probability that a row's component and one guessed from the two
+    columns agree. Of many columns, only those that do best alone are paired.
+
+    Args:
+        rows: the data, in the units of `params`.
+        params: as for `plot_mixture`.
+        probabilities: posterior probability of every component for every row.
+    """
+    rows, probabilities = np.asarray(rows, float), np.asarray(probabilities, float)
+    weights, means, scales = _point(params)
+    num_features = rows.shape[1]
+    if num_features == 1:
+        return (0,)
+
+    # log densities of every component in every column, (features, rows, components)
+    standard = (rows.T[:, :, None] - means.T[:, None]) / scales.T[:, None]
+    columns = -0.5 * standard**2 - np.log(scales.T[:, None])
+
+    def score(features: Sequence[int]) -> float:
+        joint = columns[list(features)].sum(axis=0) + np.log(weights)
+        guessed = np.exp(joint - joint.max(axis=1, keepdims=True))
+        guessed /= guessed.sum(axis=1, keepdims=True)
+        return float((guessed * probabilities).sum(axis=1).mean())
+
+    best = sorted(range(num_features), key=lambda i: -score([i]))[:_MOST_FEATURES]
+    return max(itertools.combinations(sorted(best), 2), key=score)
+
+
 def _import(module: str) -> Any:
     try:
         return importlib.import_module(module)
@@ -157,7 +194,8 @@ def _limit_bounds(ax: Any, fit: Fit, heights: Float[np.ndarray, "optima"]) -> No
     best = float(heights[0])
     # what the bounds jitter by from stretch to stretch would otherwise fill the picture
     late = fit.history.bound[len(fit.history.step) // 2 :, fit.best]
-    jitter = float(np.nanstd(late)) if np.isfinite(late).any() else 0.0
+    changes = np.abs(np.diff(late[np.isfinite(late)]))
+    jitter = float(np.median(changes)) if changes.size else 0.0
     span = max(best - float(np.quantile(finite, 0.05)), 20.0 * jitter, 1.0)
     ax.set_ylim(best - 1.6 * span, best + 0.15 * span)
     ax.set_xlim(0, 1.02 * float(fit.history.step[-1]))

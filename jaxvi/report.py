@@ -1,12 +1,16 @@
-"""A fit in words and numbers: dictionaries for files, lines of text for people."""
+"""A fit in words and numbers: lines of text for people, dictionaries and tables for files."""
 
+import csv
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from jaxvi import plotting
 from jaxvi._status import Status
 from jaxvi.result import Fit
 
@@ -23,6 +27,18 @@ class Posterior(NamedTuple):
     means_sd: Float[np.ndarray, "components features"]
     scales: Float[np.ndarray, "components features"]
     scales_sd: Float[np.ndarray, "components features"]
+
+
+class MixtureReport(NamedTuple):
+    """One fit of one table, in the table's own units, components in falling order of weight."""
+
+    family: str
+    fit: Fit
+    draws: dict[str, np.ndarray]
+    probabilities: Float[np.ndarray, "rows components"]
+    features: tuple[int, ...]
+    numbers: dict[str, Any]
+    lines: list[str]
 
 
 def fit_numbers(fit: Fit) -> dict[str, Any]:
@@ -139,6 +155,134 @@ def mixture_lines(
         ]
     header = [f"component {k + 1}" for k in range(len(posterior.weights))]
     return _aligned(header, rows)
+
+
+def mixture_report(
+    family: str,
+    fit: Fit,
+    draws: dict[str, np.ndarray],
+    probabilities: Float[np.ndarray, "rows components"],
+    rows: Float[np.ndarray, "rows features"],
+    names: Sequence[str],
+    labels: Sequence[str] | None,
+) -> MixtureReport:
+    """A fit to standardised columns, reported in the units of the columns as given.
+
+    Args:
+        family: what to call q.
+        fit: of the columns, each divided by its standard deviation.
+        draws: of the mixture's parameters in the units of `rows`, ordered.
+        probabilities: posterior probability of every component for every row.
+        rows: the data as given.
+        names: names of the columns, with their units.
+        labels: known classes of the rows, compared with by the adjusted Rand index; or None.
+    """
+    posterior = mixture_posterior(draws)
+    assigned = probabilities.argmax(axis=1)
+    counts = np.bincount(assigned, minlength=probabilities.shape[1])
+    features = plotting.telling_features(rows, draws, probabilities)
+    # the density of the data as given has 1 / spread for every row and column
+    bound_as_given = fit.bound - len(rows) * float(np.log(rows.std(axis=0)).sum())
+    numbers = {"family": family} | fit_numbers(fit)
+    numbers |= {
+        "bound_data_as_given": bound_as_given,
+        "rows_per_component": counts.tolist(),
+        **{name: value.tolist() for name, value in posterior._asdict().items()},
+        "adjusted_rand_index": None,
+        "picture_features": [names[i] for i in features],
+    }
+    lines = [
+        f"{family} Gaussian q, {fit.num_restarts} restart{'' if fit.num_restarts == 1 else 's'}",
+        *("  " + line for line in fit_lines(fit)),
+        "  units         bounds are for the standardised columns; for the data as given the best "
+        f"is {bound_as_given:.3f}",
+    ]
+    if labels is not None:
+        from sklearn.metrics import adjusted_rand_score
+
+        index = float(adjusted_rand_score(labels, assigned))
+        numbers["adjusted_rand_index"] = index
+        lines.append(f"  agreement     adjusted Rand index {index:.3f} with the labels, not fitted")
+    lines += ["", "  posterior mean +- sd, in the units of the data"]
+    table_lines = mixture_lines(posterior, names, counts.tolist())
+    lines += ["  " + line for line in table_lines]
+    return MixtureReport(family, fit, draws, probabilities, features, numbers, lines)
+
+
+def write_reports(
+    folder: Path,
+    title: str,
+    rows: Float[np.ndarray, "rows features"],
+    names: Sequence[str],
+    reports: Sequence[MixtureReport],
+    *,
+    picture: bool = True,
+) -> list[str]:
+    """`summary.json`, each fit's draws and assignments, a picture; returns the files' names.
+
+    With several reports, the names of their files begin with their families'.
+    """
+    summary = {
+        "data": title,
+        "num_rows": len(rows),
+        "features": list(names),
+        "fits": [report.numbers for report in reports],
+    }
+    text = json.dumps(json_value(summary), indent=2, allow_nan=False)
+    (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+    written = ["summary.json"]
+    for report in reports:
+        prefix = f"{report.family}-" if len(reports) > 1 else ""
+        np.savez(folder / f"{prefix}draws.npz", allow_pickle=False, **report.draws)
+        write_assignments(folder / f"{prefix}assignments.csv", report.probabilities)
+        written += [f"{prefix}draws.npz", f"{prefix}assignments.csv"]
+    if picture:
+        draw_reports(rows, names, reports).savefig(folder / "picture.png", dpi=130)
+        written.append("picture.png")
+    return written
+
+
+def draw_reports(
+    rows: Float[np.ndarray, "rows features"],
+    names: Sequence[str],
+    reports: Sequence[MixtureReport],
+) -> Any:
+    """A line of two panels for each fit: the rows with their components, and the bounds."""
+    size = (11.0, 4.6 * len(reports))
+    figure, axes = plotting.new_figure(len(reports), 2, size=size)
+    for (left, right), report in zip(axes, reports, strict=True):
+        mark = " (interrupted)" if report.fit.interrupted else ""
+        plotting.plot_mixture(
+            rows,
+            report.draws,
+            report.features,
+            left,
+            labels=report.probabilities.argmax(axis=1),
+            names=names,
+        )
+        left.set_title(f"{report.family} q: components at their posterior means{mark}")
+        plotting.plot_bounds(report.fit, right)
+        right.set_title(f"{report.family} q: the bound of every restart{mark}")
+    return figure
+
+
+def write_assignments(path: Path, probabilities: Float[np.ndarray, "rows components"]) -> None:
+    """A CSV file: row from 1, most probable component from 1, its posterior probability."""
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["row", "component", "probability"])
+        for row, probability in enumerate(probabilities):
+            component = int(probability.argmax())
+            writer.writerow([row + 1, component + 1, f"{probability[component]:.6f}"])
+
+
+def json_value(value: Any) -> Any:
+    """Numbers that are not finite become null, which JSON has."""
+    if isinstance(value, dict):
+        return {name: json_value(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [json_value(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _pairs(values: Float[np.ndarray, "n"], sds: Float[np.ndarray, "n"]) -> list[str]:

@@ -88,8 +88,9 @@ class StudentT(NormalNoiseFamily):
         """Centred on `start`, scale `init_scale` in every coordinate."""
         loc = start_or_normal(key, dim, start)
         rows = dim if self.structure == "full" else 0
-        # the inverse of softplus
-        raw = [math.log(math.expm1(self.df - self.min_df))] if self.learn_df else []
+        # the inverse of softplus, in a form that doesn't overflow
+        excess = self.df - self.min_df
+        raw = [excess + math.log(-math.expm1(-excess))] if self.learn_df else []
         return StudentTParams(
             loc,
             jnp.full_like(loc, math.log(self.init_scale)),

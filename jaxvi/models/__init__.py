@@ -4,6 +4,7 @@ from jaxvi.models._gaussian_mixture import (
     GaussianMixtureDensity,
     GaussianMixtureStart,
     gaussian_mixture,
+    mean_responsibilities,
     responsibilities,
 )
 
@@ -11,5 +12,6 @@ __all__ = [
     "GaussianMixtureDensity",
     "GaussianMixtureStart",
     "gaussian_mixture",
+    "mean_responsibilities",
     "responsibilities",
 ]

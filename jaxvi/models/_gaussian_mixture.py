@@ -94,10 +94,10 @@ def gaussian_mixture(
     num_components: int,
     num_features: int,
     *,
-    concentration: float = 2.0,
-    mean_sd: float = 1.0,
-    scale_median: float = 0.5,
-    scale_log_sd: float = 0.5,
+    concentration: float | int = 2.0,
+    mean_sd: float | int = 1.0,
+    scale_median: float | int = 0.5,
+    scale_log_sd: float | int = 0.5,
 ) -> Target:
     r"""A Bayesian mixture of Gaussians with diagonal covariances, for rows of shape `(N, D)`.
 
@@ -158,6 +158,27 @@ def responsibilities(params: Any, data: Data) -> Float[Array, "components rows"]
     means = jnp.asarray(params["means"])
     params = {name: jnp.asarray(value, means.dtype) for name, value in params.items()}
     return jax.nn.softmax(_log_joint(params, _as_rows(data, means.shape[1], means.dtype)), axis=0)
+
+
+def mean_responsibilities(draws: Any, data: Data) -> Float[Array, "components rows"]:
+    """Posterior probability of every component for every row: `responsibilities` over draws.
+
+    Args:
+        draws: parameters' pytree with the draws leading, from one lane, so that the components
+            keep their labels. One draw is taken at a time: memory stays that of one.
+        data: rows of shape `(N, D)`.
+    """
+    return _mean_responsibilities(jax.tree.map(jnp.asarray, draws), jnp.asarray(data))
+
+
+@jax.jit
+def _mean_responsibilities(draws: Any, rows: Array) -> Float[Array, "components rows"]:
+    def add(total: Array, params: Any) -> tuple[Array, None]:
+        return total + responsibilities(params, rows), None
+
+    num_draws, num_components, _ = draws["means"].shape
+    zeros = jnp.zeros((num_components, rows.shape[0]), draws["means"].dtype)
+    return lax.scan(add, zeros, draws)[0] / num_draws
 
 
 def _log_joint(params: Any, rows: Float[Array, "rows features"]) -> Float[Array, "components rows"]:

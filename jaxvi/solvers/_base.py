@@ -20,7 +20,7 @@ class BlockTrace(NamedTuple):
 
     A failed block was not finite, or fell far below the lane's first bound; the state is then
     the one from before the block. `block` is the number of the block in the run, from 0.
-    `bounds(phi)` evaluates the objective's bound at phi on the noise of each step of the block:
+    `bounds(phi)` evaluates the objective's bound at phi on the noise of steps of the block:
     common random numbers, on which differences between two phi's show that a noisy history
     would hide.
     """

@@ -44,7 +44,7 @@ class StochasticState(NamedTuple):
     anneals: Int[Array, ""]
     penalty: Scalar  # grows with failed blocks, shrinks with good ones
     last_gain: Scalar  # of the newer window over the older when last compared
-    use_last: Bool[Array, ""]  # the last iterate was better than the averages when last compared
+    use_last: Bool[Array, ""]  # the bound still rose when last compared, and averages lagged
 
 
 class Comparison(NamedTuple):
@@ -60,7 +60,8 @@ class Comparison(NamedTuple):
     noise: Scalar
     noise_se: Scalar
     newer_is_best: Bool[Array, ""]  # of the two averages and their mean
-    last_is_best: Bool[Array, ""]  # the last iterate, of all four
+    last_is_best: Bool[Array, ""]  # the last iterate, of all four; it was fitted to these draws,
+    # and so seems better than it is
 
 
 @dataclass(frozen=True, init=False)
@@ -227,7 +228,7 @@ class Stochastic(Solver):
         return state._replace(scale=scale), jnp.where(lost, Status.NOT_FINITE, status)
 
     def result(self, state: StochasticState) -> Phi:
-        """The mean of both windows, or the last iterate where that was better."""
+        """The mean of both windows; the last iterate while the bound rises and averages lag."""
         averages = state.averages
         steps = averages.older_steps + averages.newer_steps
         use_last = state.use_last | (steps == 0)
@@ -262,7 +263,7 @@ class Stochastic(Solver):
             averages=_tree.where(converged, final, turned),
             anneals=state.anneals + anneal,
             last_gain=jnp.where(comparable, seen.gain, 0.0),
-            use_last=~comparable | seen.last_is_best,
+            use_last=~comparable | (rising & seen.last_is_best),
         )
         status = jnp.where(converged, Status.CONVERGED, Status.RUNNING)
         return state, jnp.where(stalled, Status.STALLED, status).astype(jnp.int32)

@@ -1,0 +1,183 @@
+"""The shape of the package: layers, light imports, documented names, short functions and files."""
+
+import ast
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import jaxtyping
+import pytest
+
+import jaxvi
+from jaxvi import families
+
+ROOT = Path(jaxvi.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+SUBPACKAGES = sorted(
+    path.parent.name for path in ROOT.glob("*/__init__.py") if not path.parent.name.startswith("_")
+)
+MOST_FUNCTION_LINES, MOST_FILE_LINES = 60, 400
+
+# Each layer imports only from those before it. "jaxvi" is jaxvi/__init__.py: what stands after it
+# is reached by a command or a user's own import.
+LAYERS = [
+    "_types",
+    "_tree",
+    "_linalg",
+    "_status",
+    "supports",
+    "target",
+    "families",
+    "noise",
+    "objectives",
+    "solvers",
+    "_loop",
+    "lanes",
+    "_progress",
+    "diagnostics",
+    "result",
+    "_door",
+    "fit",
+    "autopilot",
+    "models",
+    "estimators",
+    "interop",
+    "plotting",
+    "report",
+    "jaxvi",
+    "cli",
+    "__main__",
+]
+# Imported where they are used, never by `import jaxvi`.
+OPTIONAL = ["arviz", "matplotlib", "numpyro", "pandas", "pymc", "scipy.stats", "sklearn"]
+
+by_file = pytest.mark.parametrize(
+    "path", FILES, ids=[path.relative_to(ROOT).as_posix() for path in FILES]
+)
+
+
+def layer_of(path: Path) -> str:
+    """The layer that a file belongs to."""
+    first = path.relative_to(ROOT).parts[0]
+    return "jaxvi" if first == "__init__.py" else first.removesuffix(".py")
+
+
+def is_module(name: str) -> bool:
+    return (ROOT / f"{name}.py").is_file() or (ROOT / name / "__init__.py").is_file()
+
+
+def imported_layers(path: Path) -> set[tuple[int, str]]:
+    """(line, layer) of every import of jaxvi in a file, those inside functions too."""
+    package = ["jaxvi", *path.relative_to(ROOT).parts[:-1]]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            names = [
+                ".".join([*base, *([node.module] if node.module else []), alias.name])
+                for alias in node.names
+            ]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "jaxvi":
+                inner = len(parts) > 1 and is_module(parts[1])
+                found.add((node.lineno, parts[1] if inner else "jaxvi"))
+    return found
+
+
+def test_annotations_are_enforced_in_tests() -> None:
+    """A wrongly shaped array is refused by the annotation, though the arithmetic would take it."""
+    normals = families.MeanField().noise_from_uniform(jnp.full((4, 3), 0.25))
+    assert normals.shape == (4, 3)
+    with pytest.raises(jaxtyping.TypeCheckError, match="noise_from_uniform"):
+        families.MeanField().noise_from_uniform(jnp.full(3, 0.25))
+
+
+def test_ranks_are_not_promoted_in_tests() -> None:
+    """Adding a vector to a matrix is an error, not a guess."""
+    with pytest.raises(ValueError, match="rank_promotion"):
+        jnp.zeros((2, 3)) + jnp.zeros(3)
+
+
+@by_file
+def test_each_layer_imports_only_from_those_above(path: Path) -> None:
+    """No import runs against the order in LAYERS."""
+    layer = layer_of(path)
+    assert layer in LAYERS, (
+        f"jaxvi/{layer} is in no layer: add it to LAYERS in tests/test_layers.py, after all that "
+        "it imports and before all that imports it."
+    )
+    for line, other in sorted(imported_layers(path)):
+        assert other in LAYERS, f"add jaxvi/{other} to LAYERS in tests/test_layers.py."
+        place = f"{path.relative_to(ROOT.parent)}:{line}"
+        assert other == layer or LAYERS.index(other) < LAYERS.index(layer), (
+            f"{place} imports {other}, which comes after {layer}: move what they share up, or "
+            "pass it in as an argument."
+        )
+
+
+def test_importing_jaxvi_is_light() -> None:
+    """`import jaxvi` imports no optional or slow package, and computes nothing."""
+    program = (
+        "import sys, jaxvi, jax._src.xla_bridge as bridge; "
+        f"print([name for name in {OPTIONAL} if name in sys.modules], bridge._backends)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT.parent,
+    )
+    assert done.stdout.strip() == "[] {}"
+
+
+def is_documented(name: str, thing: object) -> bool:
+    """Whether there is a docstring that a person wrote: dataclasses and tuples make their own."""
+    doc = inspect.getdoc(thing) or ""
+    return len(doc) > 10 and not doc.startswith(f"{name}(")
+
+
+def sort_key(name: str) -> tuple[int, list[str | int]]:
+    """CONSTANTS, then Classes, then functions; numbers by value: ruff's order."""
+    kind = 0 if name.isupper() else 1 if name[0].isupper() else 2
+    return kind, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+@pytest.mark.parametrize("package", ["", *SUBPACKAGES])
+def test_public_names_resolve_and_are_documented(package: str) -> None:
+    """Every name in `__all__` is there, once, in order, with a docstring; modules have one too."""
+    module = importlib.import_module(f"jaxvi.{package}".rstrip("."))
+    assert module.__doc__
+    names = module.__all__
+    assert names == sorted(set(names), key=sort_key)
+    undocumented = [name for name in names if not is_documented(name, getattr(module, name))]
+    assert not undocumented
+
+
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of the body, the docstring left out."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+@by_file
+def test_functions_and_files_are_short(path: Path) -> None:
+    """No function has a body over 60 lines, no file over 400."""
+    text = path.read_text()
+    functions = [
+        node
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    long = {node.name: body_lines(node) for node in functions}
+    assert not {name: lines for name, lines in long.items() if lines > MOST_FUNCTION_LINES}
+    assert len(text.splitlines()) <= MOST_FILE_LINES, "split the file, one concept in each."
