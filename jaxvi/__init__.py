@@ -1,6 +1,6 @@
 """jaxvi: a JAX-compiled engine for variational inference."""
 
-from jaxvi import diagnostics, families, noise, objectives, solvers, supports
+from jaxvi import diagnostics, families, models, noise, objectives, solvers, supports
 from jaxvi._progress import Progress
 from jaxvi._status import Status
 from jaxvi.families import FullRank, LowRank, MeanField, StudentT
@@ -55,6 +55,7 @@ __all__ = [
     "diagnostics",
     "families",
     "fit",
+    "models",
     "noise",
     "objectives",
     "run",

@@ -1,19 +1,14 @@
-"""The command line: `jaxvi demo`, `jaxvi fit FILE.csv`.
-
-What is slow to import is imported where it is used: `jaxvi --help` must answer at once.
-"""
+"""The command line: `jaxvi demo`, `jaxvi fit FILE.csv`."""
 
 import argparse
-import csv
-import io
-import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
-from jaxtyping import Float
+
+from jaxvi._csv import Table, UsageError, read_table
 
 if TYPE_CHECKING:
     from jaxvi.report import MixtureReport
@@ -22,21 +17,7 @@ _FAMILIES = ("mean-field", "full-rank")
 _NUM_DRAWS = 4000
 _NUM_ASSIGNING = 400  # of them, for the probabilities of the rows
 _DENSE_UP_TO = 100  # dimension above which a full-rank q is not the default
-_DELIMITERS = ",;\t"
 _INTERRUPTED = 130
-
-
-class UsageError(Exception):
-    """Something that the user can mend, in one sentence."""
-
-
-class Table(NamedTuple):
-    """Numeric columns of a table; `labels` are the classes of the column left out, if any."""
-
-    rows: Float[np.ndarray, "rows features"]
-    names: tuple[str, ...]
-    labels: list[str] | None
-    title: str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -260,139 +241,3 @@ def _write(args: argparse.Namespace, table: Table, reports: list["MixtureReport"
         )
     except OSError as error:
         raise UsageError(f"could not write into {args.out} ({error.strerror or error})") from error
-
-
-# Reading a table
-
-
-def read_table(path: Path, label: str | None) -> Table:
-    """A CSV file's numeric columns, and the column `label`, a name or a number from 1, apart.
-
-    The delimiter is the comma, semicolon or tab that splits the first lines evenly into most
-    columns. The first row is a header where a cell of it, outside the label column, is not a
-    number.
-    """
-    records = _records(path)
-    lines, cells = [line for line, _ in records], [row for _, row in records]
-    skip = _label_position(cells[0], label)
-    headed = any(
-        text.strip() and not _is_number(text) for i, text in enumerate(cells[0]) if i != skip
-    )
-    names = _header(cells[0], path) if headed else _numbered(len(cells[0]))
-    if label is not None and skip is None:
-        have = ", ".join(names) if headed else f"no header, and {len(names)} columns"
-        raise UsageError(
-            f"expected --label to name a column of {path}; got {label!r}; it has {have}"
-        )
-    body, where = (cells[1:], lines[1:]) if headed else (cells, lines)
-    if not body:
-        raise UsageError(f"expected rows of numbers in {path}; got a header alone")
-    _check_ragged(body, where, len(names), path)
-    wanted = [i for i in range(len(names)) if i != skip]
-    if not wanted:
-        raise UsageError(f"expected a column besides --label {label} in {path}; got none")
-    rows = np.array([_column(body, where, names, i, path) for i in wanted]).T
-    chosen = tuple(names[i] for i in wanted)
-    for name, column in zip(chosen, rows.T, strict=True):
-        if not column.std() > 1e-12 * np.abs(column).max():
-            raise UsageError(
-                f"expected columns that vary in {path}; got {column[0]:g} in every row of "
-                f"{name!r}; drop that column"
-            )
-    labels = None if skip is None else [row[skip].strip() for row in body]
-    return Table(rows, chosen, labels, str(path))
-
-
-def _records(path: Path) -> list[tuple[int, list[str]]]:
-    """Line numbers and cells of all rows that aren't blank."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UsageError(f"expected a CSV file; got {path}, which does not exist") from None
-    except IsADirectoryError:
-        raise UsageError(f"expected a CSV file; got {path}, which is a folder") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"expected text in UTF-8; got other bytes in {path}") from None
-    except OSError as error:
-        raise UsageError(f"could not read {path} ({error.strerror or error})") from None
-    try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
-        records = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    except csv.Error as error:
-        raise UsageError(f"could not read {path} as CSV ({error})") from None
-    if not records:
-        raise UsageError(f"expected rows of numbers in {path}; got an empty file")
-    return records
-
-
-def _delimiter(text: str) -> str:
-    sample = [line for line in text.splitlines()[:50] if line.strip()][:20]
-
-    def rank(delimiter: str) -> tuple[bool, int]:
-        widths = [len(row) for row in csv.reader(sample, delimiter=delimiter)]
-        return bool(widths) and min(widths) == max(widths) > 1, max(widths, default=0)
-
-    return max(_DELIMITERS, key=rank)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _label_position(first: list[str], label: str | None) -> int | None:
-    """Where the label column is: by its name in the first row, else by its number from 1."""
-    names = [cell.strip() for cell in first]
-    if label is None:
-        return None
-    if label.strip() in names and not _is_number(label):
-        return names.index(label.strip())
-    number = int(label) if label.strip().isdecimal() else 0
-    return number - 1 if 1 <= number <= len(first) else None
-
-
-def _header(first: list[str], path: Path) -> list[str]:
-    names = [
-        cell.strip() or number for cell, number in zip(first, _numbered(len(first)), strict=True)
-    ]
-    twice = [name for i, name in enumerate(names) if name in names[:i]]
-    if twice:
-        raise UsageError(f"expected different column names in {path}; got {twice[0]!r} twice")
-    return names
-
-
-def _numbered(count: int) -> list[str]:
-    return [f"column {i + 1}" for i in range(count)]
-
-
-def _check_ragged(body: list[list[str]], where: list[int], width: int, path: Path) -> None:
-    for row, line in zip(body, where, strict=True):
-        if len(row) != width:
-            raise UsageError(
-                f"expected {width} cells in every row of {path}, as in its first; got {len(row)} "
-                f"in line {line}"
-            )
-
-
-def _column(
-    body: list[list[str]], where: list[int], names: list[str], index: int, path: Path
-) -> list[float]:
-    """One column as finite numbers, or a sentence that says where it isn't."""
-    values = []
-    for row, line in zip(body, where, strict=True):
-        text, place = row[index].strip(), f"line {line}, column {names[index]!r}, of {path}"
-        if not text:
-            raise UsageError(f"expected a number in {place}; got an empty cell; drop or fill it")
-        if not _is_number(text):
-            raise UsageError(
-                f"expected a number in {place}; got {text!r}; leave the column out with "
-                f"--label {index + 1}, or drop it from the file"
-            )
-        value = float(text)
-        if not math.isfinite(value):
-            raise UsageError(f"expected a finite number in {place}; got {text}; drop or fill it")
-        values.append(value)
-    return values

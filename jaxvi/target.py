@@ -1,7 +1,6 @@
 """A log density over a pytree of parameters, seen by the engine on flat unconstrained vectors."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,19 +10,10 @@ import numpy as np
 from jax.tree_util import PyTreeDef
 from jaxtyping import Array, Float
 
+from jaxvi import _target_checks as _checks
 from jaxvi import _tree
 from jaxvi._types import Data
-from jaxvi.supports import NumPyro, Support
-from jaxvi.supports._numpyro import is_numpyro_constraint
-
-_ENGINE_DTYPES = ("float32", "float64")
-_SHAPE_WORDS = ("shape", "broadcast", "dimension", "dot_general", "concatenate", "rank")
-# What JAX raises where a traced value is needed as a number.
-_VALUE_ERRORS = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-)
+from jaxvi.supports import Support
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +59,15 @@ class Target:
     paths: tuple[str, ...] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check_function("log_density", self.log_density)
+        _checks.check_function("log_density", self.log_density)
         if self.start is not None:
-            _check_function("start", self.start)
-        paths, raw, treedef = _tree.flatten_with_paths(self.supports, is_leaf=_is_support_leaf)
+            _checks.check_function("start", self.start)
+        paths, raw, treedef = _tree.flatten_with_paths(
+            self.supports, is_leaf=_checks.is_support_leaf
+        )
         leaves = tuple(
-            _as_support(f"supports{path}", leaf) for path, leaf in zip(paths, raw, strict=True)
+            _checks.as_support(f"supports{path}", leaf)
+            for path, leaf in zip(paths, raw, strict=True)
         )
         if sum(leaf.size for leaf in leaves) == 0:
             raise ValueError(
@@ -132,16 +125,18 @@ class Target:
         """
         names = [f"params{path}" for path in self.paths]
         values = [
-            _as_floats(name, leaf, support)
+            _checks.as_floats(name, leaf, support)
             for name, leaf, support in zip(names, self._leaves_of(params), self.leaves, strict=True)
         ]
-        dtype = _common_dtype(dict(zip(names, values, strict=True))) if dtype is None else dtype
+        dtype = (
+            _checks.common_dtype(dict(zip(names, values, strict=True))) if dtype is None else dtype
+        )
         parts = []
         for name, value, support in zip(names, values, self.leaves, strict=True):
             value = jnp.asarray(value, dtype)
             part = support.unconstrain(value)
             if not isinstance(part, jax.core.Tracer):
-                _check_inside(name, value, part, support)
+                _checks.check_inside(name, value, part, support)
             parts.append(part)
         return _tree.join(parts)
 
@@ -181,8 +176,8 @@ class Target:
         paths, leaves, _ = _tree.flatten_with_paths(data)
         named = {f"data{path}": leaf for path, leaf in zip(paths, leaves, strict=True)}
         for name, leaf in named.items():
-            _check_data_leaf(name, leaf)
-        return _common_dtype(named)
+            _checks.check_data_leaf(name, leaf)
+        return _checks.common_dtype(named)
 
     def check(self, data: Data = None, *, dtype: Any = None) -> np.dtype:
         """Checks target and data together on shapes alone, and gives the engine's dtype.
@@ -200,17 +195,17 @@ class Target:
             ValueError: for a result that is not a scalar, or a log density that raises.
         """
         found = self.dtype(data)
-        dtype = found if dtype is None else _check_engine_dtype(dtype)
-        _check_arguments("log_density", self.log_density, "params", data)
+        dtype = found if dtype is None else _checks.check_engine_dtype(dtype)
+        _checks.check_arguments("log_density", self.log_density, "params", data)
         z = jax.ShapeDtypeStruct((self.dim,), dtype)
         params = jax.eval_shape(self.constrain, z)
         try:
             value = jax.eval_shape(lambda p, d: self._call(self.log_density, p, d), params, data)
         except Exception as error:
-            raise ValueError(_explain(error, params, data)) from error
-        _check_value(value, dtype)
+            raise ValueError(_checks.explain(error, params, data)) from error
+        _checks.check_value(value, dtype)
         if self.start is not None:
-            _check_arguments("start", self.start, "key", data)
+            _checks.check_arguments("start", self.start, "key", data)
             key = jax.eval_shape(jax.random.key, 0)
             jax.eval_shape(lambda k, d: self.draw_start(k, d, dtype=dtype), key, data)
         return dtype
@@ -235,186 +230,3 @@ class Target:
             f"{' and '.join(details) or jax.tree.structure(params)}; "
             f"try one value per support, in the same containers"
         )
-
-
-def _is_support_leaf(leaf: Any) -> bool:
-    # None too, which JAX would drop from the tree without a word.
-    return leaf is None or isinstance(leaf, Support) or is_numpyro_constraint(leaf)
-
-
-def _as_support(name: str, leaf: Any) -> Support:
-    if isinstance(leaf, Support):
-        return leaf
-    if is_numpyro_constraint(leaf):
-        try:
-            return NumPyro(leaf)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-    hint = f"{leaf.__name__}(shape)" if isinstance(leaf, type) else "Real(shape)"
-    raise TypeError(f"expected a Support at {name}; got {leaf!r}; try {hint} of jaxvi.supports")
-
-
-def _check_function(name: str, function: Any) -> None:
-    if not callable(function):
-        raise TypeError(
-            f"expected {name} as a function; got {type(function).__name__}; "
-            f"try Target(log_density, supports)"
-        )
-    try:
-        hash(function)
-    except TypeError:
-        raise TypeError(
-            f"expected {name} as a hashable function; got an unhashable "
-            f"{type(function).__name__}; try a plain function, with arrays passed as data"
-        ) from None
-
-
-def _check_arguments(name: str, function: Callable[..., Any], first: str, data: Data) -> None:
-    try:
-        signature = inspect.signature(function)
-    except (ValueError, TypeError):  # builtins have none
-        return
-    arguments = (first,) if data is None else (first, "data")
-    try:
-        signature.bind(*arguments)
-    except TypeError:
-        given = "without data" if data is None else "with data"
-        remedy = "passing data=" if data is None else "a second argument for the data"
-        raise TypeError(
-            f"expected {name}({', '.join(arguments)}), being called {given}; got a function of "
-            f"{signature}; try {remedy}, or calling it the other way"
-        ) from None
-
-
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct)
-
-
-def _check_data_leaf(name: str, leaf: Any) -> None:
-    is_number = isinstance(leaf, bool | int | float | complex) or _is_array(leaf)
-    kind = getattr(getattr(leaf, "dtype", None), "kind", "")
-    if not is_number or (kind and kind in "OSUMmT"):
-        raise TypeError(
-            f"expected arrays of numbers in data; got {_tree.describe_leaf(leaf)} at {name}; "
-            f"try numpy.asarray(..., dtype=float), or coding categories as integers"
-        )
-
-
-def _check_engine_dtype(dtype: Any) -> np.dtype:
-    wanted = np.dtype(dtype)
-    if wanted.name not in _ENGINE_DTYPES:
-        raise TypeError(f"expected float32 or float64; got {wanted}; try dtype='float32'")
-    if jax.dtypes.canonicalize_dtype(wanted) != wanted:
-        raise TypeError(f"expected float32; got {wanted}; try inside jax.enable_x64(True)")
-    return wanted
-
-
-def _common_dtype(named: dict[str, Any]) -> np.dtype:
-    """The one floating dtype of all arrays; Python numbers, being weakly typed, have no say."""
-    seen: dict[np.dtype, str] = {}
-    for name, leaf in named.items():
-        if _is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating):
-            dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
-            if dtype.name not in _ENGINE_DTYPES:
-                raise TypeError(
-                    f"expected float32 or float64 at {name}; got {dtype}; try .astype('float32')"
-                )
-            seen.setdefault(dtype, name)
-    if len(seen) > 1:
-        found = " and ".join(f"{dtype} at {name}" for dtype, name in seen.items())
-        raise TypeError(
-            f"expected one floating dtype; got {found}; "
-            f"try .astype('float64') on all, or 'float32' on all"
-        )
-    return next(iter(seen), jax.dtypes.canonicalize_dtype(float))
-
-
-def _to_array(leaf: Any) -> Any:
-    """An array of a leaf's values, or of None where there is no such array."""
-    if _is_array(leaf):
-        return leaf
-    traced = any(isinstance(part, jax.core.Tracer) for part in jax.tree.leaves(leaf))
-    try:
-        return jnp.asarray(leaf) if traced else np.asarray(leaf)
-    except (ValueError, TypeError):
-        return np.asarray(None)
-
-
-def _as_floats(name: str, leaf: Any, support: Support) -> Any:
-    """A parameter's value, its dtype and shape checked: an array, or Python floats as they are."""
-    array = _to_array(leaf)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        got = "integers" if jnp.issubdtype(array.dtype, jnp.integer) else str(array.dtype)
-        raise TypeError(
-            f"expected floating-point numbers at {name} ({support.description}); got {got}; "
-            f"try float values such as 1.0, or .astype(float)"
-        )
-    if array.shape != support.shape:
-        raise ValueError(
-            f"expected shape {support.shape} at {name} ({support.description}); got shape "
-            f"{array.shape}; try reshaping it, or another shape in its support"
-        )
-    # Python floats have no say in the dtype, as in JAX.
-    return array if _is_array(leaf) or isinstance(array, jax.Array) else array.tolist()
-
-
-def _check_inside(name: str, value: Array, part: Array, support: Support) -> None:
-    if bool(jnp.any(jnp.isnan(value))):
-        found = "NaN"
-    elif not bool(support.contains(value)):
-        found = "values outside it"
-    elif not bool(jnp.all(jnp.isfinite(part))):
-        found = "values on its edge, or too near it for their dtype"
-    else:
-        return
-    raise ValueError(
-        f"expected {name} inside its support ({support.description}); got {found}: "
-        f"{np.array2string(np.asarray(value), threshold=8, precision=4)}; try values well inside"
-    )
-
-
-def _check_value(value: Any, dtype: np.dtype) -> None:
-    """The log density's result is one floating scalar in the dtype of z."""
-    if value is None:
-        raise TypeError("expected log_density to give a scalar; got None; try adding a return")
-    if not isinstance(value, jax.ShapeDtypeStruct):
-        raise TypeError(
-            f"expected log_density to give a scalar; got {_tree.describe(value)} in a "
-            f"{type(value).__name__}; try returning the sum of its log probabilities alone"
-        )
-    if value.shape != ():
-        raise ValueError(
-            f"expected log_density to give a scalar; got shape {value.shape}; "
-            f"try jnp.sum over its log probabilities"
-        )
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise TypeError(
-            f"expected log_density to give a real floating-point scalar; got {value.dtype}; "
-            f"try computing it from the parameters as floats"
-        )
-    if value.dtype != dtype and not value.weak_type:
-        raise TypeError(
-            f"expected log_density to give {dtype}, the dtype of z; got {value.dtype}; try data "
-            f"and constants all in one dtype: pass arrays that it closes over as data, or cast "
-            f"them to that of the parameters"
-        )
-
-
-def _explain(error: Exception, params: Any, data: Data) -> str:
-    message = str(error).strip().splitlines()
-    first = message[0] if message else ""
-    with_data = "no data" if data is None else f"data {_tree.describe(data)}"
-    if isinstance(error, _VALUE_ERRORS):
-        hint = "jnp.where in place of if, and jax.numpy in place of numpy, float() and int()"
-    elif isinstance(error, jax.errors.NonConcreteBooleanIndexError):
-        hint = "jnp.where in place of indexing with a mask"
-    elif isinstance(error, ValueError | TypeError) and any(
-        word in str(error).lower() for word in _SHAPE_WORDS
-    ):
-        hint = "transposing or reshaping: the data may be on the wrong axis"
-    else:
-        hint = "calling log_density by hand on one parameters' pytree of these shapes"
-    return (
-        f"expected log_density to run on abstract arrays; got {type(error).__name__} with params "
-        f"{_tree.describe(params)} and {with_data}: {first}; try {hint}"
-    )

@@ -12,6 +12,7 @@ import pytest
 
 import jaxvi
 from jaxvi import cli
+from jaxvi._csv import read_table
 
 ROWS = 120
 
@@ -291,22 +292,22 @@ def test_the_demo_fits_both_families(tmp_path, capsys):
 )
 def test_delimiters_line_ends_and_headers(tmp_path, text):
     (tmp_path / "t.csv").write_text(text, encoding="utf-8", newline="")
-    table = cli.read_table(tmp_path / "t.csv", None)
+    table = read_table(tmp_path / "t.csv", None)
     np.testing.assert_array_equal(table.rows, [[1.0, 2.5], [3.0, 4.0]])
     assert table.names == (("column 1", "column 2") if text[0] == "1" else ("a", "b"))
 
 
 def test_a_quoted_delimiter_is_no_delimiter(tmp_path):
     (tmp_path / "t.csv").write_text('"length, cm";kind\n1;x\n2;y\n')
-    table = cli.read_table(tmp_path / "t.csv", "kind")
+    table = read_table(tmp_path / "t.csv", "kind")
     assert table.names == ("length, cm",)
     assert table.labels == ["x", "y"]
 
 
 def test_a_number_as_a_label_in_a_table_with_header(tmp_path):
     path = write(tmp_path / "t.csv", [[1, 2, 0], [3, 5, 1]], header=["a", "b", "c"])
-    assert cli.read_table(path, "2").names == ("a", "c")
-    assert cli.read_table(path, "c").labels == ["0", "1"]
+    assert read_table(path, "2").names == ("a", "c")
+    assert read_table(path, "c").labels == ["0", "1"]
 
 
 # The programme

@@ -220,7 +220,7 @@ def test_sample_has_the_parameters_structure():
 
 def test_check_raises_where_the_fit_is_not_finished():
     """A step limit is no success, and the message says what to do."""
-    with pytest.raises(jaxvi.FitError, match="step limit.*max_steps"):
+    with pytest.raises(jaxvi.FitError, match=r"step limit.*max_steps"):
         quick().check()
 
 

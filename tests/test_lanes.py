@@ -129,7 +129,8 @@ def test_a_hole_that_is_seldom_hit_is_survived():
         max_steps=6_000,
         progress=False,
     )
-    # about one draw in 500 falls into the hole, nearly every block: lanes either say so or are right
+    # about one draw in 500 falls into the hole, nearly every block:
+    # lanes either say so or are right
     alive = found.status != Status.NOT_FINITE
     close = abs(found.phi.loc - 1.0).max(axis=-1) < 0.3
     assert (close | ~alive).all()

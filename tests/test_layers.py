@@ -30,6 +30,7 @@ LAYERS = [
     "_linalg",
     "_status",
     "supports",
+    "_target_checks",
     "target",
     "families",
     "noise",
@@ -49,6 +50,7 @@ LAYERS = [
     "plotting",
     "report",
     "jaxvi",
+    "_csv",
     "cli",
     "__main__",
 ]

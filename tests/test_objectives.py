@@ -49,7 +49,12 @@ def fits(objective: Objective, family: Family) -> bool:
 
 
 def usable(family: Family) -> tuple[Objective, ...]:
-    return tuple(objective for objective in OBJECTIVES if fits(objective, family))
+    """What fits the family; a closed entropy is the default already where there is one."""
+    return tuple(
+        objective
+        for objective in OBJECTIVES
+        if fits(objective, family) and getattr(objective, "entropy", None) != "closed"
+    )
 
 
 def exact_elbo(family: Family, problem: Problem, phi: Any, data: Any) -> jax.Array:
@@ -200,9 +205,18 @@ def test_bounds_lie_below_the_evidence(problem: Problem, x64: None) -> None:
     data, chosen = problem.data_as("float64"), usable(FullRank())
     phi = near(FullRank(), problem)
     off = phi._replace(loc=phi.loc + 2.0 * np.sqrt(np.diag(problem.covariance)))
-    here = estimates(chosen, FullRank(), problem.target, phi, data)
-    there = estimates(chosen, FullRank(), problem.target, off, data)
-    for (close, _), (far, _) in zip(here, there, strict=True):
+
+    @jax.jit
+    def apply(phi: Any) -> list[Estimate]:
+        keys = jax.random.split(jax.random.key(29), KEYS)
+
+        def one(objective: Objective, key: jax.Array) -> Estimate:
+            noise = FullRank().draw_noise(key, objective.num_draws, problem.dim)
+            return objective(phi, noise, FullRank(), problem.target, data)
+
+        return [jax.vmap(functools.partial(one, objective))(keys) for objective in chosen]
+
+    for close, far in zip(apply(phi), apply(off), strict=True):
         for estimate in (close, far):
             mean, error = mean_and_error(estimate.bound)
             assert mean - 5.0 * error < problem.log_evidence
@@ -220,7 +234,7 @@ def test_bounds_lie_below_the_evidence(problem: Problem, x64: None) -> None:
         (family, problem)
         for family in (FullRank(), MeanField())
         for problem in PROBLEMS
-        if problem is not GAUSSIAN_3
+        if problem is not GAUSSIAN_3 and (problem.gaussian or family == FullRank())
     ],
     ids=repr,
 )
@@ -231,7 +245,7 @@ def test_bound_and_gradient_are_unbiased(family: Family, problem: Problem, x64: 
     """
     phi, data = near(family, problem), problem.data_as("float64")
     chosen = tuple(objective for objective in usable(family) if isinstance(objective, ELBO))
-    assert len(chosen) == 4
+    assert len(chosen) == 3
     bound = functools.partial(exact_elbo, family, problem)
     exact, exact_gradient = jax.jit(jax.value_and_grad(bound))(phi, data)
     assert exact < problem.log_evidence
