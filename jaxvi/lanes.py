@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxvi._log_probs import log_probs, value_and_gradient
 from jaxvi._loop import Lane, Setup, run_lane, run_lanes, start_lane
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
@@ -124,7 +125,6 @@ def initial_lane(
     """
     key_start, key_phi = jax.random.split(jax.random.fold_in(key, lane))
     dtype = setup.target.dtype(data)
-    value_and_grad = jax.value_and_grad(setup.target.log_prob)
 
     def propose(attempt: Int[Array, ""]) -> Float[Array, "dim"]:
         spread = jnp.asarray(start_scale, dtype) * 0.5 ** attempt.astype(dtype)
@@ -139,7 +139,7 @@ def initial_lane(
     def search(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         attempt, _, _ = carry
         candidate = propose(attempt)
-        value, grad = value_and_grad(candidate, data)
+        value, grad = value_and_gradient(setup.target, candidate, data)
         return attempt + 1, candidate, jnp.isfinite(value) & jnp.isfinite(grad).all()
 
     def unfinished(carry: tuple[Array, Array, Array]) -> Array:
@@ -208,11 +208,8 @@ def rank_lanes(
     noise = setup.family.draw_noise(keys.ranking, num_draws, setup.target.dim, dtype)
 
     def log_weight(noise_row: Array) -> Float[Array, "lanes"]:
-        def one(phi: Phi) -> Array:
-            z, log_q = transform_and_log_prob(setup.family, phi, noise_row)
-            return setup.target.log_prob(z, data) - log_q
-
-        return jax.vmap(one)(phis)
+        z, log_q = jax.vmap(lambda phi: transform_and_log_prob(setup.family, phi, noise_row))(phis)
+        return log_probs(setup.target, z, data) - log_q
 
     # in slices of draws: as many points at a time as a few optimisation steps take
     weights = lax.map(log_weight, noise, batch_size=min(_RANKING_SLICE, num_draws)).T

@@ -32,6 +32,7 @@ LAYERS = [
     "supports",
     "_target_checks",
     "target",
+    "_log_probs",
     "families",
     "noise",
     "objectives",

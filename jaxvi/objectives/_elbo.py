@@ -6,6 +6,7 @@ from typing import Literal
 import jax
 from jax import lax
 
+from jaxvi._log_probs import log_probs
 from jaxvi._types import Data, Noise, Phi
 from jaxvi.families import Family, HasEntropy, transform_and_log_prob
 from jaxvi.objectives._base import Estimate, Objective
@@ -78,7 +79,7 @@ class ELBO(Objective):
         else:
             z, log_q = jax.vmap(lambda eps: transform_and_log_prob(family, phi, eps))(noise)
             log_q = log_q.mean()
-        log_p = jax.vmap(target.log_prob, (0, None))(z, data).mean()
+        log_p = log_probs(target, z, data).mean()
         bound = log_p - log_q
         if self._closed(family):
             assert isinstance(family, HasEntropy)
