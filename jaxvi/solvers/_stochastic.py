@@ -88,7 +88,7 @@ class Stochastic(Solver):
         tolerance: nats; None never stops before the step limit.
         anneal: factor of the step size from stage to stage, in (0, 1]; 1 keeps it constant. A
             `learning_rate` that is an optax schedule is never annealed besides.
-        **numbers: arguments of the factory, such as `learning_rate` (0.01 if the factory has no
+        **numbers: arguments of the factory, such as `learning_rate` (0.02 if the factory has no
             default of its own).
 
     Raises:
@@ -96,7 +96,7 @@ class Stochastic(Solver):
         ValueError: a number out of range.
 
     Example:
-        >>> solver = jaxvi.Stochastic(optax.adam, learning_rate=0.02)
+        >>> solver = jaxvi.Stochastic(optax.adam, learning_rate=0.05)
     """
 
     optimizer: Callable[..., optax.GradientTransformation]
@@ -117,7 +117,7 @@ class Stochastic(Solver):
         if not callable(optimizer) or isinstance(optimizer, tuple):
             raise TypeError(
                 "Stochastic: expected an optax factory such as optax.adam; got "
-                f"{type(optimizer).__name__}; try Stochastic(optax.adam, learning_rate=0.01)."
+                f"{type(optimizer).__name__}; try Stochastic(optax.adam, learning_rate=0.02)."
             )
         for name, value in (("clip_norm", clip_norm), ("tolerance", tolerance)):
             if value is not None and not value > 0:
@@ -288,7 +288,7 @@ def _with_learning_rate(
         return numbers
     rate = signature.parameters.get("learning_rate")
     if rate is not None and rate.default is inspect.Parameter.empty:
-        numbers = {"learning_rate": 0.01, **numbers}
+        numbers = {"learning_rate": 0.02, **numbers}
     try:
         signature.bind(**numbers)
     except TypeError as error:
