@@ -47,9 +47,11 @@ def agreement(
         if not np.isfinite(bounds[lane]):
             continue
         reach = tolerance + 3.0 * difference_mcse[lane]
-        if not tops or tops[-1] - bounds[lane] > reach:
+        within = [group for group, top in enumerate(tops) if top - bounds[lane] <= reach]
+        if not within:
+            within = [len(tops)]
             tops.append(float(bounds[lane]))
             sizes.append(0)
-        sizes[-1] += 1
-        optimum[lane] = len(tops) - 1
+        sizes[within[0]] += 1
+        optimum[lane] = within[0]
     return Agreement(optimum, np.asarray(sizes, int), np.asarray(tops, float))
