@@ -63,15 +63,15 @@ def hashable(setup: Setup) -> None:
 
 
 def whole(name: str, value: Any, least: int) -> None:
-    """A whole number of at least `least`."""
+    """A whole number of at least `least` that 32 bits hold."""
     try:
-        good = operator.index(value) >= least and not isinstance(value, bool)
+        good = least <= operator.index(value) < 2**31 and not isinstance(value, bool)
     except TypeError:
         good = False
     if not good:
         raise ValueError(
-            f"{name}: expected a whole number of at least {least}; got {value!r}; try "
-            f"{name}={least}."
+            f"{name}: expected a whole number of at least {least}, below 2**31; got {value!r}; try "
+            f"{name}={max(least, 10)}."
         )
 
 

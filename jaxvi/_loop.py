@@ -77,8 +77,7 @@ def block_length(setup: Setup) -> int:
             jnp.dtype("float32"),
         )
     )
-    numbers = sum(leaf.size for leaf in jax.tree.leaves(row))
-    return max(1, min(setup.solver.block_steps, _NOISE_AHEAD // max(numbers, 1)))
+    return max(1, min(setup.solver.block_steps, _NOISE_AHEAD // max(row.size, 1)))
 
 
 def draw_block(
@@ -111,7 +110,7 @@ def advance_block(
 
     def one_step(i: Array, carry: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
         state, total, first = carry
-        state, info = setup.solver.step(state, jax.tree.map(lambda a: a[i], noise), loss_fn)
+        state, info = setup.solver.step(state, noise[i], loss_fn)
         return state, total + info.bound, jnp.where(i == 0, info.bound, first)
 
     def bounds(phi: Phi) -> Array:
