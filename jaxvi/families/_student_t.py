@@ -72,9 +72,9 @@ class StudentT(NormalNoiseFamily):
                 f'StudentT: expected structure "diagonal" or "full"; got {self.structure!r}.'
             )
         floor = self.min_df if self.learn_df else 0.0
-        if not self.df > floor >= 0:
+        if not math.inf > self.df > floor >= 0:
             raise ValueError(
-                f"StudentT: expected degrees of freedom above {floor:g}; got {self.df:g}; try "
+                f"StudentT: expected finite degrees of freedom above {floor:g}; got {self.df:g}; try "
                 "df=5.0."
             )
 
