@@ -5,6 +5,7 @@ import math
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -102,11 +103,19 @@ def starts(
     if _has_lane_axis(target, start, num_restarts):
         # together, since thousands one by one take long; then the first bad one by itself, for
         # what it has to say
-        z = jax.vmap(lambda params: target.unconstrain(params, dtype=dtype))(start)
-        for lane in np.flatnonzero(~np.isfinite(z).all(axis=-1))[:1]:
-            target.unconstrain(jax.tree.map(lambda leaf: np.asarray(leaf)[lane], start))
+        z, good = jax.vmap(partial(_unconstrain_start, target, dtype))(start)
+        for bad in np.flatnonzero(~np.asarray(good))[:1]:
+            target.unconstrain(jax.tree.map(partial(np.take, indices=bad, axis=0), start))
         return z
     return target.unconstrain(start).astype(dtype)
+
+
+def _unconstrain_start(target: Target, dtype: Any, start: Any) -> tuple[Array, Array]:
+    """z at a start, and whether the start is inside its supports."""
+    z = target.unconstrain(start, dtype=dtype)
+    leaves = zip(target.leaves, jax.tree.leaves(start), strict=True)
+    inside = [support.contains(jnp.asarray(leaf, dtype)) for support, leaf in leaves]
+    return z, jnp.isfinite(z).all() & jnp.stack(inside).all()
 
 
 def _has_lane_axis(target: Target, start: Any, num_restarts: int) -> bool:

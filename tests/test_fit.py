@@ -75,6 +75,16 @@ BAD = {
         TypeError,
         "integers",
     ),
+    "one lane's start outside": (
+        lambda: quick(
+            start={
+                "mean": np.zeros((2, 2), np.float32),
+                "scale": np.float32([[1.0, 1.0], [1.0, -1.0]]),
+            }
+        ),
+        ValueError,
+        "scale.*positive",
+    ),
     "nan everywhere": (
         lambda: quick(target_of(lambda p, d: jnp.nan * p["mean"].sum())),
         ValueError,
@@ -129,6 +139,21 @@ def test_mixed_dtypes_are_refused():
             quick(start={"mean": np.zeros(2), "scale": np.ones(2)})
         with pytest.raises(TypeError, match="one floating dtype"):
             quick(target_of(lambda p, d: d["a"].sum()), {"a": ROWS, "b": ROWS.astype(float)})
+
+
+def test_starts_by_lane_are_looked_at_one_by_one():
+    """Weights that don't sum to one are refused for the lane that has them."""
+
+    def dirichlet(weights):
+        return jnp.sum(jnp.log(weights))
+
+    weights = np.float32([[0.2, 0.3, 0.5], [0.2, 0.3, 0.6]])
+    with pytest.raises(ValueError, match="inside its support"):
+        quick(jaxvi.Target(dirichlet, jaxvi.Simplex((3,))), None, start=weights)
+    found = quick(
+        jaxvi.Target(dirichlet, jaxvi.Simplex((3,))), None, start=weights[:1].repeat(2, 0)
+    )
+    assert np.isfinite(found.bounds).all()
 
 
 def test_raw_keys_are_taken():

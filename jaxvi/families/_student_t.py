@@ -74,8 +74,8 @@ class StudentT(NormalNoiseFamily):
         floor = self.min_df if self.learn_df else 0.0
         if not math.inf > self.df > floor >= 0:
             raise ValueError(
-                f"StudentT: expected finite degrees of freedom above {floor:g}; got {self.df:g}; try "
-                "df=5.0."
+                f"StudentT: expected finite degrees of freedom above {floor:g}; got {self.df:g}; "
+                "try df=5.0."
             )
 
     def noise_size(self, dim: int) -> int:
