@@ -25,6 +25,8 @@ from jaxvi.target import Target
 
 # noise drawn ahead, in numbers: 4 MiB of float32, so that a block's noise stays in cache
 _NOISE_AHEAD = 2**20
+_SHORTEST_BLOCK = 8  # steps, even so: the spread over them is the comparisons' standard error
+_COMPARED = 25  # steps of a block whose noise serves for comparisons, at most
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def block_length(setup: Setup) -> int:
             jnp.dtype("float32"),
         )
     )
-    return max(1, min(setup.solver.block_steps, _NOISE_AHEAD // max(row.size, 1)))
+    ahead = max(_SHORTEST_BLOCK, _NOISE_AHEAD // max(row.size, 1))
+    return min(setup.solver.block_steps, ahead)
 
 
 def draw_block(
@@ -97,13 +100,10 @@ def advance_block(
     lane: Lane,
     noise: Array,
     num_steps: Int[Array, ""],
-    block: Int[Array, ""],
+    first_step: Int[Array, ""],
     data: Data,
 ) -> Lane:
-    """`num_steps` steps of one lane, then the solver's review; a lane that has ended stays.
-
-    `block` is its number in the run.
-    """
+    """`num_steps` steps of one lane, then the solver's review; a lane that has ended stays."""
 
     def loss_fn(phi: Phi, row: Array) -> Any:
         return setup.objective(phi, row, setup.family, setup.target, data)
@@ -114,12 +114,12 @@ def advance_block(
         return state, total + info.bound, jnp.where(i == 0, info.bound, first)
 
     def bounds(phi: Phi) -> Array:
-        # every second step's noise: enough draws, at half the cost
-        return lax.map(lambda row: loss_fn(phi, row).bound, noise[::2])
+        stride = -(-len(noise) // _COMPARED)
+        return lax.map(lambda row: loss_fn(phi, row).bound, noise[::stride])
 
     zero = jnp.zeros_like(lane.bound)
     state, total, first = lax.fori_loop(0, num_steps, one_step, (lane.state, zero, zero))
-    trace = BlockTrace(num_steps, jnp.zeros((), bool), block, bounds)
+    trace = BlockTrace(num_steps, jnp.zeros((), bool), first_step + num_steps, bounds)
     return _review_block(setup, lane, state, total / num_steps.astype(zero.dtype), first, trace)
 
 
@@ -157,7 +157,7 @@ def run_lane(
     def body(lane: Lane) -> Lane:
         noise = draw_block(setup, key, lane.step, dtype)
         count = jnp.minimum(length, max_steps - lane.step)
-        return advance_block(setup, lane, noise, count, lane.step // length, data)
+        return advance_block(setup, lane, noise, count, lane.step, data)
 
     def unfinished(lane: Lane) -> Array:
         return (lane.status == Status.RUNNING) & (lane.step < max_steps)
@@ -184,7 +184,7 @@ def run_lanes(
     dtype = lanes.bound.dtype
     shared = setup.noise.shared
     step_lanes = jax.vmap(
-        lambda lane, noise, count, block: advance_block(setup, lane, noise, count, block, data),
+        lambda lane, noise, count, step: advance_block(setup, lane, noise, count, step, data),
         (0, None if shared else 0, None, None),
     )
 
@@ -196,7 +196,7 @@ def run_lanes(
     def body(carry: tuple[Lane, Array, Array, Array]) -> tuple[Lane, Array, Array, Array]:
         lanes, history, row, step = carry
         count = jnp.minimum(length, last_step - step)
-        lanes = step_lanes(lanes, draw(step), count, step // length)
+        lanes = step_lanes(lanes, draw(step), count, step)
         history = lax.dynamic_update_index_in_dim(history, lanes.bound, row, 0)
         return lanes, history, row + 1, step + count
 

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import jaxvi
+from jaxvi import _loop
 from jaxvi._loop import Setup
 from jaxvi.lanes import advance_lanes, split_key, start_lanes
 
@@ -195,6 +196,24 @@ def test_diverging_steps_back_off():
     phi = jax.vmap(setup.solver.result)(lanes.state)
     assert abs((np.asarray(phi.loc) - MEANS) / np.asarray(SDS)).max() < 0.1
     assert abs(np.asarray(phi.log_scale) - np.log(SDS)).max() < 0.1
+
+
+def test_wide_noise_makes_blocks_short_and_no_window_shorter(monkeypatch):
+    """Where a step's noise is large, blocks have 8 steps; lanes stop as late, and as right."""
+    monkeypatch.setattr(_loop, "_NOISE_AHEAD", 1)
+    setup = Setup(
+        jaxvi.Target(two_gaussians, jaxvi.Real((2,))),
+        jaxvi.MeanField(init_scale=0.11),  # a setup of its own: programs are shared by equal ones
+        jaxvi.ELBO(),
+        jaxvi.Stochastic(optax.adam, learning_rate=0.05),
+        jaxvi.Fresh(shared=False),
+    )
+    assert _loop.block_length(setup) == 8
+    lanes = run_lanes(setup, num_lanes=64)
+    phi = jax.vmap(setup.solver.result)(lanes.state)
+    assert (np.asarray(lanes.status) == jaxvi.Status.CONVERGED).all()
+    assert (np.asarray(lanes.step) >= 1_500).all()
+    assert abs(np.asarray(phi.log_scale) - np.log(SDS)).max() < 0.05
 
 
 def test_clipping_bounds_the_step():

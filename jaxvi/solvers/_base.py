@@ -19,7 +19,7 @@ class BlockTrace(NamedTuple):
     """What the loop hands to `review` after a block of steps.
 
     A failed block was not finite, or fell far below the lane's first bound; the state is then
-    the one from before the block. `block` is the number of the block in the run, from 0.
+    the one from before the block. `step` counts the steps of the run so far.
     `bounds(phi)` evaluates the objective's bound at phi on the noise of steps of the block:
     common random numbers, on which differences between two phi's show that a noisy history
     would hide.
@@ -27,7 +27,7 @@ class BlockTrace(NamedTuple):
 
     num_steps: Int[Array, ""]
     failed: Bool[Array, ""]
-    block: Int[Array, ""]
+    step: Int[Array, ""]
     bounds: Callable[[Phi], Float[Array, "steps"]]
 
 

@@ -20,9 +20,9 @@ from jaxvi.solvers._base import BlockTrace, Solver, StepInfo
 _MAX_ANNEALS = 10
 _MAX_PENALTY = 10.0
 _BACK_OFF = 0.25
-_FIRST_WINDOW = 8  # blocks
+_BLOCK = 50  # steps
+_FIRST_WINDOW = 400  # steps
 _WINDOW_GROWTH = 1.25
-_LAST_TEST = 10_000_000  # blocks
 
 
 class Averages(NamedTuple):
@@ -155,7 +155,7 @@ class Stochastic(Solver):
     @property
     def block_steps(self) -> int:
         """Long enough that a review costs nothing, short enough to undo."""
-        return 50
+        return _BLOCK
 
     @property
     def _anneals(self) -> bool:
@@ -215,7 +215,8 @@ class Stochastic(Solver):
         penalty = jnp.where(trace.failed, state.penalty + 1.0, good)
         averages = _count_steps(state.averages, trace)
         state = state._replace(averages=averages, penalty=penalty)
-        due = jnp.any(trace.block + 1 == _test_schedule())
+        ends = _window_ends()
+        due = jnp.any((ends <= trace.step) & (ends > trace.step - trace.num_steps))
         status = jnp.full((), Status.RUNNING, jnp.int32)
         # a loop of no or one turn: unlike a `cond`, it stays a branch where lanes are vmapped
         _, state, status = lax.while_loop(
@@ -269,11 +270,11 @@ class Stochastic(Solver):
         return state, jnp.where(stalled, Status.STALLED, status).astype(jnp.int32)
 
 
-def _test_schedule() -> Int[np.ndarray, "tests"]:
-    """Numbers of blocks after which windows end: the same for all lanes, each window longer."""
+def _window_ends() -> Int[np.ndarray, "tests"]:
+    """Steps at which windows end: the same for all lanes, each window longer than the last."""
     ends, window = [_FIRST_WINDOW], _FIRST_WINDOW * _WINDOW_GROWTH
-    while ends[-1] < _LAST_TEST:
-        ends.append(ends[-1] + round(window))
+    while ends[-1] < 2**30:
+        ends.append(ends[-1] + _BLOCK * round(window / _BLOCK))
         window *= _WINDOW_GROWTH
     return np.asarray(ends, np.int32)
 
