@@ -12,6 +12,7 @@ import jaxvi
 from jaxvi import _loop
 from jaxvi._loop import Setup
 from jaxvi.lanes import advance_lanes, split_key, start_lanes
+from jaxvi.solvers import BlockTrace
 
 LANES = 250
 
@@ -196,6 +197,43 @@ def test_diverging_steps_back_off():
     phi = jax.vmap(setup.solver.result)(lanes.state)
     assert abs((np.asarray(phi.loc) - MEANS) / np.asarray(SDS)).max() < 0.1
     assert abs(np.asarray(phi.log_scale) - np.log(SDS)).max() < 0.1
+
+
+def test_no_tolerance_means_no_stop():
+    """Without a tolerance a lane takes every step, though it has long been annealed to rest."""
+    setup = Setup(
+        jaxvi.Target(two_gaussians, jaxvi.Real((2,))),
+        jaxvi.MeanField(),
+        jaxvi.ELBO(8, stick_the_landing=True),
+        jaxvi.Stochastic(optax.adam, learning_rate=0.05, tolerance=None),
+        jaxvi.Fresh(),
+    )
+    lanes = run_lanes(setup, num_lanes=2, max_steps=100_000)
+    np.testing.assert_array_equal(lanes.step, 100_000)
+    np.testing.assert_array_equal(lanes.status, jaxvi.Status.RUNNING)
+
+
+def test_a_falling_bound_is_no_agreement():
+    """Averages of which the newer is far worse don't agree, however sure the difference is."""
+    solver = jaxvi.Stochastic()
+    family = jaxvi.MeanField()
+    state = solver.init(family.init(jax.random.key(0), 2))
+    good, bad = (jax.tree.map(lambda leaf, x=x: leaf + x, state.phi) for x in (0.0, 9.0))
+    averages = state.averages._replace(
+        older=good,
+        older_steps=jnp.int32(500),
+        newer=jax.tree.map(lambda leaf: 500.0 * leaf, bad),
+        newer_steps=jnp.int32(450),
+    )
+    state = state._replace(averages=averages, anneals=jnp.int32(1))
+
+    def bounds(phi):
+        return jnp.zeros(25) - jnp.abs(phi.loc - good.loc).sum()
+
+    trace = BlockTrace(jnp.int32(50), jnp.zeros((), bool), jnp.int32(900), bounds)
+    reviewed, status = solver.review(state, trace)
+    assert status == jaxvi.Status.RUNNING
+    assert reviewed.anneals == 2
 
 
 def test_wide_noise_makes_blocks_short_and_no_window_shorter(monkeypatch):

@@ -250,13 +250,13 @@ class Stochastic(Solver):
         seen = _compare(averages.older, newer, state.phi, trace)
         tolerance = 0.0 if self.tolerance is None else self.tolerance
         rising = seen.gain > jnp.maximum(2.0 * seen.gain_se, tolerance)
-        agree = seen.gain + 2.0 * seen.gain_se < tolerance
+        agree = jnp.abs(seen.gain) + 2.0 * seen.gain_se < tolerance
         agree &= seen.noise + 2.0 * seen.noise_se < tolerance
         agree &= _still_to_come(seen, state.last_gain) < tolerance
         annealed = (state.anneals > 0) | (not self._anneals)
         converged = comparable & agree & annealed
         anneal = comparable & ~rising & ~converged & self._anneals
-        stalled = anneal & (state.anneals >= _MAX_ANNEALS)
+        stalled = anneal & (state.anneals >= _MAX_ANNEALS) & (self.tolerance is not None)
         keep_older = comparable & ~seen.newer_is_best
         final = averages._replace(older_steps=jnp.where(keep_older, averages.older_steps, 0))
         turned = _tree.where(averages.newer_steps > 0, _turn(averages, newer), averages)
