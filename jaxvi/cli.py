@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 _FAMILIES = ("mean-field", "full-rank")
 _NUM_DRAWS = 4000
 _NUM_ASSIGNING = 400  # of them, for the probabilities of the rows
-_DENSE_UP_TO = 100  # dimension above which a full-rank q is not the default
 _INTERRUPTED = 130
 
 
@@ -117,18 +116,18 @@ def _demo(args: argparse.Namespace) -> int:
 
 def _fit(args: argparse.Namespace) -> int:
     table = read_table(Path(args.file), args.label)
-    num_rows, num_features = table.rows.shape
+    num_rows = len(table.rows)
     if num_rows < args.components:
         raise UsageError(
             f"expected at least {args.components} rows for {args.components} components; got "
             f"{num_rows} in {args.file}"
         )
-    dim = args.components * (2 * num_features + 1) - 1
-    default = "full-rank" if dim <= _DENSE_UP_TO else "mean-field"
-    return _run(args, table, args.components, [args.family or default])
+    return _run(args, table, args.components, [args.family])
 
 
-def _run(args: argparse.Namespace, table: Table, components: int, families: list[str]) -> int:
+def _run(
+    args: argparse.Namespace, table: Table, components: int, families: Sequence[str | None]
+) -> int:
     """Fit each family in turn, print its report, then write the files."""
     if not args.no_plot:
         _check_matplotlib()
@@ -163,9 +162,12 @@ def _progress() -> Any:
 
 
 def _fit_mixture(
-    args: argparse.Namespace, table: Table, components: int, family: str
+    args: argparse.Namespace, table: Table, components: int, family: str | None
 ) -> "MixtureReport":
-    """Fit standardised columns in float32, report in the table's units."""
+    """Fit standardised columns in float32, report in the table's units.
+
+    Without a family, the default of `jaxvi.fit`.
+    """
     import jax
     import jax.numpy as jnp
     import optax
@@ -177,10 +179,11 @@ def _fit_mixture(
     # float32 is enough for columns of unit scale, and takes half the time of float64
     data = jnp.asarray((table.rows - centre) / spread, jnp.float32)
     key_fit, key_draws = jax.random.split(jax.random.key(args.seed))
+    known = dict(zip(_FAMILIES, (jaxvi.MeanField(), jaxvi.FullRank()), strict=True))
     fit = jaxvi.fit(
         key_fit,
         models.gaussian_mixture(components, table.rows.shape[1]),
-        jaxvi.MeanField() if family == "mean-field" else jaxvi.FullRank(),
+        None if family is None else known[family],
         objective=jaxvi.ELBO(num_draws=16),
         # mirrored draws: less noise in the gradient at no cost, so that more restarts converge
         noise=jaxvi.Antithetic(),
@@ -190,6 +193,7 @@ def _fit_mixture(
         max_steps=args.max_steps,
         progress=_progress(),
     )
+    name = next(name for name, used in known.items() if used == fit.setup.family)
     standard = report.order_by_weight(fit.sample(key_draws, _NUM_DRAWS))
     few = {name: value[:_NUM_ASSIGNING].astype(np.float32) for name, value in standard.items()}
     probabilities = np.asarray(models.mean_responsibilities(few, data), float).T
@@ -199,7 +203,7 @@ def _fit_mixture(
         "scales": spread * standard["scales"],
     }
     return report.mixture_report(
-        family, fit, draws, probabilities, table.rows, table.names, table.labels
+        name, fit, draws, probabilities, table.rows, table.names, table.labels
     )
 
 

@@ -19,11 +19,11 @@ from jaxvi._progress import Progress, Reporter, make_reporter
 from jaxvi._status import Status
 from jaxvi._types import Data
 from jaxvi.families import Family, FullRank, MeanField
-from jaxvi.lanes import Keys, advance_lanes, rank_lanes, split_key, start_lanes
-from jaxvi.noise import Fresh, NoiseSource
-from jaxvi.objectives import ELBO, Objective
+from jaxvi.lanes import Keys, advance_lanes, rank_lanes, split_key, start_lanes, with_defaults
+from jaxvi.noise import NoiseSource
+from jaxvi.objectives import Objective
 from jaxvi.result import Fit, History, Timing
-from jaxvi.solvers import Solver, Stochastic
+from jaxvi.solvers import Solver
 from jaxvi.target import Target
 
 _DENSE_UP_TO = 100
@@ -90,9 +90,7 @@ def fit(
     dtype = target.check(data)
     data = jax.tree.map(jnp.asarray, data)  # so that every call sees the same types
     family = family if family is not None else _default_family(target.dim)
-    objective = objective if objective is not None else ELBO()
-    solver = solver if solver is not None else Stochastic()
-    noise = noise if noise is not None else Fresh()
+    objective, solver, noise = with_defaults(objective, solver, noise)
     _door.parts(family, objective, solver, noise)
     setup = Setup(target, family, objective, solver, noise)
     _door.hashable(setup)

@@ -59,6 +59,15 @@ def split_key(key: Key[Array, ""]) -> Keys:
     return Keys(*jax.random.split(key, 3))
 
 
+def with_defaults(objective: Any, solver: Any, noise: Any) -> tuple[Objective, Solver, NoiseSource]:
+    """What `run` and `fit` take where nothing is given."""
+    return (
+        ELBO() if objective is None else objective,
+        Stochastic() if solver is None else solver,
+        Fresh() if noise is None else noise,
+    )
+
+
 def run(
     key: Key[Array, ""],
     target: Target,
@@ -97,7 +106,7 @@ def run(
     Example:
         >>> many = jax.vmap(lambda k: jaxvi.run(k, target, jaxvi.MeanField()))(keys)
     """
-    setup = Setup(target, family, objective or ELBO(), solver or Stochastic(), noise or Fresh())
+    setup = Setup(target, family, *with_defaults(objective, solver, noise))
     setup.check()
     keys = split_key(key)
     index = jnp.asarray(lane, jnp.int32)
