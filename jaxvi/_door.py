@@ -45,11 +45,15 @@ def instance(name: str, value: Any, kind: type, example: str) -> None:
 
 
 def parts(family: Any, objective: Any, solver: Any, noise: Any) -> None:
-    """What a setup is made of is of the right kinds; a class in an instance's place is not."""
-    instance("family", family, Family, "a variational family such as jaxvi.MeanField()")
-    instance("objective", objective, Objective, "an objective such as jaxvi.ELBO()")
-    instance("solver", solver, Solver, "a solver such as jaxvi.Stochastic(optax.adam)")
-    instance("noise", noise, NoiseSource, "a noise source such as jaxvi.Fresh()")
+    """What is given is of the right kinds; a class in an instance's place is not."""
+    for name, value, kind, example in (
+        ("family", family, Family, "a variational family such as jaxvi.MeanField()"),
+        ("objective", objective, Objective, "an objective such as jaxvi.ELBO()"),
+        ("solver", solver, Solver, "a solver such as jaxvi.Stochastic(optax.adam)"),
+        ("noise", noise, NoiseSource, "a noise source such as jaxvi.Fresh()"),
+    ):
+        if value is not None:
+            instance(name, value, kind, example)
 
 
 def hashable(setup: Setup) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
@@ -28,7 +29,7 @@ def log_probs(target: Target, z: Float[Array, "draws dim"], data: Data) -> Float
 def _forward(
     target: Target, z: Float[Array, "draws dim"], data: Data
 ) -> tuple[Float[Array, "draws"], Any]:
-    values, gradients = _flat(partial(value_and_gradient, target))(z, data)
+    values, gradients = values_and_gradients(target, z, data)
     return values, (gradients, z, data)
 
 
@@ -56,26 +57,71 @@ def value_and_gradient(
     return jax.value_and_grad(target.log_prob)(z, data)
 
 
+def values_and_gradients(
+    target: Target, z: Float[Array, "draws dim"], data: Data
+) -> tuple[Float[Array, "draws"], Float[Array, "draws dim"]]:
+    """log p and its gradient at every row of z."""
+    return _flat(partial(value_and_gradient, target))(z, data)
+
+
+def hessian_products(
+    target: Target,
+    z: Float[Array, "draws dim"],
+    vectors: Float[Array, "draws vectors dim"],
+    data: Data,
+) -> Float[Array, "draws vectors dim"]:
+    """The Hessian of log p at every row of z, times that row's vectors.
+
+    Forward over reverse: each vector costs about two gradients.
+    """
+    return _flat(partial(_hessian_products, target))((z, vectors), data)
+
+
+@partial(jax.jit, static_argnums=0)
+def _hessian_products(
+    target: Target, point: tuple[Float[Array, "dim"], Float[Array, "vectors dim"]], data: Data
+) -> Float[Array, "vectors dim"]:
+    z, vectors = point
+
+    def gradient(z: Float[Array, "dim"]) -> Float[Array, "dim"]:
+        return value_and_gradient(target, z, data)[1]
+
+    return jax.vmap(lambda v: jax.jvp(gradient, (z,), (v,))[1])(vectors)
+
+
 def _flat(function: Any) -> Any:
-    """`function` of one point and data, mapped over points; outer maps lengthen the batch."""
+    """`function` of one point and data, mapped over points; outer maps lengthen the batch.
+
+    A point is an array or a pytree of arrays.
+    """
 
     @custom_vmap
-    def mapped(z: Any, data: Any) -> Any:
-        return jax.vmap(function, (0, None))(z, data)
+    def mapped(points: Any, data: Any) -> Any:
+        return jax.vmap(function, (0, None))(points, data)
 
     @mapped.def_vmap
-    def rule(axis_size: int, batched: Any, z: Any, data: Any) -> tuple[Any, Any]:
-        z_batched, data_batched = batched
-        points = jax.vmap(function, (0, None))
+    def rule(axis_size: int, batched: Any, points: Any, data: Any) -> tuple[Any, Any]:
+        points_batched, data_batched = batched
+        over_points = jax.vmap(function, (0, None))
         if any(jax.tree.leaves(data_batched)):
-            axes = jax.tree.map(lambda b: 0 if b else None, data_batched)
-            out = jax.vmap(points, (0 if z_batched else None, axes))(z, data)
-        elif z_batched:
+            axes = jax.tree.map(lambda b: 0 if b else None, (points_batched, data_batched))
+            out = jax.vmap(over_points, axes)(points, data)
+        elif any(jax.tree.leaves(points_batched)):
             # not `mapped` again: under a forward derivative that would never end
-            out = points(z.reshape(-1, z.shape[-1]), data)
+            out = over_points(_lengthen(points, points_batched, axis_size), data)
             out = jax.tree.map(lambda a: a.reshape(axis_size, -1, *a.shape[1:]), out)
         else:
-            out = points(z, data)
+            out = over_points(points, data)
         return out, jax.tree.map(lambda _: any(jax.tree.leaves(batched)), out)
 
     return mapped
+
+
+def _lengthen(points: Any, batched: Any, axis_size: int) -> Any:
+    """The outer axis merged into the axis of points; leaves without it are repeated."""
+
+    def one(leaf: Array, has_axis: bool) -> Array:
+        whole = leaf if has_axis else jnp.broadcast_to(leaf[None], (axis_size, *leaf.shape))
+        return whole.reshape(-1, *whole.shape[2:])
+
+    return jax.tree.map(one, points, batched)

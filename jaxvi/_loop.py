@@ -20,7 +20,7 @@ from jaxvi._types import Data, Phi, Scalar
 from jaxvi.families import Family
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
-from jaxvi.solvers import BlockTrace, Solver
+from jaxvi.solvers import BlockTrace, HasRequirements, Problem, Solver
 from jaxvi.target import Target
 
 # noise drawn ahead, in numbers: 4 MiB of float32, so that a block's noise stays in cache
@@ -43,6 +43,12 @@ class Setup:
         """Raise before tracing where the parts don't fit each other."""
         self.objective.check(self.family)
         self.noise.check(self.family, self.objective.num_draws)
+        if isinstance(self.solver, HasRequirements):
+            self.solver.check(self.family, self.objective, self.noise, self.target.dim)
+
+    def problem(self, data: Data) -> Problem:
+        """What a solver may evaluate, with these data."""
+        return Problem(self.target, self.family, self.objective, data)
 
 
 class Lane(NamedTuple):
@@ -55,11 +61,11 @@ class Lane(NamedTuple):
     bound: Scalar  # mean bound over the last good block
 
 
-def start_lane(setup: Setup, phi: Phi, usable: Bool[Array, ""]) -> Lane:
+def start_lane(setup: Setup, phi: Phi, usable: Bool[Array, ""], data: Data) -> Lane:
     """A lane before its first step; not `usable` where no finite start was found."""
     dtype = jax.tree.leaves(phi)[0].dtype
     return Lane(
-        state=setup.solver.init(phi),
+        state=setup.solver.init(phi, setup.problem(data)),
         status=jnp.where(usable, Status.RUNNING, Status.NO_START).astype(jnp.int32),
         step=jnp.zeros((), jnp.int32),
         floor=jnp.full((), -jnp.inf, dtype),
@@ -105,21 +111,22 @@ def advance_block(
 ) -> Lane:
     """`num_steps` steps of one lane, then the solver's review; a lane that has ended stays."""
 
-    def loss_fn(phi: Phi, row: Array) -> Any:
-        return setup.objective(phi, row, setup.family, setup.target, data)
+    problem = setup.problem(data)
 
     def one_step(i: Array, carry: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
         state, total, first = carry
-        state, info = setup.solver.step(state, noise[i], loss_fn)
+        state, info = setup.solver.step(state, noise[i], problem)
         return state, total + info.bound, jnp.where(i == 0, info.bound, first)
 
     def bounds(phi: Phi) -> Array:
         stride = -(-len(noise) // _COMPARED)
-        return lax.map(lambda row: loss_fn(phi, row).bound, noise[::stride])
+        return lax.map(lambda row: problem.loss(phi, row).bound, noise[::stride])
 
     zero = jnp.zeros_like(lane.bound)
     state, total, first = lax.fori_loop(0, num_steps, one_step, (lane.state, zero, zero))
-    trace = BlockTrace(num_steps, jnp.zeros((), bool), first_step + num_steps, bounds)
+    unjudged = jnp.zeros((), bool)
+    step = first_step + num_steps
+    trace = BlockTrace(num_steps, unjudged, step, bounds, problem, noise)
     return _review_block(setup, lane, state, total / num_steps.astype(zero.dtype), first, trace)
 
 
@@ -134,7 +141,8 @@ def _review_block(
         lane.floor,
         first - 100.0 - jnp.abs(first),
     )
-    failed = ~(jnp.isfinite(bound) & (bound >= floor) & _all_finite(state))
+    sane = jnp.isfinite(bound) & (bound >= floor)
+    failed = ~(_all_finite(state) & (sane | setup.solver.guards_itself))
     kept = _tree.where(failed, lane.state, state)
     reviewed, status = setup.solver.review(kept, trace._replace(failed=failed))
     moved = Lane(

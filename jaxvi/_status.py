@@ -17,6 +17,8 @@ class Status(IntEnum):
     STALLED = 4
     INTERRUPTED = 5
     NO_START = 6
+    UNBOUNDED = 7
+    SINGULAR = 8
 
     @property
     def text(self) -> str:
@@ -58,5 +60,17 @@ _TEXTS: dict[Status, tuple[str, str]] = {
         "no finite start",
         "The log density or its gradient was not finite at every start tried: pass start=, "
         "lower start_scale, or check the supports.",
+    ),
+    Status.UNBOUNDED: (
+        "unbounded",
+        "What is maximised grows without limit: the posterior may be improper, or infinite at "
+        "the edge of a support (add or tighten a prior), or the frozen draws are too few for "
+        "the family (raise num_draws).",
+    ),
+    Status.SINGULAR: (
+        "singular curvature",
+        "The log density is flat along some direction, or its second derivatives are not finite, "
+        "where the search ended: add a prior, or use a solver that needs gradients only, such "
+        "as BatchAndMatch.",
     ),
 }

@@ -1,6 +1,5 @@
 """Aliases that every layer shares."""
 
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from jaxtyping import Array, Float, PyTree
@@ -15,6 +14,3 @@ Data: TypeAlias = Any
 """A pytree of arrays handed to the log density, or None."""
 
 Scalar: TypeAlias = Float[Array, ""]
-
-LossFn: TypeAlias = Callable[[Any, Any], Any]
-"""`(phi, noise) -> Estimate`: an objective with its target and data filled in."""

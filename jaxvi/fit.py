@@ -18,15 +18,14 @@ from jaxvi._loop import Lane, Setup, block_length
 from jaxvi._progress import Progress, Reporter, make_reporter
 from jaxvi._status import Status
 from jaxvi._types import Data
-from jaxvi.families import Family, FullRank, MeanField
-from jaxvi.lanes import Keys, advance_lanes, rank_lanes, split_key, start_lanes, with_defaults
+from jaxvi.families import Family
+from jaxvi.lanes import Keys, advance_lanes, make_setup, rank_lanes, split_key, start_lanes
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
-from jaxvi.result import Fit, History, Timing
+from jaxvi.result import Fit, History, Timing, warm_start
 from jaxvi.solvers import Solver
 from jaxvi.target import Target
 
-_DENSE_UP_TO = 100
 _ROWS = 64  # blocks a chunk, at most
 _CHUNK_SECONDS = 0.3
 _HISTORY_ROWS = 2048
@@ -57,16 +56,18 @@ def fit(
     Args:
         key: a random key, typed (`jax.random.key(0)`) or raw.
         target: the log density with its supports.
-        family: the variational family; by default `FullRank` up to dimension 100, `MeanField`
-            above.
-        objective: `ELBO()` by default.
+        family: the variational family; by default what suits the solver, for most `FullRank` up
+            to dimension 100 and `MeanField` above.
+        objective: what suits the solver by default, `ELBO()` for most.
         solver: `Stochastic()` by default.
-        noise: where base noise comes from; `Fresh()` by default.
+        noise: where base noise comes from; what suits the solver by default, `Fresh()` for most.
         data: a pytree of arrays handed to the log density; its floating dtype is the engine's.
         num_restarts: number of lanes.
         start: parameters to start from, a pytree like the target's supports, constrained. One
             point is where lane 0 starts and around which the others scatter; a leading axis of
-            `num_restarts` on every leaf gives each lane its own. None draws them.
+            `num_restarts` on every leaf gives each lane its own. None draws them. A `Fit` of the
+            same target starts every lane at its best lane's q: as it is where the family is the
+            same, else at the family's member nearest to the Gaussian of its mean and covariance.
         start_scale: standard deviation of drawn starts, in unconstrained units.
         max_steps: step limit.
         num_eval_draws: fresh draws by which lanes are ranked.
@@ -89,21 +90,20 @@ def fit(
     _door.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
     dtype = target.check(data)
     data = jax.tree.map(jnp.asarray, data)  # so that every call sees the same types
-    family = family if family is not None else _default_family(target.dim)
-    objective, solver, noise = with_defaults(objective, solver, noise)
     _door.parts(family, objective, solver, noise)
-    setup = Setup(target, family, objective, solver, noise)
+    setup = make_setup(target, family, objective, solver, noise)
     _door.hashable(setup)
     setup.check()
     _door.whole("num_restarts", num_restarts, 1)
     _door.whole("max_steps", max_steps, 1)
     _door.whole("num_eval_draws", num_eval_draws, 2)
     _door.positive("start_scale", start_scale)
-    z = _door.starts(target, start, num_restarts, dtype)
+    warm = warm_start(start, setup, dtype) if isinstance(start, Fit) else None
+    z = None if warm else _door.starts(target, start, num_restarts, dtype)
     with _door.compile_clock() as compiling:
         keys = split_key(key)
         scale = jnp.asarray(start_scale, dtype)
-        lanes = start_lanes(keys, z, scale, data, setup=setup, num_lanes=num_restarts)
+        lanes = start_lanes(keys, z, scale, data, warm, setup=setup, num_lanes=num_restarts)
         _door.some_start(np.asarray(lanes.status), data)
         report, close = make_reporter(progress)
         run = _run_chunks(keys, lanes, data, setup, max_steps, report)
@@ -133,10 +133,6 @@ class _Run(NamedTuple):
     history: History
     seconds: float
     interrupted: bool
-
-
-def _default_family(dim: int) -> Family:
-    return FullRank() if dim <= _DENSE_UP_TO else MeanField()
 
 
 def _final_status(run: _Run) -> np.ndarray:

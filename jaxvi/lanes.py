@@ -12,10 +12,10 @@ from jaxvi._log_probs import log_probs, value_and_gradient
 from jaxvi._loop import Lane, Setup, run_lane, run_lanes, start_lane
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
-from jaxvi.families import Family, transform_and_log_prob
+from jaxvi.families import Family, HasGaussianInit, transform_and_log_prob
 from jaxvi.noise import Fresh, NoiseSource
 from jaxvi.objectives import ELBO, Objective
-from jaxvi.solvers import Solver, Stochastic
+from jaxvi.solvers import Defaults, HasDefaults, Solver, Stochastic, default_family
 from jaxvi.target import Target
 
 _START_TRIES = 20
@@ -39,6 +39,14 @@ class LaneResult(NamedTuple):
     bound: Float[Array, ""]
 
 
+class WarmStart(NamedTuple):
+    """Where another fit ended: phi of the same family, or else the Gaussian of its moments."""
+
+    loc: Float[Array, "dim"]
+    phi: Phi | None
+    scale_tril: Float[Array, "dim dim"] | None
+
+
 class Ranking(NamedTuple):
     """Fresh bounds of all lanes on common draws.
 
@@ -59,12 +67,19 @@ def split_key(key: Key[Array, ""]) -> Keys:
     return Keys(*jax.random.split(key, 3))
 
 
-def with_defaults(objective: Any, solver: Any, noise: Any) -> tuple[Objective, Solver, NoiseSource]:
-    """What `run` and `fit` take where nothing is given."""
-    return (
-        ELBO() if objective is None else objective,
-        Stochastic() if solver is None else solver,
-        Fresh() if noise is None else noise,
+def make_setup(target: Target, family: Any, objective: Any, solver: Any, noise: Any) -> Setup:
+    """The parts as given, and where there is None what suits the solver."""
+    solver = Stochastic() if solver is None else solver
+    if isinstance(solver, HasDefaults):
+        default = solver.defaults(family, target.dim)
+    else:
+        default = Defaults(default_family(target.dim), ELBO(), Fresh())
+    return Setup(
+        target,
+        default.family if family is None else family,
+        default.objective if objective is None else objective,
+        solver,
+        default.noise if noise is None else noise,
     )
 
 
@@ -91,9 +106,9 @@ def run(
         key: a typed random key.
         target: the log density.
         family: the variational family.
-        objective: `ELBO()` by default.
+        objective: what suits the solver by default, `ELBO()` for most.
         solver: `Stochastic()` by default.
-        noise: `Fresh()` by default.
+        noise: what suits the solver by default, `Fresh()` for most.
         data: handed to the log density.
         start: parameters to start at exactly, constrained; None draws a start.
         start_scale: standard deviation of a drawn start, unconstrained.
@@ -106,7 +121,7 @@ def run(
     Example:
         >>> many = jax.vmap(lambda k: jaxvi.run(k, target, jaxvi.MeanField()))(keys)
     """
-    setup = Setup(target, family, *with_defaults(objective, solver, noise))
+    setup = make_setup(target, family, objective, solver, noise)
     setup.check()
     keys = split_key(key)
     index = jnp.asarray(lane, jnp.int32)
@@ -156,7 +171,22 @@ def initial_lane(
 
     nothing = (jnp.zeros((), jnp.int32), jnp.zeros(setup.target.dim, dtype), jnp.zeros((), bool))
     _, found, usable = lax.while_loop(unfinished, search, nothing)
-    return start_lane(setup, setup.family.init(key_phi, setup.target.dim, start=found), usable)
+    phi = setup.family.init(key_phi, setup.target.dim, start=found)
+    return start_lane(setup, phi, usable, data)
+
+
+def _warm_lane(
+    setup: Setup, key: Key[Array, ""], lane: Int[Array, ""], warm: WarmStart, data: Data
+) -> Lane:
+    """A lane where another fit ended; what its family has besides comes from the lane's key."""
+    value, grad = value_and_gradient(setup.target, warm.loc, data)
+    phi = warm.phi
+    if phi is None:
+        assert isinstance(setup.family, HasGaussianInit)  # the door said so
+        assert warm.scale_tril is not None
+        own = jax.random.fold_in(key, lane)
+        phi = setup.family.init_gaussian(own, warm.loc, warm.scale_tril)
+    return start_lane(setup, phi, jnp.isfinite(value) & jnp.isfinite(grad).all(), data)
 
 
 @partial(jax.jit, static_argnames=("setup", "num_lanes"))
@@ -165,6 +195,7 @@ def start_lanes(
     z: Float[Array, "*lanes dim"] | None,
     start_scale: Float[Array, ""],
     data: Data,
+    warm: WarmStart | None = None,
     *,
     setup: Setup,
     num_lanes: int,
@@ -172,9 +203,11 @@ def start_lanes(
     """All lanes at their starts.
 
     z of shape (dim,) is where lane 0 starts, the others being scattered around it; z of shape
-    (lanes, dim) gives every lane's own; None draws them all.
+    (lanes, dim) gives every lane's own; None draws them all. A `warm` start is everybody's.
     """
     lanes = jnp.arange(num_lanes, dtype=jnp.int32)
+    if warm is not None:
+        return jax.vmap(lambda lane: _warm_lane(setup, keys.start, lane, warm, data))(lanes)
     batched = z is not None and z.ndim == 2
 
     def one(lane: Array, z: Array | None) -> Lane:

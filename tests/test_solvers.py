@@ -12,7 +12,7 @@ import jaxvi
 from jaxvi import _loop
 from jaxvi._loop import Setup
 from jaxvi.lanes import advance_lanes, split_key, start_lanes
-from jaxvi.solvers import BlockTrace
+from jaxvi.solvers import BlockTrace, Problem
 
 LANES = 250
 
@@ -217,7 +217,8 @@ def test_a_falling_bound_is_no_agreement():
     """Averages of which the newer is far worse don't agree, however sure the difference is."""
     solver = jaxvi.Stochastic()
     family = jaxvi.MeanField()
-    state = solver.init(family.init(jax.random.key(0), 2))
+    problem = Problem(jaxvi.Target(two_gaussians, jaxvi.Real((2,))), family, jaxvi.ELBO(), None)
+    state = solver.init(family.init(jax.random.key(0), 2), problem)
     good, bad = (jax.tree.map(lambda leaf, x=x: leaf + x, state.phi) for x in (0.0, 9.0))
     averages = state.averages._replace(
         older=good,
@@ -230,7 +231,8 @@ def test_a_falling_bound_is_no_agreement():
     def bounds(phi):
         return jnp.zeros(25) - jnp.abs(phi.loc - good.loc).sum()
 
-    trace = BlockTrace(jnp.int32(50), jnp.zeros((), bool), jnp.int32(900), bounds)
+    noise = family.draw_noise(jax.random.key(1), 8, 2)[None]
+    trace = BlockTrace(jnp.int32(50), jnp.zeros((), bool), jnp.int32(900), bounds, problem, noise)
     reviewed, status = solver.review(state, trace)
     assert status == jaxvi.Status.RUNNING
     assert reviewed.anneals == 2
@@ -261,8 +263,8 @@ def test_clipping_bounds_the_step():
     target = jaxvi.Target(two_gaussians, jaxvi.Real((2,)))
     phi = family.init(jax.random.key(0), 2, start=jnp.array([50.0, 50.0]))
     noise = family.draw_noise(jax.random.key(1), 8, 2)
-    state = solver.init(phi)
-    moved, _ = solver.step(state, noise, lambda p, eps: objective(p, eps, family, target, None))
+    problem = Problem(target, family, objective, None)
+    moved, _ = solver.step(solver.init(phi, problem), noise, problem)
     step = jnp.concatenate([moved.phi.loc - phi.loc, moved.phi.log_scale - phi.log_scale])
     np.testing.assert_allclose(jnp.linalg.norm(step), 0.25, rtol=1e-4)
 

@@ -103,6 +103,22 @@ class HasUniform(Protocol):
         """Noise from points strictly inside the cube."""
 
 
+@runtime_checkable
+class HasGaussianInit(Protocol):
+    """The family can start at a given Gaussian: that of a Laplace approximation, of draws."""
+
+    def init_gaussian(
+        self,
+        key: Key[Array, ""],
+        loc: Float[Array, "dim"],
+        scale_tril: Float[Array, "dim dim"],
+    ) -> Phi:
+        """The member q nearest to p = N(loc, L L^T), of lowest KL(p || q); p itself if a member.
+
+        L is lower triangular with a positive diagonal; above the diagonal it is not read.
+        """
+
+
 class NormalNoiseFamily(Family):
     """A family whose base noise is independent standard normals, `noise_size(dim)` a draw."""
 
@@ -152,6 +168,11 @@ def check_init_scale(family: str, init_scale: float) -> None:
         raise ValueError(
             f"{family}: expected init_scale a finite number above 0; got {init_scale!r}; try 0.1."
         )
+
+
+def marginal_scales(scale_tril: Float[Array, "dim dim"]) -> Float[Array, "dim"]:
+    """Standard deviations of the coordinates under N(., L L^T)."""
+    return jnp.sqrt(jnp.sum(jnp.tril(scale_tril) ** 2, axis=-1))
 
 
 def standard_normal_log_prob(noise: Float[Array, "n"]) -> Scalar:

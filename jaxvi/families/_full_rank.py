@@ -37,6 +37,13 @@ def cholesky_factor(
     return jnp.tril(lower, -1) + jnp.diag(jnp.exp(log_diag))
 
 
+def split_factor(
+    scale_tril: Float[Array, "dim dim"],
+) -> tuple[Float[Array, "dim"], Float[Array, "dim dim"]]:
+    """Log-diagonal and strictly lower part: what `cholesky_factor` puts together."""
+    return jnp.log(jnp.diagonal(scale_tril)), jnp.tril(scale_tril, -1)
+
+
 @dataclass(frozen=True)
 class FullRank(NormalNoiseFamily):
     r"""A Gaussian with a dense covariance, $q(z) = N(z \mid m, L L^T)$.
@@ -74,6 +81,15 @@ class FullRank(NormalNoiseFamily):
             jnp.full_like(loc, math.log(self.init_scale)),
             jnp.zeros((dim, dim), loc.dtype),
         )
+
+    def init_gaussian(
+        self,
+        key: Key[Array, ""],
+        loc: Float[Array, "dim"],
+        scale_tril: Float[Array, "dim dim"],
+    ) -> FullRankParams:
+        """The Gaussian itself."""
+        return FullRankParams(loc, *split_factor(scale_tril))
 
     def scale_tril(self, phi: FullRankParams) -> Float[Array, "dim dim"]:
         """The Cholesky factor L."""

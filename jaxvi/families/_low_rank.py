@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float, Key
 
@@ -15,8 +16,13 @@ from jaxvi.families._base import (
     Moments,
     NormalNoiseFamily,
     check_init_scale,
+    marginal_scales,
     start_or_normal,
 )
+
+
+_MOST_ITERATIONS = 300
+_SADDLE = 1e-3  # in standard deviations; what it costs in bound is its fourth power
 
 
 class LowRankParams(NamedTuple):
@@ -79,6 +85,29 @@ class LowRank(NormalNoiseFamily):
         factor = spread * jax.random.normal(key_factor, (dim, self.rank), loc.dtype)
         return LowRankParams(loc, jnp.full_like(loc, math.log(self.init_scale)), factor)
 
+    def init_gaussian(
+        self,
+        key: Key[Array, ""],
+        loc: Float[Array, "dim"],
+        scale_tril: Float[Array, "dim dim"],
+    ) -> LowRankParams:
+        """Factor analysis of L L^T: exact where it has the form, or rank is at least dim - 1.
+
+        O(dim^3) an iteration, of which there are up to 300.
+        """
+        scale = marginal_scales(scale_tril)
+        rows = jnp.tril(scale_tril) / scale[:, None]
+        own, factor = factor_analysis(rows @ rows.T, min(self.rank, loc.size))
+        missing = self.rank - factor.shape[1]
+        factor = jnp.concatenate([factor, jnp.zeros((loc.size, missing), loc.dtype)], axis=1)
+        # a column of zeros would stay so, being a saddle of the bound
+        spread = _SADDLE * jnp.sqrt(own)[:, None] / self.rank**0.5
+        seed = spread * jax.random.normal(key, factor.shape, loc.dtype)
+        idle = jnp.all(factor == 0.0, axis=0)[None]
+        own = own - jnp.sum(jnp.where(idle, seed**2, jnp.zeros_like(seed)), axis=-1)
+        factor = jnp.where(idle, seed, factor)
+        return LowRankParams(loc, jnp.log(scale) + 0.5 * jnp.log(own), scale[:, None] * factor)
+
     def transform(self, phi: LowRankParams, noise: Float[Array, "noise"]) -> Float[Array, "dim"]:
         """z = m + F noise[:rank] + e^s * noise[rank:]."""
         common, own = noise[: self.rank], noise[self.rank :]
@@ -111,3 +140,44 @@ class LowRank(NormalNoiseFamily):
         chol = jnp.linalg.cholesky(gram + jnp.eye(self.rank, dtype=gram.dtype))
         half_log_det = phi.log_scale.sum() + jnp.log(jnp.diagonal(chol)).sum()
         return _Woodbury(whitened_factor, chol, half_log_det)
+
+
+def factor_analysis(
+    correlation: Float[Array, "dim dim"], rank: int
+) -> tuple[Float[Array, "dim"], Float[Array, "dim rank"]]:
+    """(own variances, F) of F F^T + diag(own), of largest likelihood for a correlation matrix.
+
+    Lawley's iteration: given the own variances the best F is known from the eigenvectors of
+    the matrix in their units (Lawley and Maxwell 1962), and given F they are what it leaves of
+    the diagonal. All of them stay above zero.
+    """
+    dim, floor = correlation.shape[0], 4.0 * float(jnp.finfo(correlation.dtype).eps)
+    if rank >= dim - 1:  # the smallest eigenvalue can be everyone's own
+        own = jnp.full(dim, jnp.linalg.eigvalsh(correlation)[0])
+        own = jnp.maximum(own, floor)
+        return own, _best_factor(correlation, own, rank)
+    tolerance = float(jnp.finfo(correlation.dtype).eps) ** 0.75
+
+    def improve(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        step, own, _ = carry
+        factor = _best_factor(correlation, own, rank)
+        better = jnp.maximum(1.0 - jnp.sum(factor**2, axis=-1), floor)
+        return step + 1, better, jnp.max(jnp.abs(jnp.log(better / own)))
+
+    def unfinished(carry: tuple[Array, Array, Array]) -> Array:
+        return (carry[0] < _MOST_ITERATIONS) & (carry[2] > tolerance)
+
+    precision = jnp.linalg.inv(correlation)
+    start = jnp.clip(1.0 / jnp.diagonal(precision), floor, 1.0)
+    far = jnp.full((), jnp.inf, correlation.dtype)
+    _, own, _ = lax.while_loop(unfinished, improve, (jnp.zeros((), jnp.int32), start, far))
+    return own, _best_factor(correlation, own, rank)
+
+
+def _best_factor(
+    correlation: Float[Array, "dim dim"], own: Float[Array, "dim"], rank: int
+) -> Float[Array, "dim rank"]:
+    root = jnp.sqrt(own)
+    values, vectors = jnp.linalg.eigh(correlation / (root[:, None] * root[None]))
+    excess = jnp.maximum(values[-rank:] - 1.0, 0.0)
+    return root[:, None] * vectors[:, -rank:] * jnp.sqrt(excess)[None]

@@ -13,6 +13,7 @@ from jaxvi.families._base import (
     Moments,
     NormalNoiseFamily,
     check_init_scale,
+    marginal_scales,
     standard_normal_log_prob,
     start_or_normal,
 )
@@ -58,6 +59,15 @@ class MeanField(NormalNoiseFamily):
         """Centred on `start`, standard deviation `init_scale`."""
         loc = start_or_normal(key, dim, start)
         return MeanFieldParams(loc, jnp.full_like(loc, math.log(self.init_scale)))
+
+    def init_gaussian(
+        self,
+        key: Key[Array, ""],
+        loc: Float[Array, "dim"],
+        scale_tril: Float[Array, "dim dim"],
+    ) -> MeanFieldParams:
+        """The Gaussian's means and standard deviations; exact where L is diagonal."""
+        return MeanFieldParams(loc, jnp.log(marginal_scales(scale_tril)))
 
     def transform(self, phi: MeanFieldParams, noise: Float[Array, "dim"]) -> Float[Array, "dim"]:
         """z = m + e^s * noise."""

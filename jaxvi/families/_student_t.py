@@ -5,14 +5,21 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import nn
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import digamma, gammaln
 from jaxtyping import Array, Float, Key
 
 from jaxvi._types import Scalar
-from jaxvi.families._base import Moments, NormalNoiseFamily, check_init_scale, start_or_normal
-from jaxvi.families._full_rank import cholesky_factor
+from jaxvi.families._base import (
+    Moments,
+    NormalNoiseFamily,
+    check_init_scale,
+    marginal_scales,
+    start_or_normal,
+)
+from jaxvi.families._full_rank import cholesky_factor, split_factor
 
 _LOG_PI = math.log(math.pi)
 
@@ -88,15 +95,38 @@ class StudentT(NormalNoiseFamily):
         """Centred on `start`, scale `init_scale` in every coordinate."""
         loc = start_or_normal(key, dim, start)
         rows = dim if self.structure == "full" else 0
-        # the inverse of softplus, in a form that doesn't overflow
-        excess = self.df - self.min_df
-        raw = [excess + math.log(-math.expm1(-excess))] if self.learn_df else []
         return StudentTParams(
             loc,
             jnp.full_like(loc, math.log(self.init_scale)),
             jnp.zeros((rows, dim), loc.dtype),
-            jnp.asarray(raw, loc.dtype),
+            self._raw_df(loc.dtype),
         )
+
+    def init_gaussian(
+        self,
+        key: Key[Array, ""],
+        loc: Float[Array, "dim"],
+        scale_tril: Float[Array, "dim dim"],
+    ) -> StudentTParams:
+        """The t of `df` degrees of freedom that is nearest to the Gaussian.
+
+        Its scale is L, or its rows' lengths, times a number that depends on df and dim alone;
+        it tends to 1 for many degrees of freedom, and is there where the variance is not.
+        """
+        raw_df = self._raw_df(loc.dtype)
+        if self.structure == "diagonal":
+            shift = _log_scale_for_normal(self.df, 1)
+            log_scale = jnp.log(marginal_scales(scale_tril)) + shift
+            return StudentTParams(loc, log_scale, jnp.zeros((0, loc.size), loc.dtype), raw_df)
+        shift = _log_scale_for_normal(self.df, loc.size)
+        log_diag, lower = split_factor(scale_tril)
+        return StudentTParams(loc, log_diag + shift, lower * math.exp(shift), raw_df)
+
+    def _raw_df(self, dtype: jnp.dtype) -> Float[Array, "learned"]:
+        # the inverse of softplus, in a form that doesn't overflow
+        excess = self.df - self.min_df
+        raw = [excess + math.log(-math.expm1(-excess))] if self.learn_df else []
+        return jnp.asarray(raw, dtype)
 
     def degrees_of_freedom(self, phi: StudentTParams) -> Scalar:
         """nu: min_df + softplus(raw) where learned."""
@@ -150,6 +180,25 @@ class StudentT(NormalNoiseFamily):
     def _inflation(self, phi: StudentTParams) -> Scalar:
         df = self.degrees_of_freedom(phi)
         return jnp.where(df > 2.0, df / jnp.maximum(df - 2.0, jnp.finfo(df.dtype).tiny), jnp.inf)
+
+
+def _log_scale_for_normal(df: float, dim: int) -> float:
+    """log s of the t with scale s that has the largest mean log density under N(0, I).
+
+    Where its derivative in log s vanishes, E[(df + dim) r^2 / (df s^2 + r^2)] = dim, r being
+    chi-distributed. Found by bisection on the host: df and dim are plain numbers.
+    """
+    centre = math.sqrt(dim)
+    r = np.linspace(max(centre - 9.0, 0.0), centre + 9.0, 801)[1:]
+    log_weight = (dim - 1) * np.log(r) - 0.5 * r**2
+    weight = np.exp(log_weight - log_weight.max())
+    weight /= weight.sum()
+    low, high = -20.0, 20.0
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        mean = weight @ ((df + dim) * r**2 / (df * math.exp(2.0 * middle) + r**2))
+        low, high = (middle, high) if mean > dim else (low, middle)
+    return middle
 
 
 def _stretch(pairs: Float[Array, "pairs 2"], df: Array) -> tuple[Array, Array]:

@@ -2,17 +2,62 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxvi._types import LossFn, Noise, Phi, Scalar
+from jaxvi._log_probs import hessian_products, log_probs, values_and_gradients
+from jaxvi._types import Data, Noise, Phi, Scalar
+from jaxvi.families import Family, FullRank, MeanField
+from jaxvi.noise import NoiseSource
+from jaxvi.objectives import Estimate, Objective
+from jaxvi.target import Target
 
 
 class StepInfo(NamedTuple):
     """What one step tells an observer."""
 
     bound: Scalar
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What a solver may evaluate: the bound of phi, and the log density at points z.
+
+    Everything is pure and made for one lane; under `vmap` the points of all lanes become one
+    flat batch.
+    """
+
+    target: Target
+    family: Family
+    objective: Objective
+    data: Data
+
+    @property
+    def dim(self) -> int:
+        """Number of unconstrained coordinates."""
+        return self.target.dim
+
+    def loss(self, phi: Phi, noise: Noise) -> Estimate:
+        """The objective's loss and bound at phi on these rows of noise."""
+        return self.objective(phi, noise, self.family, self.target, self.data)
+
+    def log_probs(self, z: Float[Array, "draws dim"]) -> Float[Array, "draws"]:
+        """The log density at every row of z; differentiable."""
+        return log_probs(self.target, z, self.data)
+
+    def values_and_gradients(
+        self, z: Float[Array, "draws dim"]
+    ) -> tuple[Float[Array, "draws"], Float[Array, "draws dim"]]:
+        """The log density and its gradient at every row of z."""
+        return values_and_gradients(self.target, z, self.data)
+
+    def hessian_products(
+        self, z: Float[Array, "draws dim"], vectors: Float[Array, "draws vectors dim"]
+    ) -> Float[Array, "draws vectors dim"]:
+        """The Hessian at every row of z times that row's vectors."""
+        return hessian_products(self.target, z, vectors, self.data)
 
 
 class BlockTrace(NamedTuple):
@@ -22,13 +67,15 @@ class BlockTrace(NamedTuple):
     the one from before the block. `step` counts the steps of the run so far.
     `bounds(phi)` evaluates the objective's bound at phi on the noise of steps of the block:
     common random numbers, on which differences between two phi's show that a noisy history
-    would hide.
+    would hide. `noise` is the block's, a row a step.
     """
 
     num_steps: Int[Array, ""]
     failed: Bool[Array, ""]
     step: Int[Array, ""]
     bounds: Callable[[Phi], Float[Array, "steps"]]
+    problem: Problem
+    noise: Noise
 
 
 class Solver(abc.ABC):
@@ -36,8 +83,12 @@ class Solver(abc.ABC):
 
     `step` runs inside the compiled inner loop and does no bookkeeping; `review` runs once a block
     of `block_steps` steps, and there a solver adapts and stops. A state is a NamedTuple of
-    arrays with a field `phi`.
+    arrays with a field `phi`. A solver that `guards_itself` never takes a step to where things
+    are not finite, and may report a bound that falls: the loop undoes a block of it only when
+    the state is not finite.
     """
+
+    guards_itself: ClassVar[bool] = False
 
     @property
     @abc.abstractmethod
@@ -45,12 +96,12 @@ class Solver(abc.ABC):
         """Steps between two reviews, at most; the loop takes fewer where noise is large."""
 
     @abc.abstractmethod
-    def init(self, phi: Phi) -> Any:
+    def init(self, phi: Phi, problem: Problem) -> Any:
         """State before the first step."""
 
     @abc.abstractmethod
-    def step(self, state: Any, noise: Noise, loss_fn: LossFn) -> tuple[Any, StepInfo]:
-        """One step for one lane; `loss_fn(phi, noise)` gives an `Estimate`."""
+    def step(self, state: Any, noise: Noise, problem: Problem) -> tuple[Any, StepInfo]:
+        """One step for one lane."""
 
     @abc.abstractmethod
     def review(self, state: Any, trace: BlockTrace) -> tuple[Any, Int[Array, ""]]:
@@ -59,3 +110,35 @@ class Solver(abc.ABC):
     @abc.abstractmethod
     def result(self, state: Any) -> Phi:
         """The parameters to report, such as averaged iterates."""
+
+
+_DENSE_UP_TO = 100
+
+
+def default_family(dim: int) -> Family:
+    """A dense Gaussian up to dimension 100, an independent one above."""
+    return FullRank() if dim <= _DENSE_UP_TO else MeanField()
+
+
+class Defaults(NamedTuple):
+    """What a fit takes where nothing is given."""
+
+    family: Family
+    objective: Objective
+    noise: NoiseSource
+
+
+@runtime_checkable
+class HasDefaults(Protocol):
+    """The solver has a say in what goes with it."""
+
+    def defaults(self, family: Family | None, dim: int) -> Defaults:
+        """Parts that suit it; `family` is the user's, or None."""
+
+
+@runtime_checkable
+class HasRequirements(Protocol):
+    """The solver doesn't go with everything."""
+
+    def check(self, family: Family, objective: Objective, noise: NoiseSource, dim: int) -> None:
+        """Raise before tracing where the parts don't fit, with a sentence."""

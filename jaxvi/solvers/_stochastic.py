@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxvi import _tree
 from jaxvi._status import Status
-from jaxvi._types import LossFn, Noise, Phi, Scalar
-from jaxvi.solvers._base import BlockTrace, Solver, StepInfo
+from jaxvi._types import Noise, Phi, Scalar
+from jaxvi.solvers._base import BlockTrace, Problem, Solver, StepInfo
 
 _MAX_ANNEALS = 10
 _MAX_PENALTY = 10.0
@@ -168,7 +168,7 @@ class Stochastic(Solver):
             inner = optax.chain(optax.clip_by_global_norm(self.clip_norm), inner)
         return optax.with_extra_args_support(inner)
 
-    def init(self, phi: Phi) -> StochasticState:
+    def init(self, phi: Phi, problem: Problem) -> StochasticState:
         """Optimiser state and empty averages."""
         dtype = jax.tree.leaves(phi)[0].dtype
         zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
@@ -185,12 +185,12 @@ class Stochastic(Solver):
         )
 
     def step(
-        self, state: StochasticState, noise: Noise, loss_fn: LossFn
+        self, state: StochasticState, noise: Noise, problem: Problem
     ) -> tuple[StochasticState, StepInfo]:
         """One update of the optimiser, times the lane's scale."""
 
         def loss(phi: Phi) -> tuple[Scalar, Scalar]:
-            estimate = loss_fn(phi, noise)
+            estimate = problem.loss(phi, noise)
             return estimate.loss, estimate.bound
 
         (value, bound), grad = jax.value_and_grad(loss, has_aux=True)(state.phi)
@@ -200,7 +200,7 @@ class Stochastic(Solver):
             state.phi,
             value=value,
             grad=grad,
-            value_fn=lambda phi: loss_fn(phi, noise).loss,
+            value_fn=lambda phi: problem.loss(phi, noise).loss,
         )
         phi = jax.tree.map(lambda p, u: p + state.scale * u, state.phi, updates)
         newer = jax.tree.map(jnp.add, state.averages.newer, phi)
