@@ -1,15 +1,34 @@
 """jaxvi: a JAX-compiled engine for variational inference."""
 
-from jaxvi import diagnostics, families, models, noise, objectives, solvers, supports
+from jaxvi import diagnostics, families, interop, models, noise, objectives, solvers, supports
 from jaxvi._progress import Progress
 from jaxvi._status import Status
-from jaxvi.families import FullRank, LowRank, MeanField, StudentT
+from jaxvi.diagnostics import linear_response
+from jaxvi.families import (
+    AutoregressiveFlow,
+    CouplingFlow,
+    FullRank,
+    LowRank,
+    MeanField,
+    Mixture,
+    StudentT,
+    Transformed,
+)
 from jaxvi.fit import fit
 from jaxvi.lanes import run
-from jaxvi.noise import Antithetic, Fresh, Frozen, Sobol
+from jaxvi.modes import Modes, find_modes
+from jaxvi.noise import Antithetic, Fresh, Frozen, MomentMatched, Sobol
 from jaxvi.objectives import ELBO
+from jaxvi.resample import Resampled, importance_resample
 from jaxvi.result import Fit, FitError
-from jaxvi.solvers import Stochastic
+from jaxvi.solvers import (
+    BatchAndMatch,
+    FrozenNoise,
+    Laplace,
+    NaturalGradient,
+    Pathfinder,
+    Stochastic,
+)
 from jaxvi.supports import (
     CholeskyCorrelation,
     GreaterThan,
@@ -29,32 +48,48 @@ __version__ = "0.1.0"
 __all__ = [
     "ELBO",
     "Antithetic",
+    "AutoregressiveFlow",
+    "BatchAndMatch",
     "CholeskyCorrelation",
+    "CouplingFlow",
     "Fit",
     "FitError",
     "Fresh",
     "Frozen",
+    "FrozenNoise",
     "FullRank",
     "GreaterThan",
     "Interval",
+    "Laplace",
     "LessThan",
     "LowRank",
     "MeanField",
+    "Mixture",
+    "Modes",
+    "MomentMatched",
+    "NaturalGradient",
     "Ordered",
+    "Pathfinder",
     "Positive",
     "PositiveDefinite",
     "PositiveOrdered",
     "Progress",
     "Real",
+    "Resampled",
     "Simplex",
     "Sobol",
     "Status",
     "Stochastic",
     "StudentT",
     "Target",
+    "Transformed",
     "diagnostics",
     "families",
+    "find_modes",
     "fit",
+    "importance_resample",
+    "interop",
+    "linear_response",
     "models",
     "noise",
     "objectives",

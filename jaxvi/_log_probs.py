@@ -95,26 +95,34 @@ def _flat(function: Any) -> Any:
     A point is an array or a pytree of arrays.
     """
 
-    @custom_vmap
-    def mapped(points: Any, data: Any) -> Any:
-        return jax.vmap(function, (0, None))(points, data)
+    def call(points: Any, data: Any) -> Any:
+        # data as a list of leaves: JAX's forward derivative takes a None for a mark of its own
+        leaves, treedef = jax.tree.flatten(data)
+        return mapped_over(lambda point, rest: function(point, jax.tree.unflatten(treedef, rest)))(
+            points, leaves
+        )
 
-    @mapped.def_vmap
-    def rule(axis_size: int, batched: Any, points: Any, data: Any) -> tuple[Any, Any]:
-        points_batched, data_batched = batched
+    def mapped_over(function: Any) -> Any:
         over_points = jax.vmap(function, (0, None))
-        if any(jax.tree.leaves(data_batched)):
-            axes = jax.tree.map(lambda b: 0 if b else None, (points_batched, data_batched))
-            out = jax.vmap(over_points, axes)(points, data)
-        elif any(jax.tree.leaves(points_batched)):
-            # not `mapped` again: under a forward derivative that would never end
-            out = over_points(_lengthen(points, points_batched, axis_size), data)
-            out = jax.tree.map(lambda a: a.reshape(axis_size, -1, *a.shape[1:]), out)
-        else:
-            out = over_points(points, data)
-        return out, jax.tree.map(lambda _: any(jax.tree.leaves(batched)), out)
+        mapped = custom_vmap(over_points)
 
-    return mapped
+        @mapped.def_vmap
+        def rule(axis_size: int, batched: Any, points: Any, data: Any) -> tuple[Any, Any]:
+            points_batched, data_batched = batched
+            if any(jax.tree.leaves(data_batched)):
+                axes = jax.tree.map(lambda b: 0 if b else None, (points_batched, data_batched))
+                out = jax.vmap(over_points, axes)(points, data)
+            elif any(jax.tree.leaves(points_batched)):
+                # not `mapped` again: under a forward derivative that would never end
+                out = over_points(_lengthen(points, points_batched, axis_size), data)
+                out = jax.tree.map(lambda a: a.reshape(axis_size, -1, *a.shape[1:]), out)
+            else:
+                out = over_points(points, data)
+            return out, jax.tree.map(lambda _: any(jax.tree.leaves(batched)), out)
+
+        return mapped
+
+    return call
 
 
 def _lengthen(points: Any, batched: Any, axis_size: int) -> Any:

@@ -124,6 +124,7 @@ def fit(
         history=run.history,
         timing=Timing(compiling.seconds, run.seconds, time.perf_counter() - began),
         interrupted=run.interrupted,
+        key=key,
         data=data,
     )
 

@@ -54,6 +54,7 @@ class Fit:
         history: mean bounds of every lane during the run, thinned to bounded length.
         timing: compile, run and total seconds.
         interrupted: whether the run was stopped from outside before its end.
+        key: the key that the fit was given; with it, the noise of every step can be had again.
         data: what the log density was given.
     """
 
@@ -70,6 +71,7 @@ class Fit:
     history: History
     timing: Timing
     interrupted: bool
+    key: Key[Array, ""]
     data: Data = field(default=None)
 
     @property

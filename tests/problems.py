@@ -393,12 +393,27 @@ def concrete(names: Any, package: Any, base: type) -> list[type]:
     ]
 
 
-FAMILIES: list[Family] = [cls() for cls in concrete(families.__all__, families, Family)] + [
+SMALL = {
+    families.AutoregressiveFlow: families.AutoregressiveFlow(num_layers=2, hidden=(6,)),
+    families.CouplingFlow: families.CouplingFlow(num_layers=2, hidden=(6,)),
+}
+"""Flows as they come have thousands of parameters; the laws hold for small ones as well."""
+
+FAMILIES: list[Family] = [
+    SMALL.get(cls) or cls() for cls in concrete(families.__all__, families, Family)
+] + [
     families.LowRank(2),
     families.StudentT(structure="diagonal"),
     families.StudentT(df=6.0, learn_df=True),
     families.StudentT(df=6.5, structure="diagonal", learn_df=True),
     families.StudentT(df=1.5),
+    families.CouplingFlow(
+        num_layers=3, hidden=(6,), transformer="spline", num_bins=4, affine="diagonal"
+    ),
+    families.Transformed(
+        families.AutoregressiveFlow(num_layers=1, hidden=(4,)),
+        families.Affine(learned=True),
+    ),
 ]
 """Every public family as it comes, and variants that a default does not reach."""
 
@@ -437,14 +452,19 @@ class Bare(Family):
 def somewhere(family: Family, dim: int, start: Any = None, spread: float = 0.3) -> Any:
     """Variational parameters at no special place, in JAX's default float.
 
-    Every leaf of `init`'s is moved by noise, those entries too that the family never reads.
+    Every leaf of `init`'s is moved by noise, those entries too that the family never reads. Stacked
+    matrices, those of networks, are moved by less the more terms they add up.
     """
     rng = np.random.default_rng(11)
     start = jnp.asarray(np.linspace(-1.3, 2.1, dim) if start is None else start, float)
     phi = family.init(jax.random.key(5), dim, start=start)
-    return jax.tree.map(
-        lambda leaf: leaf + jnp.asarray(spread * rng.normal(size=leaf.shape), leaf.dtype), phi
-    )
+
+    def moved(leaf: jax.Array) -> jax.Array:
+        terms = max(leaf.shape[-2], 1) if leaf.ndim == 3 else 1
+        noise = spread / math.sqrt(terms) * rng.normal(size=leaf.shape)
+        return leaf + jnp.asarray(noise, leaf.dtype)
+
+    return jax.tree.map(moved, phi)
 
 
 @functools.cache

@@ -28,6 +28,7 @@ from scipy import stats
 
 from jaxvi import families
 from jaxvi.families import (
+    Bijector,
     Family,
     HasCovariance,
     HasEntropy,
@@ -35,6 +36,7 @@ from jaxvi.families import (
     HasMoments,
     HasUniform,
     LowRank,
+    Mixture,
     StudentT,
     transform_and_log_prob,
 )
@@ -71,7 +73,7 @@ class Sample(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def draw(family: Family, dim: int, phi: Any, key: jax.Array) -> Any:
-    noise = family.draw_noise(key, NUM, dim, phi[0].dtype)
+    noise = family.draw_noise(key, NUM, dim, jax.tree.leaves(phi)[0].dtype)
     z = jax.vmap(family.transform, (None, 0))(phi, noise)
     log_q = jax.vmap(family.log_prob, (None, 0))(phi, z)
     joint = jax.vmap(lambda row: transform_and_log_prob(family, phi, row))(noise)
@@ -258,13 +260,19 @@ def sinh_grid(
 @every
 @pytest.mark.parametrize("dim", [1, 2])
 def test_densities_integrate_to_one(family: Family, dim: int, x64: None) -> None:
-    """The integral of exp(log_prob) is 1, by quadrature, to seven digits."""
+    """The integral of exp(log_prob) is 1, by quadrature, to seven digits.
+
+    Densities of splines have kinks, which the trapezoid rule meets with an error of the order of
+    the step's square.
+    """
+    kinks = getattr(family, "transformer", None) == "spline"
+    reach, step = (16.0, 0.08) if dim == 2 else (25.0, 0.002 if kinks else 0.02)
     phi = somewhere(family, dim)
     move = jax.jit(jax.vmap(functools.partial(family.transform, phi)))
     outline = rough_shape(np.asarray(move(family.draw_noise(jax.random.key(1), 2000, dim))))
-    points, log_weights = sinh_grid(*outline, *((25.0, 0.02) if dim == 1 else (16.0, 0.08)))
+    points, log_weights = sinh_grid(*outline, reach, step)
     log_q = np.asarray(log_probs(family, phi, jnp.asarray(points)))
-    assert abs(np.exp(log_q + log_weights).sum() - 1.0) < 1e-7
+    assert abs(np.exp(log_q + log_weights).sum() - 1.0) < (step**2 if kinks else 1e-7)
 
 
 @every
@@ -346,7 +354,10 @@ def gradient_draws(family: Family, phi: Any, key: jax.Array) -> tuple[Any, Any, 
     def slow(z: jax.Array) -> jax.Array:
         return jnp.log1p(z @ z) + jnp.tanh(z[-1])
 
-    baseline = slow(phi[0] if phi[0].shape == (3,) else jnp.zeros(3))
+    leaves = jax.tree.leaves(phi)
+    num = 40_000 if sum(leaf.size for leaf in leaves) < 40 else 8_000
+    noise = family.draw_noise(key, num, 3, leaves[0].dtype)
+    baseline = slow(family.transform(phi, jnp.zeros_like(noise[0])))
 
     def one(noise: jax.Array) -> tuple[Any, Any, Any]:
         z = family.transform(phi, noise)
@@ -357,7 +368,6 @@ def gradient_draws(family: Family, phi: Any, key: jax.Array) -> tuple[Any, Any, 
         scored = jax.tree.map(lambda leaf: leaf * weight, score)
         return pull(jax.grad(quadratic)(z))[0], pull(jax.grad(slow)(z))[0], scored
 
-    noise = family.draw_noise(key, 40_000, 3, phi[0].dtype)
     return jax.vmap(one)(noise)
 
 
@@ -374,7 +384,10 @@ def test_gradients_through_transform_are_unbiased(family: Family, x64: None) -> 
     every family has the mean, pathwise and score-function gradients estimate the same.
     """
     phi = somewhere(family, 3, start=[0.8, -0.5, 0.3])
-    by_path, slow_path, slow_score = gradient_draws(family, phi, jax.random.key(6))
+    draws = gradient_draws(family, phi, jax.random.key(6))
+    if isinstance(family, Mixture):  # which component is drawn has no gradient in the weights
+        draws = [found.components for found in draws]
+    by_path, slow_path, slow_score = draws
     difference = flat(slow_path) - flat(slow_score)
     assert_within(*split_exact(difference, 0.0))
     if isinstance(family, HasCovariance) and has_moments(family, 4):
@@ -384,6 +397,7 @@ def test_gradients_through_transform_are_unbiased(family: Family, x64: None) -> 
             return jnp.sum(QUADRATIC * covariance) + mean @ QUADRATIC @ mean + LINEAR @ mean
 
         gradient = jax.jit(jax.grad(exact))(phi)
+        gradient = gradient.components if isinstance(family, Mixture) else gradient
         expected = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient)])
         assert_within(*split_exact(flat(by_path), expected))
 
@@ -460,7 +474,8 @@ def test_single_precision_start_among_64_bit_types(family: Family, x64: None) ->
 
     made = [phi, jax.eval_shape(all_of_it, phi, jax.random.key(1))]
     assert {leaf.dtype.name for leaf in jax.tree.leaves(made)} == {"float32"}
-    assert family.init(jax.random.key(0), 2)[0].dtype == "float64"
+    made = family.init(jax.random.key(0), 2)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(made)} == {"float64"}
 
 
 @every
@@ -472,7 +487,9 @@ def test_families_are_values(family: Family) -> None:
     assert hash(twin) == hash(family)
     assert eval(repr(family), vars(families)) == family
     for field in dataclasses.fields(family):
-        assert isinstance(getattr(family, field.name), bool | int | float | str)
+        assert isinstance(
+            getattr(family, field.name), bool | int | float | str | tuple | Family | Bijector
+        )
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(family, field.name, getattr(family, field.name))
     assert len(set(FAMILIES)) == len(FAMILIES)

@@ -43,7 +43,9 @@ LAYERS = [
     "diagnostics",
     "result",
     "_door",
+    "resample",
     "fit",
+    "modes",
     "autopilot",
     "models",
     "estimators",
@@ -56,7 +58,17 @@ LAYERS = [
     "__main__",
 ]
 # Imported where they are used, never by `import jaxvi`.
-OPTIONAL = ["arviz", "matplotlib", "numpyro", "pandas", "pymc", "scipy.stats", "sklearn"]
+OPTIONAL = [
+    "arviz",
+    "equinox",
+    "flowjax",
+    "matplotlib",
+    "numpyro",
+    "pandas",
+    "pymc",
+    "scipy.stats",
+    "sklearn",
+]
 
 by_file = pytest.mark.parametrize(
     "path", FILES, ids=[path.relative_to(ROOT).as_posix() for path in FILES]

@@ -65,3 +65,16 @@ def test_hessian_vector_products():
 def test_gradient_in_the_data():
     """Data get their cotangent too."""
     agree(lambda f: jax.grad(lambda x: f(Z[0], {**DATA, "x": x}))(DATA["x"]))
+
+
+def test_hessian_vector_products_without_data():
+    """Data that are None, over lanes: a None is no mark of anything."""
+    target = jaxvi.Target(lambda params: -jnp.sum(params**4), jaxvi.Real((3,)))
+
+    def product(z):
+        def total(z):
+            return log_probs(target, z, None).sum()
+
+        return jax.jvp(jax.grad(total), (z,), (jnp.ones_like(z),))[1]
+
+    np.testing.assert_allclose(jax.vmap(product)(Z), -12.0 * Z**2, rtol=1e-5)

@@ -32,7 +32,7 @@ from jaxvi.families import (
     MeanField,
     transform_and_log_prob,
 )
-from jaxvi.noise import Antithetic, Fresh, Frozen, NoiseSource, Sobol
+from jaxvi.noise import Antithetic, Fresh, Frozen, MomentMatched, NoiseSource, Sobol
 
 KEY = jax.random.key(17)
 F32 = jnp.dtype("float32")
@@ -176,7 +176,8 @@ def test_estimates_are_unbiased(family: Family, x64: None) -> None:
         exact, exact_error = mean_and_error(estimates(noise.reshape(2000, 100, -1)))
     keys = jax.random.split(KEY, 2000)
     for source in SOURCES:
-        if fits(source, family, 8):
+        # matched moments are biased by O(1 / num) and say so: tests/test_frozen_noise.py
+        if fits(source, family, 8) and not isinstance(source, MomentMatched):
             mean, error = mean_and_error(estimates(many(source, keys, family, 8, 3, double)))
             assert_within(mean, exact, math.hypot(error, exact_error))
 

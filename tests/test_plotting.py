@@ -44,6 +44,7 @@ def known_fit(**changes):
         history=History(np.arange(50, 401, 50), history),
         timing=Timing(2.0, 0.5, 3.0),
         interrupted=False,
+        key=jax.random.key(0),
     )
     return dataclasses.replace(fit, **changes)
 

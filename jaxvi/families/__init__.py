@@ -1,5 +1,7 @@
 """Variational families: the distributions q that a bound is maximised over."""
 
+from jaxvi.families._affine import Affine, AffineParams, Bijector, HasAffineForm
+from jaxvi.families._autoregressive import AutoregressiveFlow
 from jaxvi.families._base import (
     Family,
     HasCovariance,
@@ -13,15 +15,28 @@ from jaxvi.families._base import (
     NormalNoiseFamily,
     transform_and_log_prob,
 )
+from jaxvi.families._coupling import CouplingFlow
+from jaxvi.families._fixed_array import FixedArray
+from jaxvi.families._flow_base import FlowParams
 from jaxvi.families._full_rank import FullRank, FullRankParams
 from jaxvi.families._low_rank import LowRank, LowRankParams
 from jaxvi.families._mean_field import MeanField, MeanFieldParams
+from jaxvi.families._mixture import Mixture, MixtureParams
 from jaxvi.families._student_t import StudentT, StudentTParams
+from jaxvi.families._transformed import Transformed, TransformedParams
 
 __all__ = [
+    "Affine",
+    "AffineParams",
+    "AutoregressiveFlow",
+    "Bijector",
+    "CouplingFlow",
     "Family",
+    "FixedArray",
+    "FlowParams",
     "FullRank",
     "FullRankParams",
+    "HasAffineForm",
     "HasCovariance",
     "HasEntropy",
     "HasGaussianInit",
@@ -33,9 +48,13 @@ __all__ = [
     "LowRankParams",
     "MeanField",
     "MeanFieldParams",
+    "Mixture",
+    "MixtureParams",
     "Moments",
     "NormalNoiseFamily",
     "StudentT",
     "StudentTParams",
+    "Transformed",
+    "TransformedParams",
     "transform_and_log_prob",
 ]

@@ -115,7 +115,9 @@ class HasGaussianInit(Protocol):
     ) -> Phi:
         """The member q nearest to p = N(loc, L L^T), of lowest KL(p || q); p itself if a member.
 
-        L is lower triangular with a positive diagonal; above the diagonal it is not read.
+        A family too rich for that, such as a flow with a diagonal map, takes its nearest
+        Gaussian. L is lower triangular with a positive diagonal; above the diagonal it is not
+        read.
         """
 
 

@@ -10,13 +10,28 @@ from jaxvi.solvers._base import (
     StepInfo,
     default_family,
 )
+from jaxvi.solvers._batch_and_match import BatchAndMatch, BatchAndMatchState
+from jaxvi.solvers._frozen_noise import FrozenNoise, FrozenNoiseState
+from jaxvi.solvers._laplace import Laplace, LaplaceState
+from jaxvi.solvers._natural_gradient import NaturalGradient, NaturalGradientState
+from jaxvi.solvers._pathfinder import Pathfinder, PathfinderState
 from jaxvi.solvers._stochastic import Stochastic, StochasticState
 
 __all__ = [
+    "BatchAndMatch",
+    "BatchAndMatchState",
     "BlockTrace",
     "Defaults",
+    "FrozenNoise",
+    "FrozenNoiseState",
     "HasDefaults",
     "HasRequirements",
+    "Laplace",
+    "LaplaceState",
+    "NaturalGradient",
+    "NaturalGradientState",
+    "Pathfinder",
+    "PathfinderState",
     "Problem",
     "Solver",
     "StepInfo",

@@ -1,0 +1,165 @@
+"""What flows share: layers under one scan, an affine map around them, normal base noise."""
+
+import abc
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxvi._types import Scalar
+from jaxvi.families._affine import (
+    AffineParams,
+    affine_at,
+    affine_forward,
+    affine_inverse,
+    affine_of_gaussian,
+    check_structure,
+)
+from jaxvi.families._base import (
+    NormalNoiseFamily,
+    check_init_scale,
+    standard_normal_log_prob,
+    start_or_normal,
+)
+from jaxvi.families._nets import Weights, init_nets
+
+_MOST_LOG_SCALE = 3.0  # of one layer, and of what a spline's knots are made from
+
+
+class FlowParams(NamedTuple):
+    """The outer map z = m + L x as in `AffineParams`, and the networks, stacked over layers."""
+
+    loc: Float[Array, "dim"]
+    log_diag: Float[Array, "dim"]
+    lower: Float[Array, "rows dim"]
+    weights: Weights
+    biases: Weights
+
+
+class Layer(NamedTuple):
+    """One layer's networks; whether the order of coordinates is shuffled after it."""
+
+    weights: Weights
+    biases: Weights
+    shuffled: Bool[Array, ""]
+
+
+class Flow(NormalNoiseFamily):
+    """Standard normals through layers that start as the identity, then through z = m + L x."""
+
+    num_layers: int
+    hidden: tuple[int, ...]
+    affine: str
+    init_scale: float
+
+    @abc.abstractmethod
+    def _net_sizes(self, dim: int) -> tuple[int, ...]:
+        """Widths of a layer's network, from inputs to outputs."""
+
+    @abc.abstractmethod
+    def _order(self, dim: int) -> Int[np.ndarray, "dim"]:
+        """Which coordinate of the noise each coordinate is, after all layers."""
+
+    @abc.abstractmethod
+    def _forward(self, layer: Layer, x: Float[Array, "dim"]) -> tuple[Float[Array, "dim"], Scalar]:
+        """One layer: `(y, log |det dy/dx|)`."""
+
+    @abc.abstractmethod
+    def _inverse(self, layer: Layer, y: Float[Array, "dim"]) -> tuple[Float[Array, "dim"], Scalar]:
+        """One layer backwards: `(x, log |det dx/dy|)`."""
+
+    def noise_size(self, dim: int) -> int:
+        """One normal a coordinate."""
+        return dim
+
+    def init(
+        self, key: Key[Array, ""], dim: int, *, start: Float[Array, "dim"] | None = None
+    ) -> FlowParams:
+        """A Gaussian centred on `start` with covariance `init_scale^2 I`; the layers do nothing."""
+        key_loc, key_nets = jax.random.split(key)
+        loc = start_or_normal(key_loc, dim, start)
+        return self._around(key_nets, affine_at(loc, self.init_scale, self.affine))
+
+    def init_gaussian(
+        self,
+        key: Key[Array, ""],
+        loc: Float[Array, "dim"],
+        scale_tril: Float[Array, "dim dim"],
+    ) -> FlowParams:
+        """The Gaussian itself (its marginals where the map is diagonal); the layers do nothing."""
+        return self._around(key, affine_of_gaussian(loc, scale_tril, self.affine))
+
+    def transform(self, phi: FlowParams, noise: Float[Array, "dim"]) -> Float[Array, "dim"]:
+        """z = m + L f(noise), f being all layers."""
+        return self.transform_and_log_prob(phi, noise)[0]
+
+    def transform_and_log_prob(
+        self, phi: FlowParams, noise: Float[Array, "dim"]
+    ) -> tuple[Float[Array, "dim"], Scalar]:
+        """log q from the log-determinants met on the way: nothing is inverted."""
+
+        @jax.checkpoint  # compiles faster, and takes less memory
+        def body(carry: tuple[Array, Array], layer: Layer) -> tuple[tuple[Array, Array], None]:
+            y, log_det = self._forward(layer, carry[0])
+            return (y, carry[1] + log_det), None
+
+        zero = jnp.zeros((), noise.dtype)
+        (x, log_det), _ = lax.scan(body, (noise, zero), self._layers(phi))
+        x = x[np.argsort(self._order(noise.size))]
+        z = affine_forward(_outer(phi), x)
+        return z, standard_normal_log_prob(noise) - log_det - phi.log_diag.sum()
+
+    def log_prob(self, phi: FlowParams, z: Float[Array, "dim"]) -> Scalar:
+        """The base density at the noise that makes z, plus the log-determinants of the way."""
+        x, log_det = self.inverse(phi, z)
+        return standard_normal_log_prob(x) + log_det
+
+    def inverse(
+        self, phi: FlowParams, z: Float[Array, "dim"]
+    ) -> tuple[Float[Array, "dim"], Scalar]:
+        """`(noise, log |det dnoise/dz|)`: the noise that `transform` takes to z."""
+
+        def body(carry: tuple[Array, Array], layer: Layer) -> tuple[tuple[Array, Array], None]:
+            x, log_det = self._inverse(layer, carry[0])
+            return (x, carry[1] + log_det), None
+
+        x = affine_inverse(_outer(phi), z)[self._order(z.size)]
+        layers = self._layers(phi)
+        (x, log_det), _ = lax.scan(body, (x, -phi.log_diag.sum()), layers, reverse=True)
+        return x, log_det
+
+    def _around(self, key: Key[Array, ""], outer: AffineParams) -> FlowParams:
+        sizes = self._net_sizes(outer.loc.size)
+        return FlowParams(*outer, *init_nets(key, self.num_layers, sizes, outer.loc.dtype))
+
+    def _layers(self, phi: FlowParams) -> Layer:
+        # every second layer, so that two layers have transformed every coordinate before a shuffle
+        shuffled = np.arange(self.num_layers) % 2 == 1
+        return Layer(phi.weights, phi.biases, jnp.asarray(shuffled))
+
+
+def _outer(phi: FlowParams) -> AffineParams:
+    return AffineParams(phi.loc, phi.log_diag, phi.lower)
+
+
+def bounded(raw: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`raw` near 0, and within 3 everywhere: as log-scales, no layer over- or underflows."""
+    return _MOST_LOG_SCALE * jnp.tanh(raw / _MOST_LOG_SCALE)
+
+
+def check_flow(name: str, flow: Any) -> None:
+    """The numbers that every flow has."""
+    check_init_scale(name, flow.init_scale)
+    check_structure(name, "affine", flow.affine)
+    if not isinstance(flow.num_layers, int) or flow.num_layers < 1:
+        raise ValueError(
+            f"{name}: expected num_layers a whole number of at least 1; got {flow.num_layers!r}."
+        )
+    widths = flow.hidden
+    if not (isinstance(widths, tuple) and widths and all(w >= 1 for w in widths)):
+        raise ValueError(
+            f"{name}: expected hidden a tuple of widths, at least 1; got {widths!r}; try (32, 32)."
+        )

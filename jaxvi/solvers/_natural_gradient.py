@@ -1,0 +1,235 @@
+"""Natural gradients for Gaussian families, from expected Hessians or from gradients alone."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxvi import _tree
+from jaxvi._status import Status
+from jaxvi._types import Noise, Phi, Scalar
+from jaxvi.families import Family, FullRank, LowRank, MeanField, transform_and_log_prob
+from jaxvi.noise import Antithetic, NoiseSource
+from jaxvi.objectives import ELBO, Objective
+from jaxvi.solvers._base import BlockTrace, Defaults, Problem, Solver, StepInfo
+from jaxvi.solvers._gaussian_updates import update_for
+from jaxvi.solvers._guard import Trust, all_finite, judge, settle, start_trust
+from jaxvi.solvers._monitor import Monitor, close_window, rate, record, start_monitor
+
+_BLOCK = 5  # steps
+_DENSE_UP_TO = 500
+_FEWEST_HESSIANS, _PRODUCTS = 4, 100  # a step
+_FAR = 1e10  # where no posterior in sane units has mass
+_KINK = 5.0  # standard errors between the two estimates of the curvature
+
+
+class NaturalGradientState(NamedTuple):
+    """What the next step needs."""
+
+    phi: Phi
+    last: Phi  # before the last step
+    trust: Trust
+    monitor: Monitor
+    estimates: Float[Array, "5 dim"]  # of the curvature, see `_tally`; sums over the window
+    by_gradient: Bool[Array, ""]
+
+
+@dataclass(frozen=True)
+class NaturalGradient(Solver):
+    r"""Natural-gradient ascent of the ELBO over Gaussians.
+
+    With A = -E_q[Hessian of log p] and g = E_q[gradient], the natural gradient of the bound is
+
+    $$P \leftarrow (1 - r) P + r A, \qquad m \leftarrow m + r P^{-1} g$$
+
+    (Khan and Rue 2023). It doesn't depend on the coordinates, so it needs no tuning to them. The
+    precision stays positive definite by the second-order update of Lin, Schmidt and Khan
+    (2020), with its eigenvalues relative to the current ones bounded; steps of the mean are
+    bounded too. Steps are full ones while q is far, then shorter, so that they average.
+
+    The curvature is the mean of Hessians where the density is smooth. By Stein's identity it is
+    also an expectation of gradients, E[(z - m) g^T], here with a control variate that leaves no
+    noise where q is right. Where the two disagree beyond their noise the density has kinks, which
+    Hessians don't see, and gradients take over; also where q is near and they are less noisy.
+
+    A lane has converged when the mean innovations over a window (what full steps would change,
+    in standard deviations of q) and their standard errors are below `tolerance`.
+
+    Families: `FullRank`, `MeanField`, and `LowRank` by a step of factor analysis towards the
+    natural gradient's covariance, whose fixed points are those of the bound. Cost of a step:
+    `num_draws` gradients, and for each of `num_hessians` draws `dim` Hessian-vector products
+    (`FullRank`), or the rank plus one (`LowRank`, `MeanField`: exact up to dimension 64).
+
+    Args:
+        curvature: "hessian", "gradient" (Stein's identity), or "auto": gradients where there are
+            twice as many draws as dimensions, else Hessians until gradients serve better.
+        num_hessians: draws at which Hessians are taken; None takes as many as cost about
+            what 100 gradients do, at least 4.
+        tolerance: standard deviations of q, for means and log standard deviations.
+
+    Raises:
+        TypeError: a family that is not Gaussian.
+        ValueError: a number out of range.
+
+    Example:
+        >>> fit = jaxvi.fit(key, target, solver=jaxvi.NaturalGradient())
+    """
+
+    curvature: Literal["auto", "hessian", "gradient"] = "auto"
+    num_hessians: int | None = None
+    tolerance: float = 0.03
+
+    guards_itself = True
+
+    def __post_init__(self) -> None:
+        if self.curvature not in ("auto", "hessian", "gradient"):
+            raise ValueError(
+                'NaturalGradient: expected curvature "auto", "hessian" or "gradient"; got '
+                f"{self.curvature!r}."
+            )
+        if self.num_hessians is not None and self.num_hessians < 1:
+            raise ValueError(
+                f"NaturalGradient: expected num_hessians of at least 1, or None; got "
+                f"{self.num_hessians}."
+            )
+        if not self.tolerance > 0:
+            raise ValueError(
+                f"NaturalGradient: expected tolerance above 0; got {self.tolerance}; try 0.03."
+            )
+
+    @property
+    def block_steps(self) -> int:
+        """Few: a step costs far more than a review."""
+        return _BLOCK
+
+    def defaults(self, family: Family | None, dim: int) -> Defaults:
+        """Dense up to dimension 500, low rank above; 32 mirrored draws, more where dim is."""
+        dense = FullRank() if dim <= _DENSE_UP_TO else LowRank(20)
+        return Defaults(family or dense, ELBO(num_draws=32), Antithetic())
+
+    def check(self, family: Family, objective: Objective, noise: NoiseSource, dim: int) -> None:
+        """Gaussian families, and the ELBO, whose natural gradient this is."""
+        if not isinstance(family, FullRank | MeanField | LowRank):
+            raise TypeError(
+                "NaturalGradient: expected FullRank(), MeanField() or LowRank(); got "
+                f"{family!r}; try Stochastic(), which drives any family."
+            )
+        if not isinstance(objective, ELBO):
+            raise TypeError(
+                f"NaturalGradient: expected the objective ELBO(num_draws=...); got {objective!r}."
+            )
+
+    def init(self, phi: Phi, problem: Problem) -> NaturalGradientState:
+        """Empty windows."""
+        dtype = jax.tree.leaves(phi)[0].dtype
+        num = update_for(problem.family).num_innovations(problem.dim)
+        return NaturalGradientState(
+            phi,
+            phi,
+            start_trust(dtype),
+            start_monitor(num, dtype),
+            jnp.zeros((5, problem.dim), dtype),
+            jnp.zeros((), bool),
+        )
+
+    def step(
+        self, state: NaturalGradientState, noise: Noise, problem: Problem
+    ) -> tuple[NaturalGradientState, StepInfo]:
+        """One natural-gradient step; where a draw is not finite, a narrower q instead."""
+        family, update = problem.family, update_for(problem.family)
+        z, log_q = jax.vmap(lambda row: transform_and_log_prob(family, state.phi, row))(noise)
+        values, gradients = problem.values_and_gradients(z)
+        good = jnp.isfinite(values) & jnp.isfinite(gradients).all(axis=-1)
+        curvature, tally = self._curvature(state, z, noise, gradients, problem)
+        bound = (values - log_q).mean()
+        trust, _ = judge(state.trust, bound)
+        moved, innovation, promised = update.apply(
+            state.phi, gradients.mean(axis=0), curvature, rate(state.monitor), trust.radius
+        )
+        usable = good.all() & all_finite((moved, innovation))
+        bad = 1.0 - good.mean(dtype=values.dtype)
+        narrower = update.narrow(state.phi, jnp.exp(-0.1 - bad))
+        here = (state.phi, state.last, state.trust)
+        phi, last, trust = settle(here, moved, narrower, (usable, bound, promised))
+        monitor = record(state.monitor, innovation, usable)
+        estimates = jnp.where(usable, state.estimates + tally, 0.0)
+        state = NaturalGradientState(phi, last, trust, monitor, estimates, state.by_gradient)
+        return state, StepInfo(bound)
+
+    def review(
+        self, state: NaturalGradientState, trace: BlockTrace
+    ) -> tuple[NaturalGradientState, Int[Array, ""]]:
+        """Lower the rate, choose the curvature's estimate and stop at the end of a window."""
+        monitor, seen = close_window(state.monitor, self.tolerance)
+        kinked, quieter = _compare(state.estimates, state.monitor.steps, self.tolerance)
+        better = kinked | (quieter & seen.near)
+        better &= seen.ended & ~state.by_gradient & (self.curvature == "auto")
+        switch = better & kinked
+        monitor = monitor._replace(age=jnp.where(switch, 0.0, monitor.age))
+        state = state._replace(
+            monitor=monitor,
+            estimates=jnp.where(seen.ended, 0.0, state.estimates),
+            by_gradient=state.by_gradient | better,
+        )
+        largest = jnp.abs(trace.problem.family.transform(state.phi, trace.noise[0, 0])).max()
+        status = jnp.where(seen.converged & ~switch, Status.CONVERGED, Status.RUNNING)
+        status = jnp.where(largest > _FAR, Status.UNBOUNDED, status)
+        return state, jnp.where(seen.lost, Status.NOT_FINITE, status).astype(jnp.int32)
+
+    def result(self, state: NaturalGradientState) -> Phi:
+        """The last q: falling rates have averaged it."""
+        return state.phi
+
+    def _curvature(
+        self,
+        state: NaturalGradientState,
+        z: Float[Array, "draws dim"],
+        noise: Noise,
+        gradients: Float[Array, "draws dim"],
+        problem: Problem,
+    ) -> tuple[Any, Float[Array, "5 dim"]]:
+        """Of Hessians, unless gradients serve better or Hessians aren't finite; and the tally."""
+        update = update_for(problem.family)
+        by_gradient = update.from_gradients(state.phi, noise, gradients)
+        nothing = jnp.zeros_like(state.estimates)
+        enough = self.curvature == "auto" and len(z) >= 2 * z.shape[1]
+        if self.curvature == "gradient" or enough:
+            return by_gradient, nothing
+
+        def look(_: Any) -> tuple[Bool[Array, ""], Any, Float[Array, "5 dim"]]:
+            by_hessian = update.from_hessians(state.phi, self._few(z), noise, problem)
+            smooth = all_finite(by_hessian)
+            tally = _tally(update.diagonal(by_hessian), update.diagonal(by_gradient))
+            chosen = _tree.where(smooth, by_hessian, by_gradient)
+            return jnp.zeros((), bool), chosen, jnp.where(smooth, tally, 0.0)
+
+        # a loop of no or one turn: under `vmap` still skipped where no lane wants Hessians
+        wanted = ~state.by_gradient
+        _, chosen, tally = lax.while_loop(lambda c: c[0], look, (wanted, by_gradient, nothing))
+        return chosen, tally
+
+    def _few(self, z: Float[Array, "draws dim"]) -> Float[Array, "some dim"]:
+        """Draws for Hessians, in mirrored pairs: the first rows of both halves."""
+        num, dim = z.shape
+        few = self.num_hessians or max(_FEWEST_HESSIANS, _PRODUCTS // dim)
+        if few >= num:
+            return z
+        return jnp.concatenate([z[: (few + 1) // 2], z[num // 2 : num // 2 + few // 2]])
+
+
+def _tally(h: Float[Array, "dim"], g: Float[Array, "dim"]) -> Float[Array, "5 dim"]:
+    """What means and variances of two estimates and of their difference need."""
+    return jnp.stack([h, g, h * h, g * g, (h - g) ** 2])
+
+
+def _compare(
+    sums: Float[Array, "5 dim"], steps: Scalar, tolerance: float
+) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
+    """Whether Hessians miss kinks that gradients see, and whether gradients are less noisy."""
+    h, g, hh, gg, gap = sums / jnp.maximum(steps, 1.0)
+    error = jnp.sqrt(jnp.maximum(gap - (h - g) ** 2, 0.0) / jnp.maximum(steps, 1.0))
+    kinked = jnp.any(jnp.abs(h - g) > jnp.maximum(_KINK * error, 2.0 * tolerance))
+    return kinked, jnp.sum(gg - g * g) < jnp.sum(hh - h * h)
