@@ -5,7 +5,7 @@ import importlib
 import sys
 
 # A module of each name gives HELP, add_arguments(parser) and run(args) -> exit status.
-COMMANDS = ("engine",)
+COMMANDS = ("engine", "solvers")
 
 
 def main(argv: list[str]) -> int:

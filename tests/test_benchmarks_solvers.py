@@ -92,7 +92,9 @@ def test_counter_changes_no_number():
     vectors = jnp.ones((DRAWS, DIM, DIM)) * jnp.eye(DIM)[None]
     for function, rest in ((values_and_gradients, ()), (hessian_products, (vectors,))):
         found, expected = (function(target, z, *rest, DATA) for target in (TARGET, PLAIN))
-        jax.tree.map(np.testing.assert_array_equal, found, expected)
+        # zeros are added and ones multiplied: but for fusing, which rounds once less, the same
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=4.0 * np.finfo(np.float64).eps)
 
 
 def test_counter_of_a_fit_is_its_steps_times_draws():

@@ -133,8 +133,9 @@ def test_examples_in_docstrings_run(name: str) -> None:
     output: list[str] = []
     for test in docstring_examples(name):
         source = "".join(example.source for example in test.examples)
-        if "numpyro" in source:
-            pytest.importorskip("numpyro")
+        for name in ("numpyro", "flowjax"):
+            if name in source:
+                pytest.importorskip(name)
         with as_users_have_it(), pytest.MonkeyPatch.context() as patch:
             patch.setattr(jaxvi, "fit", functools.partial(jaxvi.fit, max_steps=500))
             test.globs.update(names_of_examples())

@@ -77,7 +77,9 @@ def estimates(
     """Of each objective: its estimates and gradients in phi, under many keys."""
 
     def one(objective: Objective, key: jax.Array) -> tuple[Estimate, Any]:
-        noise = family.draw_noise(key, objective.num_draws, target.dim, phi[0].dtype)
+        noise = family.draw_noise(
+            key, objective.num_draws, target.dim, jax.tree.leaves(phi)[0].dtype
+        )
 
         def loss(p: Any) -> tuple[jax.Array, Estimate]:
             estimate = objective(p, noise, family, target, data)

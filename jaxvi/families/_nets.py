@@ -6,6 +6,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Key
 
 Weights: TypeAlias = tuple[Float[Array, "..."], ...]
@@ -32,7 +33,8 @@ def apply_net(
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         if masks is not None:
             weight = jnp.where(masks[i], weight, jnp.zeros((), weight.dtype))
-        x = x @ weight + bias
+        # at full precision, for the inverse of a flow must meet the same numbers again
+        x = jnp.matmul(x, weight, precision=lax.Precision.HIGHEST) + bias
         if i < len(weights) - 1:
             x = jnp.tanh(x)
     return x
