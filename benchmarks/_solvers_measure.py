@@ -27,11 +27,11 @@ Cell = dict[str, Any]
 
 @dataclass(frozen=True)
 class Effort:
-    """How often a warm run is timed, whether evaluations are counted, how many draws are judged."""
+    """How often a warm run is timed, how many draws are judged, how counting runs are compiled."""
 
     warm: int = 3
-    count: bool = True
     draws: int = 20_000
+    optimise_counts: bool = False  # for runs that are longer than compiling
 
 
 @dataclass(eq=False)
@@ -81,7 +81,7 @@ def measure(
         try:
             after = found.get(method.after or "")
             cell, found[name] = _timed(method, task, after, judge, effort)
-            if effort.count:
+            with _compiled_quickly(not effort.optimise_counts):
                 after = found_counted.get(method.after or "")
                 counts, found_counted[name] = _counts(method, counting_task, after)
                 cell.update(counts)
@@ -118,7 +118,7 @@ def _counts(method: Method, task: Task, after: Outcome | None) -> tuple[Cell, Ou
     if method.evaluations is not None:
         counts = {"values": 0, "gradients": method.evaluations, "products": 0}
         return {"counts": counts, "counted": False}, None
-    with _compiled_quickly(), counting() as counts:
+    with counting() as counts:
         outcome = clocked(method, task, 0, after).outcome
     cell: Cell = {"counts": asdict(counts), "counted": True}
     if outcome.fit is not None:
@@ -145,16 +145,16 @@ def _reach(name: str, task: Task, found: dict[str, Outcome | None]) -> Cell:
     if not there.size:
         return {"reach": None}
     steps = int(history.step[there[0]])
-    with _compiled_quickly(), counting() as counts:
+    with counting() as counts:
         clocked(ALL[name], replace(task, max_steps=steps), 0, None)
     return {"reach": {"steps": steps, "counts": asdict(counts)}}
 
 
 @contextlib.contextmanager
-def _compiled_quickly() -> Iterator[None]:
+def _compiled_quickly(quickly: bool) -> Iterator[None]:
     """Programs that run once compile in half the time without the dear optimisations."""
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", quickly)
     try:
         yield
     finally:

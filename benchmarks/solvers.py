@@ -275,7 +275,7 @@ def _posteriors(
     from benchmarks._solvers_measure import Effort, judge_posterior, measure
     from benchmarks._solvers_methods import Task
 
-    effort = Effort(warm=0) if large else Effort(plan.warm)
+    effort = Effort(warm=0, optimise_counts=True) if large else Effort(plan.warm)
     for row in names:
         chosen = wanted.names(row, methods)
         if not chosen:

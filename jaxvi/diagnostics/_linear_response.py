@@ -103,9 +103,9 @@ def linear_response(
         fit: a `jaxvi.Fit` by an `ELBO`.
         function: of the constrained parameters, returning arrays in any pytree; by default the
             unconstrained vector z itself.
-        key: that of the fit, for its own draws where it was fitted on frozen noise; any key
-            else. phi is then polished on the draws by a few Newton steps, in which it moves by
-            the Monte Carlo error of the two.
+        key: by default that of the fit, for its own draws where it was fitted on frozen noise.
+            On other draws phi is first polished by a few Newton steps, in which it moves by the
+            Monte Carlo error of the two.
         num_draws: frozen draws; the fit's own where it has some, else at least 64, more where
             the family needs them.
         lane: which restart; the best by default.
@@ -114,12 +114,12 @@ def linear_response(
         A `LinearResponse`; look at its `status`.
 
     Raises:
-        TypeError: an objective other than the ELBO, no key.
+        TypeError: an objective other than the ELBO.
         ValueError: a lane that has not converged, draws that are too few for the family.
 
     Example:
         >>> fit = jaxvi.fit(key, target, jaxvi.MeanField(), solver=jaxvi.solvers.FrozenNoise())
-        >>> found = jaxvi.diagnostics.linear_response(fit, lambda p: p["mu"][0], key=key)
+        >>> found = jaxvi.diagnostics.linear_response(fit, lambda p: p["mu"][0])
         >>> float(found.sd), float(found.sd_mcse)
         (...)
     """
@@ -147,16 +147,16 @@ def frozen_error(
 
     Args:
         fit: a `jaxvi.Fit` on frozen noise, by a family with moments.
-        key: the fit's.
+        key: by default the fit's.
         lane: which restart; the best by default.
 
     Raises:
-        TypeError: noise that is not frozen, a family without moments, no key.
+        TypeError: noise that is not frozen, a family without moments.
         ValueError: a lane that has not converged.
 
     Example:
         >>> fit = jaxvi.fit(key, target, jaxvi.MeanField(), solver=jaxvi.solvers.FrozenNoise())
-        >>> error = jaxvi.diagnostics.frozen_error(fit, key=key)
+        >>> error = jaxvi.diagnostics.frozen_error(fit)
         >>> bool((error.mean_mcse < 0.1 * error.sd).all())
         True
     """
@@ -191,13 +191,7 @@ def _prepare(
             f"lane {index} with status {status.text!r}. {status.remedy}"
         )
     design = design_of(owner, fit, num_draws)
-    key = getattr(fit, "key", None) if key is None else key
-    if key is None:
-        raise TypeError(
-            f"{owner}: expected key=, the one that the fit was given, for its own draws, or "
-            "another; got None; try key=jax.random.key(0)."
-        )
-    own = split_key(key).noise
+    own = split_key(fit.key if key is None else key).noise
     return design, result.phi, own if design.source.shared else jax.random.fold_in(own, index)
 
 
