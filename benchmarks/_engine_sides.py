@@ -157,7 +157,7 @@ def numpyro_svi(problem: Problem, *, mean_field: bool = False, optimiser: str = 
     return svi
 
 
-def numpyro_start(svi: Any, key: Array, start: Float[Array, "dim"], data: Any) -> Any:
+def numpyro_start(svi: Any, key: Array, start: Float[Array, " dim"], data: Any) -> Any:
     """NumPyro's state at a start of its own."""
     first = {"z_auto_loc": start, "z_auto_scale": jnp.full_like(start, INIT_SCALE)}
     return svi.init(key, data, init_params=first)
@@ -201,7 +201,7 @@ def numpyro_phi(params: dict[str, Array]) -> MeanFieldParams:
     return MeanFieldParams(params["z_auto_loc"], jnp.log(params["z_auto_scale"]))
 
 
-def fresh_bounds(problem: Problem, phis: MeanFieldParams) -> Float[Array, "lanes"]:
+def fresh_bounds(problem: Problem, phis: MeanFieldParams) -> Float[Array, " lanes"]:
     """Every lane's bound by our ELBO on the same 2000 fresh draws."""
     family = jaxvi.MeanField()
     objective = jaxvi.ELBO(2000)

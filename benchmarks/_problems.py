@@ -77,7 +77,7 @@ def logistic(seed: int | None = None) -> Problem:
     )
 
 
-def _logistic_density(weights: Float[Array, "d"], signed: Float[Array, "d n"]) -> Array:
+def _logistic_density(weights: Float[Array, " d"], signed: Float[Array, "d n"]) -> Array:
     return jnp.sum(jax.nn.log_sigmoid(weights @ signed)) - 0.5 * jnp.sum(weights**2) / 4.0
 
 
@@ -102,7 +102,7 @@ def gaussian(seed: int | None = None) -> Problem:
     )
 
 
-def _gaussian_density(z: Float[Array, "d"], data: dict[str, Array]) -> Array:
+def _gaussian_density(z: Float[Array, " d"], data: dict[str, Array]) -> Array:
     centred = z - data["mean"]
     return -0.5 * jnp.dot(centred, data["precision"] @ centred)
 

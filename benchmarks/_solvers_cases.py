@@ -32,7 +32,7 @@ class Gaussian:
 
     target: jaxvi.Target
     data: Any
-    mean: Float[np.ndarray, "dim"]
+    mean: Float[np.ndarray, " dim"]
     covariance: Float[np.ndarray, "dim dim"]
 
     def errors(self, mean: Any, covariance: Any) -> dict[str, float]:

@@ -6,7 +6,7 @@ Whatever is decided (stopping, backing off) is decided between blocks, so that a
 but its arithmetic.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +20,7 @@ from jaxvi._types import Data, Phi, Scalar
 from jaxvi.families import Family
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
-from jaxvi.solvers import BlockTrace, HasRequirements, Problem, Solver
+from jaxvi.solvers import BlockTrace, HasPreparation, HasRequirements, Problem, Solver
 from jaxvi.target import Target
 
 # noise drawn ahead, in numbers: 4 MiB of float32, so that a block's noise stays in cache
@@ -45,6 +45,12 @@ class Setup:
         self.noise.check(self.family, self.objective.num_draws)
         if isinstance(self.solver, HasRequirements):
             self.solver.check(self.family, self.objective, self.noise, self.target.dim)
+
+    def prepared(self, data: Data, dtype: jnp.dtype) -> "Setup":
+        """With a solver that has looked at the problem."""
+        if not isinstance(self.solver, HasPreparation):
+            return self
+        return replace(self, solver=self.solver.prepare(self.problem(data), dtype))
 
     def problem(self, data: Data) -> Problem:
         """What a solver may evaluate, with these data."""

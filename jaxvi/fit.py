@@ -101,6 +101,7 @@ def fit(
     warm = warm_start(start, setup, dtype) if isinstance(start, Fit) else None
     z = None if warm else _door.starts(target, start, num_restarts, dtype)
     with _door.compile_clock() as compiling:
+        setup = setup.prepared(data, dtype)
         keys = split_key(key)
         scale = jnp.asarray(start_scale, dtype)
         lanes = start_lanes(keys, z, scale, data, warm, setup=setup, num_lanes=num_restarts)

@@ -46,3 +46,14 @@ def dtype(request: pytest.FixtureRequest) -> Iterator[np.dtype]:
     """The test runs twice: in float32 with 64-bit types off, in float64 with them on."""
     with jax.enable_x64(request.param == "float64"):
         yield jnp.dtype(request.param)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _room() -> Iterator[None]:
+    """Each module's compiled programs are dropped after it.
+
+    Every program on a CPU holds several memory mappings, and Linux allows a process 65,530: a
+    worker that keeps the whole suite's programs dies.
+    """
+    yield
+    jax.clear_caches()

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 
+import jax
 import matplotlib.pyplot
 import numpy as np
 import pytest

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxvi._log_probs import hessian_products, log_probs, values_and_gradients
@@ -142,3 +143,11 @@ class HasRequirements(Protocol):
 
     def check(self, family: Family, objective: Objective, noise: NoiseSource, dim: int) -> None:
         """Raise before tracing where the parts don't fit, with a sentence."""
+
+
+@runtime_checkable
+class HasPreparation(Protocol):
+    """The solver looks at the problem once, before anything is compiled for it."""
+
+    def prepare(self, problem: Problem, dtype: jnp.dtype) -> Solver:
+        """The solver to run, with what it has found; equal finds must compare equal."""

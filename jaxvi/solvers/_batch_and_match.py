@@ -18,7 +18,15 @@ from jaxvi.objectives import ELBO, Objective
 from jaxvi.solvers._base import BlockTrace, Defaults, Problem, Solver, StepInfo
 from jaxvi.solvers._factor_analysis import em_step, inverse_products
 from jaxvi.solvers._gaussian_updates import update_for
-from jaxvi.solvers._guard import Trust, all_finite, judge, settle, share, start_trust
+from jaxvi.solvers._guard import (
+    Trust,
+    all_finite,
+    bound_and_error,
+    judge,
+    settle,
+    share,
+    start_trust,
+)
 from jaxvi.solvers._monitor import Monitor, close_window, rate, record, start_monitor
 
 _BLOCK = 5  # steps
@@ -132,11 +140,11 @@ class BatchAndMatch(Solver):
         z, log_q = jax.vmap(lambda row: transform_and_log_prob(family, state.phi, row))(noise)
         values, gradients = problem.values_and_gradients(z)
         good = jnp.isfinite(values) & jnp.isfinite(gradients).all(axis=-1)
-        bound = (values - log_q).mean()
-        trust, _ = judge(state.trust, bound)
+        bound, error = bound_and_error(values - log_q)
+        trust, _ = judge(state.trust, bound, error)
         step_rate = rate(state.monitor)
         averaging = step_rate / jnp.maximum(1.0 - step_rate, _LEAST_REST)
-        strength = jnp.minimum(state.strength, averaging)
+        strength = trust.pace * jnp.minimum(state.strength, averaging)
         match = _match_dense if isinstance(family, FullRank) else _match_low_rank
         batch = _centred(z - state.phi.loc[None], gradients)
         matched, innovation = match(state.phi, batch, strength, trust.radius)
@@ -145,7 +153,7 @@ class BatchAndMatch(Solver):
         update = update_for(family)
         curvature = update.from_gradients(state.phi, noise, gradients)
         travelled, _, promised = update.apply(
-            state.phi, batch.score, curvature, jnp.ones_like(step_rate), trust.radius
+            state.phi, batch.score, curvature, trust.pace, trust.radius
         )
         far = promised > _NEAR * z.shape[1]
         moved = _tree.where(far, travelled, matched)
@@ -154,7 +162,7 @@ class BatchAndMatch(Solver):
         bad = 1.0 - good.mean(dtype=values.dtype)
         narrower = update.narrow(state.phi, jnp.exp(-0.1 - bad))
         here = (state.phi, state.last, state.trust)
-        phi, last, trust = settle(here, moved, narrower, (usable, bound, promised))
+        phi, last, trust = settle(here, moved, narrower, (usable, bound, error, promised))
         monitor = record(state.monitor, innovation, usable)
         start = float(len(noise) * z.shape[1])
         strength = start / (start / state.strength + 1.0)

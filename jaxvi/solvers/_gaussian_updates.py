@@ -20,17 +20,25 @@ from jaxvi.families._mean_field import MeanFieldParams
 from jaxvi.solvers._base import Problem
 from jaxvi.solvers._factor_analysis import em_step, inverse_half, inverse_products
 from jaxvi.solvers._guard import share
+from jaxvi.solvers._sparsity import Sparsity
 
 _MOST_CURVATURE = 10.0  # relative to q's own precision
 _EXACT_UP_TO = 64  # dimensions whose Hessian's diagonal is not estimated by probes
 
 
 class Update(abc.ABC):
-    """The algebra of one family."""
+    """The algebra of one family; of Hessians, the zeros may be known."""
+
+    def __init__(self, sparsity: Sparsity | None = None) -> None:
+        self.sparsity = sparsity
 
     @abc.abstractmethod
     def num_innovations(self, dim: int) -> int:
         """Length of the vector of innovations."""
+
+    @abc.abstractmethod
+    def num_axes(self, dim: int) -> int:
+        """Rank of the curvature that `apply` uses: fewer gradients don't determine it."""
 
     @abc.abstractmethod
     def from_gradients(self, phi: Phi, noise: Noise, gradients: Float[Array, "draws dim"]) -> Any:
@@ -83,6 +91,10 @@ class Dense(Update):
         """Means and scales by coordinate, and both along the columns of L."""
         return 4 * dim
 
+    def num_axes(self, dim: int) -> int:
+        """All."""
+        return dim
+
     def from_gradients(
         self, phi: FullRankParams, noise: Noise, gradients: Float[Array, "draws dim"]
     ) -> Float[Array, "dim dim"]:
@@ -94,9 +106,12 @@ class Dense(Update):
     def from_hessians(
         self, phi: FullRankParams, z: Float[Array, "some dim"], noise: Noise, problem: Problem
     ) -> Float[Array, "dim dim"]:
-        """Products with the columns of L."""
+        """Products with the columns of L, or what a sparse Hessian needs."""
         factor = FullRank().scale_tril(phi)
-        products = _mean_products(problem, z, factor.T)
+        if self.sparsity is None:
+            products = _mean_products(problem, z, factor.T)
+        else:
+            products = factor.T @ self.sparsity.mean_hessian(problem, z)
         whitened = -products @ factor
         return 0.5 * (whitened + whitened.T)
 
@@ -147,6 +162,10 @@ class Diagonal(Update):
         """Means and scales."""
         return 2 * dim
 
+    def num_axes(self, dim: int) -> int:
+        """Coordinates are apart."""
+        return 1
+
     def from_gradients(
         self, phi: MeanFieldParams, noise: Noise, gradients: Float[Array, "draws dim"]
     ) -> Float[Array, "dim"]:
@@ -157,8 +176,11 @@ class Diagonal(Update):
     def from_hessians(
         self, phi: MeanFieldParams, z: Float[Array, "some dim"], noise: Noise, problem: Problem
     ) -> Float[Array, "dim"]:
-        """Exact in low dimension, by one probe a draw in high."""
-        return _scaled_diagonal(problem, z, noise, jnp.exp(phi.log_scale))
+        """Exact in low dimension or of a sparse Hessian, else by one probe a draw."""
+        scale = jnp.exp(phi.log_scale)
+        if self.sparsity is None:
+            return _scaled_diagonal(problem, z, noise, scale)
+        return -jnp.diagonal(self.sparsity.mean_hessian(problem, z)) * scale**2
 
     def diagonal(self, curvature: Float[Array, "dim"]) -> Float[Array, "dim"]:
         """Itself."""
@@ -197,11 +219,16 @@ class FactorAnalysis(Update):
     """
 
     def __init__(self, rank: int) -> None:
+        super().__init__()
         self.rank = rank
 
     def num_innovations(self, dim: int) -> int:
         """Means and scales, and the scales along the factors."""
         return 2 * dim + self.rank
+
+    def num_axes(self, dim: int) -> int:
+        """The factors, and the diagonal."""
+        return self.rank + 1
 
     def from_gradients(
         self, phi: LowRankParams, noise: Noise, gradients: Float[Array, "draws dim"]
@@ -274,12 +301,12 @@ class FactorAnalysis(Update):
         return LowRankParams(phi.loc, phi.log_scale + jnp.log(factor), factor * phi.factor)
 
 
-def update_for(family: Family) -> Update:
+def update_for(family: Family, sparsity: Sparsity | None = None) -> Update:
     """The algebra of a Gaussian family."""
     if isinstance(family, FullRank):
-        return Dense()
+        return Dense(sparsity)
     if isinstance(family, MeanField):
-        return Diagonal()
+        return Diagonal(sparsity)
     assert isinstance(family, LowRank)  # the door said so
     return FactorAnalysis(family.rank)
 

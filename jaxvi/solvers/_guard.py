@@ -5,64 +5,76 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from jaxvi import _tree
 from jaxvi._types import Phi, Scalar
 
 _RADIUS = 3.0
 _WORTH_JUDGING = 20.0  # nats
+_CLEARLY = 6.0  # standard errors
 
 
 class Trust(NamedTuple):
-    """How far the mean may go: by what the last step promised and what it gave."""
+    """How far a step may go: by what the last one promised and what it gave."""
 
-    radius: Scalar  # whitened, in units of sqrt(dim)
+    radius: Scalar  # of the mean's step: whitened, in units of sqrt(dim)
+    pace: Scalar  # share of the whole step, at most 1
     bound: Scalar  # at the last q
+    error: Scalar  # its standard error
     promised: Scalar  # gain of the step from there
 
 
 def start_trust(dtype: jnp.dtype) -> Trust:
     """Nothing promised yet."""
     zero = jnp.zeros((), dtype)
-    return Trust(zero + _RADIUS, zero, zero)
+    return Trust(zero + _RADIUS, zero + 1.0, zero - jnp.inf, zero, zero)
 
 
-def judge(trust: Trust, bound: Scalar) -> tuple[Trust, Bool[Array, ""]]:
+def bound_and_error(values: Float[Array, "draws"]) -> tuple[Scalar, Scalar]:
+    """Mean and standard error; of mirrored draws the error is less."""
+    return values.mean(), values.std() / math.sqrt(max(len(values) - 1, 1))
+
+
+def judge(trust: Trust, bound: Scalar, error: Scalar) -> tuple[Trust, Bool[Array, ""]]:
     """A longer radius where the last step kept its promise; whether it must be undone.
 
-    Promises of a few nats are not judged: bounds are noisy.
+    Promises of a few nats are not judged, nor small falls: bounds are noisy. A bound that falls
+    clearly though little was promised or lost in the mean is the scales' doing, so that all of
+    the step is made shorter.
     """
     gain = bound - trust.bound
     judged = trust.promised > _WORTH_JUDGING
     kept = judged & (gain > 0.25 * trust.promised)
     broken = judged & ~(gain > 0.0)
-    fell = judged & ~(gain > -trust.promised)
-    factor = jnp.where(kept, 2.0, jnp.where(fell, 0.125, jnp.where(broken, 0.5, 1.0)))
+    noise = jnp.sqrt(error**2 + trust.error**2)
+    fell = (judged & ~(gain > -trust.promised)) | (gain < -_WORTH_JUDGING - _CLEARLY * noise)
+    factor = jnp.where(kept, 2.0, jnp.where(judged & fell, 0.125, jnp.where(broken, 0.5, 1.0)))
     radius = jnp.clip(trust.radius * factor, 0.1, 1e6).astype(trust.radius.dtype)
-    return trust._replace(radius=radius), fell
+    pace = jnp.where(fell, 0.5 * trust.pace, jnp.minimum(1.2 * trust.pace, 1.0))
+    return trust._replace(radius=radius, pace=jnp.maximum(pace, 0.02)), fell
 
 
 def settle(
     here: tuple[Phi, Phi, Trust],
     moved: Phi,
     narrower: Phi,
-    seen: tuple[Bool[Array, ""], Scalar, Scalar],
+    seen: tuple[Bool[Array, ""], Scalar, Scalar, Scalar],
 ) -> tuple[Phi, Phi, Trust]:
     """phi, the last phi and the trust after a step.
 
     `here` is the same before it; `moved` is where the step goes, `narrower` where to go instead
-    if draws were not finite; `seen` says whether all was finite, the bound and the gain that is
-    promised. Where the last step broke its promise badly, it is undone.
+    if draws were not finite; `seen` says whether all was finite, the bound, its standard error
+    and the gain that is promised. Where the last step did badly, it is undone.
     """
     phi, last, before = here
-    usable, bound, promised = seen
-    trust, fell = judge(before, bound)
+    usable, bound, error, promised = seen
+    trust, fell = judge(before, bound, error)
     going = usable & ~fell
-    after = Trust(
-        trust.radius,
-        jnp.where(going, bound, before.bound),
-        jnp.where(going, promised, 0.0),
+    after = trust._replace(  # what comes after an undone step is not compared with anything
+        bound=jnp.where(going, bound, -jnp.inf),
+        error=jnp.where(going, error, 0.0),
+        promised=jnp.where(going, promised, 0.0),
     )
     next_phi = _tree.where(usable, _tree.where(fell, last, moved), narrower)
     return next_phi, _tree.where(going, phi, last), after

@@ -6,6 +6,7 @@ optimum and elsewhere about the way left, so that its average over a window says
 and the spread how far the average can be trusted.
 """
 
+from statistics import NormalDist
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jaxvi._types import Scalar
 
 _FIRST_WINDOW = 10.0  # steps
 _WINDOW_GROWTH = 1.5
-_SIGNIFICANT = 4.0  # standard errors; of some hundred coordinates none is so far out by chance
+_BY_CHANCE = 0.05  # probability that of many coordinates one seems to drift
 _FAR_OFF = 0.3  # standard deviations of q
 _SLOWEST = 0.05
 _STILL_FALLING, _NOTHING = 0.5, 1e-5  # of the spread: from window to window, and at all
@@ -89,10 +90,11 @@ def close_window(monitor: Monitor, tolerance: float) -> tuple[Monitor, Verdict]:
     Where q still drifts and is far from right, or creeps, steps become full ones again; where it
     is near, it may be the steps' own noise that keeps it off, and they become shorter.
 
-    Converged means: no innovation's average is both significant and above the tolerance, and
-    neither the averages' standard errors nor the wandering of the iterates, sqrt(rate / 2) times
-    the spread, are above it; and the innovations no longer shrink, as they do to nothing where
-    q's family holds the posterior itself.
+    Converged means: no innovation's average is both significant and above the tolerance; the
+    wandering of the iterates, sqrt(rate / 2) times the spread, is below it, and so are the
+    averages' standard errors (their root mean square; of many coordinates the noisiest may have
+    three times as much); and the innovations no longer shrink, as they do to nothing where q's
+    family holds the posterior itself.
     """
     ends = monitor.steps >= monitor.window
     steps = jnp.maximum(monitor.steps, 1.0)
@@ -100,15 +102,17 @@ def close_window(monitor: Monitor, tolerance: float) -> tuple[Monitor, Verdict]:
     variance = jnp.maximum(monitor.square / steps - mean * mean, 0.0)
     error = jnp.sqrt(variance / steps)
     wander = jnp.sqrt(0.5 * rate(monitor) * variance)
-    drift = jnp.any(jnp.abs(mean) > jnp.maximum(_SIGNIFICANT * error, tolerance))
-    sharp = jnp.all((error < tolerance) & (wander < tolerance))
+    significant = jnp.abs(mean) > jnp.maximum(_significant(steps, mean.size) * error, tolerance)
+    drift = jnp.any(significant)
+    sharp = jnp.sqrt(jnp.mean(error**2)) < tolerance
+    sharp &= jnp.all((error < 3.0 * tolerance) & (wander < tolerance))
     spread = jnp.sqrt(jnp.mean(monitor.square / steps))
     settled = (spread > _STILL_FALLING * monitor.spread) | (spread < _NOTHING)
     calm = jnp.where(ends, ~drift, monitor.calm)
     longer = jnp.round(_WINDOW_GROWTH * monitor.window)
     # noise of the steps pushes an innovation now one way, now the other; what is left of the way
     # pushes it one way
-    creeps = jnp.any(jnp.abs(mean) > jnp.maximum(jnp.sqrt(variance), tolerance))
+    creeps = jnp.any(significant & (jnp.abs(mean) > jnp.sqrt(variance)))
     far = (jnp.abs(mean).max() > _FAR_OFF) | creeps
     paced = jnp.where(far, jnp.minimum(2.0 * monitor.rate, 1.0), 0.5 * monitor.rate)
     paced = jnp.maximum(paced, _SLOWEST)
@@ -124,3 +128,15 @@ def close_window(monitor: Monitor, tolerance: float) -> tuple[Monitor, Verdict]:
     )
     lost = monitor.failures >= _MOST_FAILURES
     return closed, Verdict(ends, ends & ~drift & sharp & settled, ends & ~far, lost)
+
+
+def _significant(steps: Scalar, num: int) -> Scalar:
+    """Student's t beyond which by chance the largest of `num` means of `steps` numbers seldom is.
+
+    The expansion of Fisher and Cornish in the degrees of freedom (Abramowitz and Stegun 26.7.5).
+    """
+    z = NormalDist().inv_cdf(1.0 - 0.5 * _BY_CHANCE / num)
+    free = jnp.maximum(steps - 1.0, 1.0)
+    first = (z**3 + z) / 4.0
+    second = (5.0 * z**5 + 16.0 * z**3 + 3.0 * z) / 96.0
+    return z + first / free + second / free**2

@@ -1,6 +1,6 @@
 """Natural gradients for Gaussian families, from expected Hessians or from gradients alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,11 +16,13 @@ from jaxvi.noise import Antithetic, NoiseSource
 from jaxvi.objectives import ELBO, Objective
 from jaxvi.solvers._base import BlockTrace, Defaults, Problem, Solver, StepInfo
 from jaxvi.solvers._gaussian_updates import update_for
-from jaxvi.solvers._guard import Trust, all_finite, judge, settle, start_trust
+from jaxvi.solvers._guard import Trust, all_finite, bound_and_error, judge, settle, start_trust
 from jaxvi.solvers._monitor import Monitor, close_window, rate, record, start_monitor
+from jaxvi.solvers._sparsity import Sparsity, find_sparsity
 
 _BLOCK = 5  # steps
 _DENSE_UP_TO = 500
+_HIGH_DIM = 50
 _FEWEST_HESSIANS, _PRODUCTS = 4, 100  # a step
 _FAR = 1e10  # where no posterior in sane units has mass
 _KINK = 5.0  # standard errors between the two estimates of the curvature
@@ -34,6 +36,7 @@ class NaturalGradientState(NamedTuple):
     trust: Trust
     monitor: Monitor
     estimates: Float[Array, "5 dim"]  # of the curvature, see `_tally`; sums over the window
+    apart: Bool[Array, "dim"]  # where the two estimates disagreed in the last window
     by_gradient: Bool[Array, ""]
 
 
@@ -61,13 +64,17 @@ class NaturalGradient(Solver):
     Families: `FullRank`, `MeanField`, and `LowRank` by a step of factor analysis towards the
     natural gradient's covariance, whose fixed points are those of the bound. Cost of a step:
     `num_draws` gradients, and for each of `num_hessians` draws `dim` Hessian-vector products
-    (`FullRank`), or the rank plus one (`LowRank`, `MeanField`: exact up to dimension 64).
+    (`FullRank`), or the rank plus one (`LowRank`, `MeanField`: exact up to dimension 64). Above
+    dimension 50 zeros of the Hessian are looked for first: of blocks and arrows, as hierarchies
+    have them, a draw costs only as many products as their columns have colours.
 
     Args:
         curvature: "hessian", "gradient" (Stein's identity), or "auto": gradients where there are
             twice as many draws as dimensions, else Hessians until gradients serve better.
         num_hessians: draws at which Hessians are taken; None takes as many as cost about
             what 100 gradients do, at least 4.
+        sparsity: "auto" looks for zeros of the Hessian, None takes it for dense; what was found
+            is `fit.setup.solver.sparsity`, and serves other fits of the same density.
         tolerance: standard deviations of q, for means and log standard deviations.
 
     Raises:
@@ -81,6 +88,7 @@ class NaturalGradient(Solver):
     curvature: Literal["auto", "hessian", "gradient"] = "auto"
     num_hessians: int | None = None
     tolerance: float = 0.03
+    sparsity: Sparsity | Literal["auto"] | None = "auto"
 
     guards_itself = True
 
@@ -106,9 +114,13 @@ class NaturalGradient(Solver):
         return _BLOCK
 
     def defaults(self, family: Family | None, dim: int) -> Defaults:
-        """Dense up to dimension 500, low rank above; 32 mirrored draws, more where dim is."""
+        """Dense up to dimension 500, low rank above; 32 mirrored draws, above 50 twice as many.
+
+        Of more coordinates the worst is noisier, and gradients are cheap beside Hessians there.
+        """
         dense = FullRank() if dim <= _DENSE_UP_TO else LowRank(20)
-        return Defaults(family or dense, ELBO(num_draws=32), Antithetic())
+        num_draws = 32 if dim <= _HIGH_DIM else 64
+        return Defaults(family or dense, ELBO(num_draws=num_draws), Antithetic())
 
     def check(self, family: Family, objective: Objective, noise: NoiseSource, dim: int) -> None:
         """Gaussian families, and the ELBO, whose natural gradient this is."""
@@ -122,6 +134,18 @@ class NaturalGradient(Solver):
                 f"NaturalGradient: expected the objective ELBO(num_draws=...); got {objective!r}."
             )
 
+    def prepare(self, problem: Problem, dtype: jnp.dtype) -> "NaturalGradient":
+        """With the zeros of the Hessian, where they save enough."""
+        if self.sparsity != "auto":
+            return self
+        wanted = self.curvature != "gradient" and not self._enough(problem)
+        wanted &= problem.dim > _HIGH_DIM and not isinstance(problem.family, LowRank)
+        return replace(self, sparsity=find_sparsity(problem, dtype) if wanted else None)
+
+    def _enough(self, problem: Problem) -> bool:
+        """Whether gradients alone serve from the start."""
+        return self.curvature == "auto" and problem.objective.num_draws >= 2 * problem.dim
+
     def init(self, phi: Phi, problem: Problem) -> NaturalGradientState:
         """Empty windows."""
         dtype = jax.tree.leaves(phi)[0].dtype
@@ -132,6 +156,7 @@ class NaturalGradient(Solver):
             start_trust(dtype),
             start_monitor(num, dtype),
             jnp.zeros((5, problem.dim), dtype),
+            jnp.zeros(problem.dim, bool),
             jnp.zeros((), bool),
         )
 
@@ -139,24 +164,27 @@ class NaturalGradient(Solver):
         self, state: NaturalGradientState, noise: Noise, problem: Problem
     ) -> tuple[NaturalGradientState, StepInfo]:
         """One natural-gradient step; where a draw is not finite, a narrower q instead."""
-        family, update = problem.family, update_for(problem.family)
+        family, update = problem.family, update_for(problem.family, self._known())
         z, log_q = jax.vmap(lambda row: transform_and_log_prob(family, state.phi, row))(noise)
         values, gradients = problem.values_and_gradients(z)
         good = jnp.isfinite(values) & jnp.isfinite(gradients).all(axis=-1)
         curvature, tally = self._curvature(state, z, noise, gradients, problem)
-        bound = (values - log_q).mean()
-        trust, _ = judge(state.trust, bound)
+        bound, error = bound_and_error(values - log_q)
+        trust, _ = judge(state.trust, bound, error)
+        pace = trust.pace * rate(state.monitor)
         moved, innovation, promised = update.apply(
-            state.phi, gradients.mean(axis=0), curvature, rate(state.monitor), trust.radius
+            state.phi, gradients.mean(axis=0), curvature, pace, trust.radius
         )
         usable = good.all() & all_finite((moved, innovation))
         bad = 1.0 - good.mean(dtype=values.dtype)
         narrower = update.narrow(state.phi, jnp.exp(-0.1 - bad))
         here = (state.phi, state.last, state.trust)
-        phi, last, trust = settle(here, moved, narrower, (usable, bound, promised))
+        phi, last, trust = settle(here, moved, narrower, (usable, bound, error, promised))
         monitor = record(state.monitor, innovation, usable)
         estimates = jnp.where(usable, state.estimates + tally, 0.0)
-        state = NaturalGradientState(phi, last, trust, monitor, estimates, state.by_gradient)
+        state = state._replace(
+            phi=phi, last=last, trust=trust, monitor=monitor, estimates=estimates
+        )
         return state, StepInfo(bound)
 
     def review(
@@ -164,17 +192,22 @@ class NaturalGradient(Solver):
     ) -> tuple[NaturalGradientState, Int[Array, ""]]:
         """Lower the rate, choose the curvature's estimate and stop at the end of a window."""
         monitor, seen = close_window(state.monitor, self.tolerance)
-        kinked, quieter = _compare(state.estimates, state.monitor.steps, self.tolerance)
-        better = kinked | (quieter & seen.near)
+        apart, quieter = _compare(state.estimates, state.monitor.steps, self.tolerance)
+        kinked = jnp.any(apart & state.apart)  # once, of many coordinates, may be chance
+        # the diagonal doesn't show that too few gradients leave directions without curvature
+        num_draws, problem = trace.noise.shape[1], trace.problem
+        spans = num_draws >= update_for(problem.family).num_axes(problem.dim)
+        better = kinked | (quieter & seen.near & spans)
         better &= seen.ended & ~state.by_gradient & (self.curvature == "auto")
         switch = better & kinked
         monitor = monitor._replace(age=jnp.where(switch, 0.0, monitor.age))
         state = state._replace(
             monitor=monitor,
             estimates=jnp.where(seen.ended, 0.0, state.estimates),
+            apart=jnp.where(seen.ended, apart, state.apart),
             by_gradient=state.by_gradient | better,
         )
-        largest = jnp.abs(trace.problem.family.transform(state.phi, trace.noise[0, 0])).max()
+        largest = jnp.abs(problem.family.transform(state.phi, trace.noise[0, 0])).max()
         status = jnp.where(seen.converged & ~switch, Status.CONVERGED, Status.RUNNING)
         status = jnp.where(largest > _FAR, Status.UNBOUNDED, status)
         return state, jnp.where(seen.lost, Status.NOT_FINITE, status).astype(jnp.int32)
@@ -192,11 +225,10 @@ class NaturalGradient(Solver):
         problem: Problem,
     ) -> tuple[Any, Float[Array, "5 dim"]]:
         """Of Hessians, unless gradients serve better or Hessians aren't finite; and the tally."""
-        update = update_for(problem.family)
+        update = update_for(problem.family, self._known())
         by_gradient = update.from_gradients(state.phi, noise, gradients)
         nothing = jnp.zeros_like(state.estimates)
-        enough = self.curvature == "auto" and len(z) >= 2 * z.shape[1]
-        if self.curvature == "gradient" or enough:
+        if self.curvature == "gradient" or self._enough(problem):
             return by_gradient, nothing
 
         def look(_: Any) -> tuple[Bool[Array, ""], Any, Float[Array, "5 dim"]]:
@@ -211,10 +243,16 @@ class NaturalGradient(Solver):
         _, chosen, tally = lax.while_loop(lambda c: c[0], look, (wanted, by_gradient, nothing))
         return chosen, tally
 
+    def _known(self) -> Sparsity | None:
+        """The zeros that are known; a solver that was not prepared knows none."""
+        return None if self.sparsity == "auto" else self.sparsity
+
     def _few(self, z: Float[Array, "draws dim"]) -> Float[Array, "some dim"]:
         """Draws for Hessians, in mirrored pairs: the first rows of both halves."""
         num, dim = z.shape
-        few = self.num_hessians or max(_FEWEST_HESSIANS, _PRODUCTS // dim)
+        sparsity = self._known()
+        products = dim if sparsity is None else sparsity.num_colours
+        few = self.num_hessians or max(_FEWEST_HESSIANS, _PRODUCTS // products)
         if few >= num:
             return z
         return jnp.concatenate([z[: (few + 1) // 2], z[num // 2 : num // 2 + few // 2]])
@@ -227,9 +265,9 @@ def _tally(h: Float[Array, "dim"], g: Float[Array, "dim"]) -> Float[Array, "5 di
 
 def _compare(
     sums: Float[Array, "5 dim"], steps: Scalar, tolerance: float
-) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
-    """Whether Hessians miss kinks that gradients see, and whether gradients are less noisy."""
+) -> tuple[Bool[Array, "dim"], Bool[Array, ""]]:
+    """Where Hessians miss kinks that gradients see, and whether gradients are less noisy."""
     h, g, hh, gg, gap = sums / jnp.maximum(steps, 1.0)
     error = jnp.sqrt(jnp.maximum(gap - (h - g) ** 2, 0.0) / jnp.maximum(steps, 1.0))
-    kinked = jnp.any(jnp.abs(h - g) > jnp.maximum(_KINK * error, 2.0 * tolerance))
-    return kinked, jnp.sum(gg - g * g) < jnp.sum(hh - h * h)
+    apart = jnp.abs(h - g) > jnp.maximum(_KINK * error, 2.0 * tolerance)
+    return apart, jnp.sum(gg - g * g) < jnp.sum(hh - h * h)
