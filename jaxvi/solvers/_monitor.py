@@ -110,9 +110,11 @@ def close_window(monitor: Monitor, tolerance: float) -> tuple[Monitor, Verdict]:
     settled = (spread > _STILL_FALLING * monitor.spread) | (spread < _NOTHING)
     calm = jnp.where(ends, ~drift, monitor.calm)
     longer = jnp.round(_WINDOW_GROWTH * monitor.window)
-    # noise of the steps pushes an innovation now one way, now the other; what is left of the way
-    # pushes it one way
-    creeps = jnp.any(significant & (jnp.abs(mean) > jnp.sqrt(variance)))
+    # Noise of the steps pushes an innovation now one way, now the other; what is left of the way
+    # pushes it one way. But noise also has a mean effect, of second order: where updates of all
+    # coordinates bend each other, up to half its total variance.
+    bend = 0.5 * rate(monitor) * jnp.sum(variance)
+    creeps = jnp.any(significant & (jnp.abs(mean) > jnp.maximum(jnp.sqrt(variance), bend)))
     far = (jnp.abs(mean).max() > _FAR_OFF) | creeps
     paced = jnp.where(far, jnp.minimum(2.0 * monitor.rate, 1.0), 0.5 * monitor.rate)
     paced = jnp.maximum(paced, _SLOWEST)

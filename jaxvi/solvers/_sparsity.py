@@ -70,8 +70,8 @@ def find_sparsity(problem: Problem, dtype: jnp.dtype) -> Sparsity | None:
     otherwise.
     """
     dim = problem.dim
-    everything = jax.jit(lambda z, data: replace(problem, data=data).hessian_products(z, axes))
     axes = jnp.eye(dim, dtype=dtype)[None]
+    everything = jax.jit(lambda z, data: replace(problem, data=data).hessian_products(z, axes))
     rng, pattern = np.random.default_rng(_SEED), np.eye(dim, dtype=bool)
     seen = 0
     for _ in range(_POINTS):
