@@ -189,6 +189,8 @@ CASES = {
     "slower than linear": (
         lambda z: jnp.sqrt(1.0 + jax.nn.softplus(z[0])) - 0.5 * z[1] ** 2, Status.UNBOUNDED, None
     ),
+    "levels off": (lambda z: -jnp.sum(jnp.exp(-z)), Status.UNBOUNDED, None),
+    "heavy tails": (lambda z: -jnp.sum(jnp.log1p(z**2)), Status.CONVERGED, None),
     "constant": (lambda z: 3.0 + 0.0 * z.sum(), Status.SINGULAR, None),
     "flat along one": (lambda z: -0.5 * (z[0] - 2.0) ** 2, Status.SINGULAR, None),
     "NaN near the mode": (

@@ -31,6 +31,7 @@ _FAILURES = 2  # line searches in a row that find nothing
 _STALE = 20  # blocks in a row without a better Gaussian: the path goes on to an infinite density
 _DENSE_UP_TO = 300
 _FEWEST_PAIRS, _MOST_PAIRS = 10, 30  # remembered by default
+_WAY = 5  # pairs
 _ERRORS = 4.0  # standard errors that a bound is marked down by: else luck of bad ones wins
 
 
@@ -69,6 +70,7 @@ class PathfinderState(NamedTuple):
     quiet: Int[Array, ""]  # steps in a row that gained nothing
     stale: Int[Array, ""]  # blocks in a row without a new best
     gone: Bool[Array, ""]  # farther out than any scale explains
+    level: Bool[Array, ""]  # log p is no lower far beyond the path's end
     ended: Bool[Array, ""]
 
 
@@ -102,10 +104,11 @@ class Pathfinder(Solver):
 
     A lane ends CONVERGED when the path gains less than `tolerance` three times in a row, can't
     move, or has seen no better Gaussian for 200 steps, and some Gaussian had a finite bound;
-    UNBOUNDED when the path runs off and the bound rises with it; SINGULAR when no curvature was
-    seen, or a coordinate had no slope all along; NOT_FINITE when every Gaussian reaches into where
-    the density is not finite. Fails silently on a slanting direction in which log p is flat, and
-    on an improper posterior whose log density levels off.
+    UNBOUNDED when the path runs off and the bound rises with it, or log p has not fallen a
+    hundred standard deviations beyond the path's end; SINGULAR when no curvature was seen, or a
+    coordinate had no slope all along; NOT_FINITE when every Gaussian reaches into where the
+    density is not finite. Fails silently on a slanting direction in which log p is flat, and
+    sometimes where log p levels off beside other directions.
 
     Args:
         num_draws: draws for each bound; mirrored where even.
@@ -191,6 +194,7 @@ class Pathfinder(Solver):
             quiet=zero,
             stale=zero,
             gone=no,
+            level=no,
             ended=no,
         )
 
@@ -234,7 +238,10 @@ class Pathfinder(Solver):
         candidates = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), candidates)
         noise = trace.noise[0][:, : problem.dim]
         z, log_q = jax.vmap(draw_path, (0, None))(candidates, noise)
-        log_p = problem.log_probs(z.reshape(-1, problem.dim)).reshape(log_q.shape)
+        probe, aimed = _beyond(state.search)
+        points = jnp.concatenate([z.reshape(-1, problem.dim), probe[None]])
+        values = problem.log_probs(points)
+        log_p, beyond = values[:-1].reshape(log_q.shape), values[-1]
         bounds = jnp.mean(log_p - log_q, axis=-1)
         errors = jnp.std(log_p - log_q, axis=-1) / len(noise) ** 0.5
         # a bound is finite only where all parts of its Gaussian are
@@ -252,6 +259,7 @@ class Pathfinder(Solver):
             found=state.found | better,
             stale=jnp.where(better | ~state.found, 0, state.stale + 1).astype(jnp.int32),
             last=jnp.where(trail.usable.any(), better, state.last),
+            level=jnp.where(aimed, beyond > state.search.at.value - 1.0, state.level),
         )
         status = jnp.where(trace.failed, Status.NOT_FINITE, _status(state))
         return state, status.astype(jnp.int32)
@@ -282,9 +290,29 @@ def _member_where(better: Bool[Array, ""], family: Family, best: PathGaussian, p
     return lax.while_loop(lambda carry: carry[0], change, (better, phi))[1]
 
 
+def _beyond(search: Lbfgs) -> tuple[Float[Array, "dim"], Bool[Array, ""]]:
+    """A hundred standard deviations on from the path's end, the way it came; if it has a way.
+
+    The way is that of the last pairs together: single steps may go astray where one direction is
+    level and others are not.
+    """
+    pairs = search.pairs
+    used = pairs.products[-_WAY:] > 0.0
+    steps = jnp.where(used[:, None], pairs.steps[-_WAY:], 0.0)
+    way, change = steps.sum(axis=0), pairs.changes[-_WAY:].sum(axis=0)
+    products = jnp.where(used, pairs.products[-_WAY:], jnp.inf)
+    newest = jnp.argmax(jnp.where(used, jnp.arange(len(used)), -1))
+    last = jnp.linalg.norm(steps[newest]) / jnp.sqrt(products[newest])
+    length, bend = jnp.linalg.norm(way), way @ change
+    along = length / jnp.sqrt(jnp.where(bend > 0.0, bend, jnp.inf))
+    far = 100.0 * jnp.maximum(along, last) / jnp.where(length > 0.0, length, 1.0)
+    return search.at.z + far * way, used.any() & (length > 0.0)
+
+
 def _status(state: PathfinderState) -> Int[Array, ""]:
     """How a path has ended."""
     off = (state.gone | state.search.overflowed) & (state.last | ~state.found)
+    off |= state.level & state.paired
     flat = ~state.paired | ~state.felt.all()
     code = jnp.where(state.found, Status.CONVERGED, Status.NOT_FINITE)
     code = jnp.where(flat, Status.SINGULAR, code)

@@ -17,6 +17,7 @@ from jaxvi.solvers._base import Problem
 
 _POINTS, _SPREAD, _SEED = 3, 0.5, 20040  # where zeros are looked for
 _WORTH_IT = 0.6  # colours by dimension
+_SPLITS = 12
 _AGREES = 1e-3  # relative
 
 
@@ -46,7 +47,7 @@ class Sparsity:
 
         One product more than there are colours sees to that.
         """
-        probe = np.random.default_rng(_SEED).choice([-1.0, 1.0], size=self.dim)
+        probe = np.random.default_rng(_SEED).normal(size=self.dim)
         seeds = np.zeros((self.num_colours + 1, self.dim))
         seeds[list(self.colours), np.arange(self.dim)] = 1.0
         seeds[-1] = probe
@@ -95,15 +96,16 @@ def colour(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A colour for every column, and the columns that have one of their own.
 
-    Whether few or many of the fullest columns stand apart, the others are coloured greedily, the
-    fullest first, so that no two of a colour share a row; the fewest colours win.
+    Columns are ordered by how full they are and split where that drops most. The fullest stand
+    apart; the others are coloured greedily, so that no two of a colour share a row. Of several
+    splits the fewest colours win.
     """
     dim = len(pattern)
-    order = np.argsort(-pattern.sum(axis=0), kind="stable")
+    degrees = pattern.sum(axis=0)
+    order = np.argsort(-degrees, kind="stable")
+    drops = np.argsort(np.diff(degrees[order]), kind="stable")[:_SPLITS] + 1
     best: tuple[np.ndarray, np.ndarray] | None = None
-    for num_dense in sorted({0, *(int(1.3**k) for k in range(24))}):
-        if num_dense >= dim:
-            break
+    for num_dense in sorted({0, *drops.tolist()}):
         dense, rest = order[:num_dense], order[num_dense:]
         sparse = pattern[np.ix_(rest, rest)].astype(np.float32)
         apart = sparse.T @ sparse > 0
