@@ -6,6 +6,8 @@ gradients change; an innovation is what the full step would change, in standard 
 """
 
 import abc
+import math
+import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -21,8 +23,10 @@ from jaxvi.solvers._base import Problem
 from jaxvi.solvers._factor_analysis import em_step, inverse_half, inverse_products
 from jaxvi.solvers._guard import share
 from jaxvi.solvers._sparsity import Sparsity
+from jaxvi.solvers._trust_region import solve_within
 
 _MOST_CURVATURE = 10.0  # relative to q's own precision
+_MOST_PRODUCTS = 60  # of the mean's conjugate gradients
 _EXACT_UP_TO = 64  # dimensions whose Hessian's diagonal is not estimated by probes
 
 
@@ -50,9 +54,17 @@ class Update(abc.ABC):
 
     @abc.abstractmethod
     def from_hessians(
-        self, phi: Phi, z: Float[Array, "some dim"], noise: Noise, problem: Problem
+        self,
+        phi: Phi,
+        z: Float[Array, "some dim"],
+        noise: Noise,
+        slope: tuple[Float[Array, "dim"], Scalar],
+        problem: Problem,
     ) -> Any:
-        """Curvature by Hessian-vector products at `z`."""
+        """Curvature by Hessian-vector products at `z`.
+
+        `slope` is the mean gradient of all draws, and the radius within which it may be followed.
+        """
 
     @abc.abstractmethod
     def diagonal(self, curvature: Any) -> Float[Array, "dim"]:
@@ -77,7 +89,7 @@ class Update(abc.ABC):
         """phi with all scales times `factor`."""
 
 
-def growth(relative: Float[Array, "*shape"], rate: Scalar) -> Float[Array, "*shape"]:
+def growth(relative: Float[Array, "*shape"], rate: Scalar | float) -> Float[Array, "*shape"]:
     """Factor of a precision whose curvature is `relative` to it: 1 + x + x^2 / 2, at least 1/2."""
     x = rate * (jnp.minimum(relative, _MOST_CURVATURE) - 1.0)
     x = jnp.maximum(x, -1.0)
@@ -104,7 +116,12 @@ class Dense(Update):
         return jnp.eye(phi.loc.size, dtype=phi.loc.dtype) - 0.5 * (product + product.T)
 
     def from_hessians(
-        self, phi: FullRankParams, z: Float[Array, "some dim"], noise: Noise, problem: Problem
+        self,
+        phi: FullRankParams,
+        z: Float[Array, "some dim"],
+        noise: Noise,
+        slope: tuple[Float[Array, "dim"], Scalar],
+        problem: Problem,
     ) -> Float[Array, "dim dim"]:
         """Products with the columns of L, or what a sparse Hessian needs."""
         factor = FullRank().scale_tril(phi)
@@ -155,54 +172,91 @@ class Patches(NamedTuple):
     products: Float[Array, "dim rank"]
 
 
+class Separate(NamedTuple):
+    """What an independent Gaussian needs of A: its diagonal times the variances, and a Newton step.
+
+    The step of the mean is in units of q's scales.
+    """
+
+    diagonal: Float[Array, "dim"]
+    step: Float[Array, "dim"]
+
+
 class Diagonal(Update):
-    """`MeanField`: the curvature is the diagonal of A times the variances."""
+    """`MeanField`: the diagonal of A, and for the mean all of A by conjugate gradients.
+
+    The natural gradient of the mean is Jacobi's iteration, which takes as many steps as the
+    posterior's condition number, or doesn't converge. The bound's own Hessian in the mean is -A,
+    so that Newton's step is to be had for a few products.
+    """
 
     def num_innovations(self, dim: int) -> int:
         """Means and scales."""
         return 2 * dim
 
     def num_axes(self, dim: int) -> int:
-        """Coordinates are apart."""
-        return 1
+        """Steps of the mean are better than gradients can make them."""
+        return sys.maxsize
 
     def from_gradients(
         self, phi: MeanFieldParams, noise: Noise, gradients: Float[Array, "draws dim"]
-    ) -> Float[Array, "dim"]:
-        """1 - E[e (s + e)]."""
+    ) -> Separate:
+        """1 - E[e (s + e)]; the mean's step is the natural one."""
         score = gradients * jnp.exp(phi.log_scale)[None]
-        return 1.0 - jnp.mean(noise * (score + noise), axis=0)
+        curvature = 1.0 - jnp.mean(noise * (score + noise), axis=0)
+        return Separate(curvature, score.mean(axis=0) / growth(curvature, 1.0))
 
     def from_hessians(
-        self, phi: MeanFieldParams, z: Float[Array, "some dim"], noise: Noise, problem: Problem
-    ) -> Float[Array, "dim"]:
-        """Exact in low dimension or of a sparse Hessian, else by one probe a draw."""
+        self,
+        phi: MeanFieldParams,
+        z: Float[Array, "some dim"],
+        noise: Noise,
+        slope: tuple[Float[Array, "dim"], Scalar],
+        problem: Problem,
+    ) -> Separate:
+        """The diagonal is exact in low dimension or of a sparse Hessian, else by probes."""
         scale = jnp.exp(phi.log_scale)
-        if self.sparsity is None:
-            return _scaled_diagonal(problem, z, noise, scale)
-        return -jnp.diagonal(self.sparsity.mean_hessian(problem, z)) * scale**2
+        if self.sparsity is not None:
+            hessian = self.sparsity.mean_hessian(problem, z)
+            diagonal = -jnp.diagonal(hessian) * scale**2
+        else:
+            diagonal = _scaled_diagonal(problem, z, noise, scale)
+        root = jnp.sqrt(growth(diagonal, 1.0))
 
-    def diagonal(self, curvature: Float[Array, "dim"]) -> Float[Array, "dim"]:
-        """Itself."""
-        return curvature
+        def product(v: Float[Array, "dim"]) -> Float[Array, "dim"]:
+            return -_mean_products(problem, z, (scale * v / root)[None])[0] * scale / root
+
+        gradient, radius = slope
+        down = -gradient * scale / root
+        target = 0.1 * jnp.linalg.norm(down)
+        path = solve_within(product, down, radius * math.sqrt(scale.size), target, _MOST_PRODUCTS)
+        return Separate(diagonal, path.step / root)
+
+    def diagonal(self, curvature: Separate) -> Float[Array, "dim"]:
+        """Of A, times the variances."""
+        return curvature.diagonal
 
     def apply(
         self,
         phi: MeanFieldParams,
         gradient: Float[Array, "dim"],
-        curvature: Float[Array, "dim"],
+        curvature: Separate,
         rate: Scalar,
         radius: Scalar,
     ) -> tuple[MeanFieldParams, Float[Array, "innovations"], Scalar]:
         """Each precision by its own factor."""
-        factor = growth(curvature, rate)
+        factor = growth(curvature.diagonal, rate)
         scale = jnp.exp(phi.log_scale)
-        score = gradient * scale
-        gain = jnp.sum(score**2 / factor)
-        part = share(jnp.sqrt(gain), rate, radius, scale.size)
-        loc = phi.loc + part * scale * score / factor
-        moved = MeanFieldParams(loc, phi.log_scale - 0.5 * jnp.log(factor))
-        return moved, jnp.concatenate([score, 0.5 * (curvature - 1.0)]), part * gain
+        step = curvature.step
+        part = share(jnp.linalg.norm(step), rate, radius, scale.size)
+        moved = MeanFieldParams(
+            phi.loc + part * scale * step, phi.log_scale - 0.5 * jnp.log(factor)
+        )
+        gain = jnp.maximum(jnp.sum(gradient * scale * step), 0.0)
+        # in standard deviations of the posterior, which is wider than q where it is correlated
+        shorter = jnp.minimum(jnp.sqrt(gain) / jnp.maximum(jnp.linalg.norm(step), 1e-30), 1.0)
+        innovation = jnp.concatenate([shorter * step, 0.5 * (curvature.diagonal - 1.0)])
+        return moved, innovation, part * gain
 
     def narrow(self, phi: MeanFieldParams, factor: Scalar) -> MeanFieldParams:
         """Scales times the factor."""
@@ -249,7 +303,12 @@ class FactorAnalysis(Update):
         return Patches(variance * (inverse_diagonal - mixed), own - 0.5 * crossed / num)
 
     def from_hessians(
-        self, phi: LowRankParams, z: Float[Array, "some dim"], noise: Noise, problem: Problem
+        self,
+        phi: LowRankParams,
+        z: Float[Array, "some dim"],
+        noise: Noise,
+        slope: tuple[Float[Array, "dim"], Scalar],
+        problem: Problem,
     ) -> Patches:
         """Products with the factors, and the diagonal."""
         diagonal = _scaled_diagonal(problem, z, noise[:, self.rank :], jnp.exp(phi.log_scale))

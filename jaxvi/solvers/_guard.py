@@ -28,7 +28,12 @@ class Trust(NamedTuple):
 def start_trust(dtype: jnp.dtype) -> Trust:
     """Nothing promised yet."""
     zero = jnp.zeros((), dtype)
-    return Trust(zero + _RADIUS, zero + 1.0, zero - jnp.inf, zero, zero)
+    return Trust(zero + _RADIUS, zero + 1.0, _lowest(zero), zero, zero)
+
+
+def _lowest(like: Scalar) -> Scalar:
+    """What anything is a gain on; finite, as states must be."""
+    return jnp.full_like(like, jnp.finfo(like.dtype).min)
 
 
 def bound_and_error(values: Float[Array, "draws"]) -> tuple[Scalar, Scalar]:
@@ -65,18 +70,19 @@ def settle(
 
     `here` is the same before it; `moved` is where the step goes, `narrower` where to go instead
     if draws were not finite; `seen` says whether all was finite, the bound, its standard error
-    and the gain that is promised. Where the last step did badly, it is undone.
+    and the gain that is promised. Where the last step did badly, to where draws are not finite
+    among others, it is undone.
     """
     phi, last, before = here
     usable, bound, error, promised = seen
     trust, fell = judge(before, bound, error)
     going = usable & ~fell
     after = trust._replace(  # what comes after an undone step is not compared with anything
-        bound=jnp.where(going, bound, -jnp.inf),
+        bound=jnp.where(going, bound, _lowest(bound)),
         error=jnp.where(going, error, 0.0),
         promised=jnp.where(going, promised, 0.0),
     )
-    next_phi = _tree.where(usable, _tree.where(fell, last, moved), narrower)
+    next_phi = _tree.where(fell, last, _tree.where(usable, moved, narrower))
     return next_phi, _tree.where(going, phi, last), after
 
 

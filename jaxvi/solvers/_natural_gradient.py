@@ -61,12 +61,14 @@ class NaturalGradient(Solver):
     A lane has converged when the mean innovations over a window (what full steps would change,
     in standard deviations of q) and their standard errors are below `tolerance`.
 
-    Families: `FullRank`, `MeanField`, and `LowRank` by a step of factor analysis towards the
-    natural gradient's covariance, whose fixed points are those of the bound. Cost of a step:
-    `num_draws` gradients, and for each of `num_hessians` draws `dim` Hessian-vector products
-    (`FullRank`), or the rank plus one (`LowRank`, `MeanField`: exact up to dimension 64). Above
-    dimension 50 zeros of the Hessian are looked for first: of blocks and arrows, as hierarchies
-    have them, a draw costs only as many products as their columns have colours.
+    Families: `FullRank`; `MeanField`, whose mean takes Newton's step by conjugate gradients, as
+    the natural one there is Jacobi's iteration; and `LowRank` by a step of factor analysis
+    towards the natural gradient's covariance, whose fixed points are those of the bound. Cost of
+    a step: `num_draws` gradients, and for each of `num_hessians` draws `dim` Hessian-vector
+    products (`FullRank`), the rank plus one (`LowRank`), or up to dimension 64 `dim`, above one,
+    and up to 60 for the mean (`MeanField`). Above dimension 50 zeros of the Hessian are looked
+    for first: of blocks and arrows, as hierarchies have them, a draw costs only as many products
+    as the columns have colours.
 
     Args:
         curvature: "hessian", "gradient" (Stein's identity), or "auto": gradients where there are
@@ -144,7 +146,8 @@ class NaturalGradient(Solver):
 
     def _enough(self, problem: Problem) -> bool:
         """Whether gradients alone serve from the start."""
-        return self.curvature == "auto" and problem.objective.num_draws >= 2 * problem.dim
+        spans = not isinstance(problem.family, MeanField)
+        return spans and self.curvature == "auto" and problem.objective.num_draws >= 2 * problem.dim
 
     def init(self, phi: Phi, problem: Problem) -> NaturalGradientState:
         """Empty windows."""
@@ -226,13 +229,14 @@ class NaturalGradient(Solver):
     ) -> tuple[Any, Float[Array, "5 dim"]]:
         """Of Hessians, unless gradients serve better or Hessians aren't finite; and the tally."""
         update = update_for(problem.family, self._known())
+        slope = (gradients.mean(axis=0), state.trust.radius)
         by_gradient = update.from_gradients(state.phi, noise, gradients)
         nothing = jnp.zeros_like(state.estimates)
         if self.curvature == "gradient" or self._enough(problem):
             return by_gradient, nothing
 
         def look(_: Any) -> tuple[Bool[Array, ""], Any, Float[Array, "5 dim"]]:
-            by_hessian = update.from_hessians(state.phi, self._few(z), noise, problem)
+            by_hessian = update.from_hessians(state.phi, self._few(z), noise, slope, problem)
             smooth = all_finite(by_hessian)
             tally = _tally(update.diagonal(by_hessian), update.diagonal(by_gradient))
             chosen = _tree.where(smooth, by_hessian, by_gradient)
