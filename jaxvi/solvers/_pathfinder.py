@@ -107,8 +107,9 @@ class Pathfinder(Solver):
     UNBOUNDED when the path runs off and the bound rises with it, or log p has not fallen a
     hundred standard deviations beyond the path's end; SINGULAR when no curvature was seen, or a
     coordinate had no slope all along; NOT_FINITE when every Gaussian reaches into where the
-    density is not finite. Fails silently on a slanting direction in which log p is flat, and
-    sometimes where log p levels off beside other directions.
+    density is not finite. Fails silently on a slanting direction in which log p is flat, sometimes
+    where log p levels off beside other directions, and where log p has an infinite peak of infinite
+    mass, which looks as a funnel does.
 
     Args:
         num_draws: draws for each bound; mirrored where even.
