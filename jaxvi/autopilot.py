@@ -4,7 +4,7 @@ import dataclasses
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +23,10 @@ from jaxvi.families import CouplingFlow, Family, HasMoments, Mixture
 from jaxvi.fit import fit_restarts
 from jaxvi.noise import Antithetic, NoiseSource
 from jaxvi.objectives import ELBO, Objective
-from jaxvi.result import Approximation, Fit, Stage, Stock, Timing, evidence_of
+from jaxvi.result import Approximation, Fit, Stage, Stock, Timing, errors_of, evidence_of
 from jaxvi.solvers import NaturalGradient, Solver, Stochastic
 from jaxvi.target import Target
 from jaxvi.verdict import Errors
-
-Effort = Literal["quick", "normal", "thorough"]
 
 _MANY_RESTARTS_UP_TO = 100  # dimensions
 _FLOW_UP_TO = 30  # dimensions
@@ -58,9 +56,9 @@ def fit(
     start_scale: float = 1.0,
     max_steps: int = 20_000,
     num_eval_draws: int = 2_000,
-    effort: Effort = "normal",
+    effort: str = "normal",
     max_seconds: float | None = None,
-    polish: bool | Literal["auto"] = "auto",
+    polish: bool | str = "auto",
     progress: bool | Reporter | None = None,
 ) -> Fit:
     """Fit a posterior, check the fit, and say how far it can be trusted.
@@ -145,7 +143,7 @@ class _Pilot:
     key: Key[Array, ""]
     target: Target
     data: Data
-    effort: Effort
+    effort: str
     polish: bool | str
     max_seconds: float | None
     progress: bool | Reporter | None
@@ -241,15 +239,7 @@ class _Pilot:
 
     def _settle(self, key: Key[Array, ""], fit: Fit, weighed: Weighing, modes: int) -> Fit:
         """The draws to hand out, and the evidence for them."""
-        known: dict[str, Any] = {"bound": weighed.bound, "bound_mcse": weighed.bound_mcse}
-        evidence = evidence_of(fit)._replace(
-            **(known if math.isfinite(weighed.bound) else {}),
-            khat=weighed.khat,
-            khat_limit=weighed.khat_limit,
-            efficiency=weighed.efficiency,
-            bad_share=weighed.bad_share,
-            modes=modes,
-        )
+        evidence = evidence_of(fit, weighed)._replace(modes=modes)
         if weighed.ok and self.polish is not True:
             stock, errors = _by_weights(weighed)
             corrected = "" if stock is None else "weights"
@@ -280,7 +270,7 @@ class _Pilot:
         still = self.polish is not True and _is_small(drift)
         if still or self.polish is False:
             self._note("chains", math.nan, fit, "no drift" if still else _of_drift(drift))
-            return None, _errors(drift, "chains"), _memory(drift), moved.acceptance
+            return None, errors_of(drift, "chains"), _memory(drift), moved.acceptance
         start, scale = chains.z, moved.scale
         for round_ in range(_ROUNDS[self.effort]):
             if self.left() <= 0.0:
@@ -300,7 +290,7 @@ class _Pilot:
                 break
         self._note("chains", math.nan, fit, f"q: {_of_drift(moved.drift)}; end: {_of_drift(drift)}")
         stock = Stock(z.reshape(-1, self.target.dim), None, "chains")
-        return stock, _errors(drift, "chains"), _memory(drift), float(chains.acceptance)
+        return stock, errors_of(drift, "chains"), _memory(drift), float(chains.acceptance)
 
 
 _FLOW_SOLVER = Stochastic(
@@ -339,14 +329,9 @@ def _by_weights(weighed: Weighing) -> tuple[Stock | None, Errors]:
     """Plain draws where weights would change nothing that matters, else weighted ones."""
     drift = weighed.drift
     if max(np.abs(drift.mean).max(), np.abs(drift.log_sd).max()) < _SMALL:
-        return None, _errors(drift, "weights")
+        return None, errors_of(drift, "weights")
     rest = drift._replace(mean=np.zeros_like(drift.mean), log_sd=np.zeros_like(drift.log_sd))
-    return Stock(weighed.z, weighed.log_weights, "weights"), _errors(rest, "weights")
-
-
-def _errors(drift: Drift, by: str) -> Errors:
-    least, most = drift.at_least(), drift.at_most()
-    return Errors((least[0], most[0]), (least[1], most[1]), by)
+    return Stock(weighed.z, weighed.log_weights, "weights"), errors_of(rest, "weights")
 
 
 def _is_small(drift: Drift) -> bool:

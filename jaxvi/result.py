@@ -1,5 +1,6 @@
 """What a fit returns."""
 
+import functools
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,11 +13,11 @@ from jaxtyping import Array, Float, Int, Key
 from jaxvi._loop import Setup
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi, Scalar
-from jaxvi.diagnostics import Agreement, agreement, khat_threshold, pareto_smooth
+from jaxvi.diagnostics import Agreement, Drift, Weighing, agreement, weigh
 from jaxvi.families import Family, HasCovariance, HasGaussianInit, HasMoments
 from jaxvi.lanes import LaneResult, WarmStart
 from jaxvi.target import Target
-from jaxvi.verdict import Evidence, Level, judge
+from jaxvi.verdict import Errors, Evidence, Level, judge
 
 
 class FitError(RuntimeError):
@@ -177,23 +178,22 @@ class Fit:
     @property
     def khat(self) -> float:
         """Shape of the tail of the best lane's importance weights; above 0.7 they say nothing."""
-        return self._evidence().khat
+        return self._evidence.khat
 
     @property
     def verdict(self) -> Level:
         """Whether to trust `sample`: "ok", "caution" or "failed"; see `reasons`."""
-        return judge(self._evidence()).level
+        return judge(self._evidence).level
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why the verdict is what it is, and what to do, the gravest first."""
-        return judge(self._evidence()).reasons
+        return judge(self._evidence).reasons
 
+    @functools.cached_property
     def _evidence(self) -> Evidence:
         """What was seen; else what the run itself shows."""
-        if self.evidence is not None:
-            return self.evidence
-        return evidence_of(self)
+        return self.evidence or evidence_of(self)
 
     def lane(self, index: int) -> LaneResult:
         """One lane's parameters, status, steps and bound; losers are kept."""
@@ -250,13 +250,19 @@ class Fit:
             f"  bound     {self.bound:.3f} +- {self.bound_mcse:.3f} nats (lane {self.best})",
             f"  optima    {len(groups.sizes)} distinct, restarts in each: {most}{more}",
             *self._status_lines(),
-            f"  verdict   {self.verdict}: {self.reasons[0]}",
-            *(f"            {reason}" for reason in self.reasons[1:]),
+            *self._verdict_lines(),
             f"  steps     {int(self.steps.max()):,} at most, {self.timing.run_seconds:.2f} s "
             f"running, {self.timing.compile_seconds:.2f} s compiling",
             *(f"  {stage}" for stage in self.log),
         ]
         return "\n".join(lines)
+
+    def _verdict_lines(self) -> list[str]:
+        """Of the autopilot's fits; of others it costs a program, and is had on asking."""
+        if self.evidence is None:
+            return []
+        first, *others = self.reasons
+        return [f"  verdict   {self.verdict}: {first}", *(f"            {o}" for o in others)]
 
     def _status_lines(self) -> list[str]:
         lines = []
@@ -291,31 +297,36 @@ def _pick(key: Key[Array, ""], stock: Stock, num: int) -> Float[Array, "draws di
     return stock.z[jax.random.choice(key, size, (num,), replace=num > size)]
 
 
-def evidence_of(fit: Fit) -> Evidence:
-    """What a run shows by itself: its statuses, its restarts, its importance weights."""
-    weights = jnp.asarray(fit.log_weights)
-    finite = jnp.isfinite(weights)
-    kept = jnp.where(finite, weights, -jnp.inf)
-    plain = jnp.exp(kept - kept.max())
-    groups = fit.agreement
+def evidence_of(fit: Fit, weighed: Weighing | None = None) -> Evidence:
+    """What a run shows by itself: its statuses, its restarts, and the importance weights of q."""
+    q, groups = fit.q, fit.agreement
+    if weighed is None:
+        weighed = weigh(jax.random.fold_in(fit.key, 1), q.target, q.family, q.phi, fit.data)
+    known = fit.approximation is not None and bool(np.isfinite(weighed.bound))
     return Evidence(
         status=Status(int(fit.status[fit.best])),
-        bound=fit.bound,
-        bound_mcse=fit.bound_mcse,
-        khat=float(pareto_smooth(kept).khat),
-        khat_limit=khat_threshold(len(weights)),
-        efficiency=float(plain.sum() ** 2 / jnp.sum(plain**2)) / len(weights),
-        bad_share=float(1.0 - finite.mean()),
+        bound=weighed.bound if known else float(fit.bounds[fit.best]),
+        bound_mcse=weighed.bound_mcse if known else float(fit.bounds_mcse[fit.best]),
+        khat=weighed.khat,
+        khat_limit=weighed.khat_limit,
+        efficiency=weighed.efficiency,
+        bad_share=weighed.bad_share,
         lanes_at_best=int(groups.sizes[0]) if len(groups.sizes) else 0,
         lanes=fit.num_restarts,
         modes=1,
-        errors=None,
+        errors=errors_of(weighed.drift, "weights") if weighed.ok else None,
         corrected="",
         memory=0.0,
         acceptance=1.0,
-        eps=float(jnp.finfo(weights.dtype).eps),
+        eps=float(jnp.finfo(weighed.z.dtype).eps),
         interrupted=fit.interrupted,
     )
+
+
+def errors_of(drift: Drift, by: str) -> Errors:
+    """What a drift says of the errors of the draws that it is measured from."""
+    least, most = drift.at_least(), drift.at_most()
+    return Errors((least[0], most[0]), (least[1], most[1]), by)
 
 
 def warm_start(fit: Fit, setup: Setup, dtype: Any) -> WarmStart:

@@ -9,6 +9,7 @@ Level = Literal["ok", "caution", "failed"]
 
 # Errors in standard deviations, and of the log of standard deviations, that "ok" rules out.
 WORST_MEAN, WORST_LOG_SD = 0.25, 0.22
+LEAST_EFFICIENCY = 0.3  # of weights that are to say anything of marginals
 _FORGOTTEN = 0.35  # correlation with the start above which chains have not mixed
 _LEAST_ACCEPTANCE = 0.4
 _ROUGH = 0.05  # nats that rounding of the log density may amount to
@@ -124,12 +125,15 @@ def _cautions(seen: Evidence) -> list[str]:
 def _of_errors(seen: Evidence) -> list[str]:
     if seen.errors is None:
         if not seen.khat <= seen.khat_limit:
-            return [
-                f"Pareto k-hat is {seen.khat:.2f}, above {seen.khat_limit:.2f}: q may miss mass in "
-                "the tails; let chains look (jaxvi.diagnostics.movement), or call fit without a "
-                "solver"
-            ]
-        return []
+            why = f"Pareto k-hat is {seen.khat:.2f}, above {seen.khat_limit:.2f}"
+        elif not seen.efficiency >= LEAST_EFFICIENCY:
+            why = f"importance efficiency is only {100.0 * seen.efficiency:.1f} %"
+        else:
+            return []
+        return [
+            f"{why}: q may miss mass, and its weights can't tell how much; let chains look "
+            "(jaxvi.diagnostics.movement), or call fit without a solver"
+        ]
     found = []
     mean, log_sd = seen.errors.mean[1], seen.errors.log_sd[1]
     if not (mean <= WORST_MEAN and log_sd <= WORST_LOG_SD):

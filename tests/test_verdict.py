@@ -49,6 +49,7 @@ def off(mean=(0.0, 0.05), log_sd=(0.0, 0.05), by="chains"):
         ({"errors": off(log_sd=(0.0, 0.3))}, "caution", "ruled out"),
         ({"errors": None, "khat": 0.9}, "caution", "k-hat is 0.90"),
         ({"errors": None, "khat": math.inf}, "caution", "k-hat"),
+        ({"errors": None, "efficiency": 0.1}, "caution", "efficiency is only 10.0 %"),
         ({"bad_share": 0.001}, "caution", "not finite at 0.1 %"),
         ({"lanes_at_best": 1}, "caution", "only one of 8"),
         ({"lanes_at_best": 1, "lanes": 1}, "ok", "1 of 1"),
