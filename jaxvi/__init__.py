@@ -3,6 +3,7 @@
 from jaxvi import diagnostics, families, interop, models, noise, objectives, solvers, supports
 from jaxvi._progress import Progress
 from jaxvi._status import Status
+from jaxvi.autopilot import fit
 from jaxvi.diagnostics import linear_response
 from jaxvi.families import (
     AutoregressiveFlow,
@@ -14,7 +15,6 @@ from jaxvi.families import (
     StudentT,
     Transformed,
 )
-from jaxvi.fit import fit
 from jaxvi.lanes import run
 from jaxvi.modes import Modes, find_modes
 from jaxvi.noise import Antithetic, Fresh, Frozen, MomentMatched, Sobol

@@ -80,6 +80,13 @@ def whole(name: str, value: Any, least: int) -> None:
         )
 
 
+def one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """One of a few words."""
+    if not any(value is choice or value == choice for choice in choices):
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name}: expected one of {listed}; got {value!r}.")
+
+
 def positive(name: str, value: Any) -> None:
     """A finite number above zero."""
     if not (isinstance(value, int | float | np.floating) and 0 < value < math.inf):

@@ -1,4 +1,4 @@
-"""The entry: checks at the door, many lanes in chunks, a Fit."""
+"""One solver, many restarts: checks at the door, lanes in chunks, a Fit."""
 
 import contextlib
 import math
@@ -18,12 +18,8 @@ from jaxvi._loop import Lane, Setup, block_length
 from jaxvi._progress import Progress, Reporter, make_reporter
 from jaxvi._status import Status
 from jaxvi._types import Data
-from jaxvi.families import Family
 from jaxvi.lanes import Keys, advance_lanes, make_setup, rank_lanes, split_key, start_lanes
-from jaxvi.noise import NoiseSource
-from jaxvi.objectives import Objective
 from jaxvi.result import Fit, History, Timing, warm_start
-from jaxvi.solvers import Solver
 from jaxvi.target import Target
 
 _ROWS = 64  # blocks a chunk, at most
@@ -31,59 +27,27 @@ _CHUNK_SECONDS = 0.3
 _HISTORY_ROWS = 2048
 
 
-def fit(
+def fit_restarts(
     key: Array,
     target: Target,
-    family: Family | None = None,
+    family: Any = None,
     *,
-    objective: Objective | None = None,
-    solver: Solver | None = None,
-    noise: NoiseSource | None = None,
+    objective: Any = None,
+    solver: Any = None,
+    noise: Any = None,
     data: Data = None,
-    num_restarts: int = 8,
+    num_restarts: Any = 8,
     start: Any = None,
-    start_scale: float = 1.0,
-    max_steps: int = 20_000,
-    num_eval_draws: int = 2_000,
+    start_scale: Any = 1.0,
+    max_steps: Any = 20_000,
+    num_eval_draws: Any = 2_000,
+    max_seconds: Any = None,
     progress: bool | Reporter | None = None,
 ) -> Fit:
-    """Fit a variational family to a target by many restarts in one compiled batch.
+    """`jaxvi.fit` with one solver: every restart is a lane of one compiled batch.
 
-    Every restart is a lane with its own start and status. The lanes run together in chunks; the
-    winner is chosen by a fresh bound on draws common to all, and every lane stays in the result.
-    Equal specs with data of equal shapes share compiled programs. Ctrl-C returns what there is.
-
-    Args:
-        key: a random key, typed (`jax.random.key(0)`) or raw.
-        target: the log density with its supports.
-        family: the variational family; by default what suits the solver, for most `FullRank` up
-            to dimension 100 and `MeanField` above.
-        objective: what suits the solver by default, `ELBO()` for most.
-        solver: `Stochastic()` by default.
-        noise: where base noise comes from; what suits the solver by default, `Fresh()` for most.
-        data: a pytree of arrays handed to the log density; its floating dtype is the engine's.
-        num_restarts: number of lanes.
-        start: parameters to start from, a pytree like the target's supports, constrained. One
-            point is where lane 0 starts and around which the others scatter; a leading axis of
-            `num_restarts` on every leaf gives each lane its own. None draws them. A `Fit` of the
-            same target starts every lane at its best lane's q: as it is where the family is the
-            same, else at the family's member nearest to the Gaussian of its mean and covariance.
-        start_scale: standard deviation of drawn starts, in unconstrained units.
-        max_steps: step limit.
-        num_eval_draws: fresh draws by which lanes are ranked.
-        progress: None or True for a bar on a terminal and a line every ten seconds elsewhere,
-            False for silence, or a callable that takes a `Progress`.
-
-    Returns:
-        A `Fit`. Numerical failure raises nothing: each lane's status says what became of it.
-
-    Raises:
-        TypeError, ValueError: an argument that can't be used, or a log density that is not
-            finite at any start.
-
-    Example:
-        >>> fit = jaxvi.fit(jax.random.key(0), target, jaxvi.MeanField(), data=X)
-        >>> draws = fit.sample(jax.random.key(1), 4000)
+    The lanes run together in chunks; the winner is chosen by a fresh bound on draws common to
+    all, and every lane stays in the result. Arguments are those of `jaxvi.fit`, checked here.
     """
     began = time.perf_counter()
     key = _door.typed_key(key)
@@ -98,6 +62,8 @@ def fit(
     _door.whole("max_steps", max_steps, 1)
     _door.whole("num_eval_draws", num_eval_draws, 2)
     _door.positive("start_scale", start_scale)
+    if max_seconds is not None:
+        _door.positive("max_seconds", max_seconds)
     warm = warm_start(start, setup, dtype) if isinstance(start, Fit) else None
     z = None if warm else _door.starts(target, start, num_restarts, dtype)
     with _door.compile_clock() as compiling:
@@ -107,7 +73,8 @@ def fit(
         lanes = start_lanes(keys, z, scale, data, warm, setup=setup, num_lanes=num_restarts)
         _door.some_start(np.asarray(lanes.status), data)
         report, close = make_reporter(progress)
-        run = _run_chunks(keys, lanes, data, setup, max_steps, report)
+        budget = math.inf if max_seconds is None else began + max_seconds
+        run = _run_chunks(keys, lanes, data, setup, (max_steps, budget), report)
         close()
         phi, ranking = rank_lanes(keys, run.lanes, data, setup=setup, num_draws=num_eval_draws)
         ranking = jax.tree.map(np.asarray, ranking)
@@ -145,9 +112,18 @@ def _final_status(run: _Run) -> np.ndarray:
 
 
 def _run_chunks(
-    keys: Keys, lanes: Lane, data: Data, setup: Setup, max_steps: int, report: Reporter
+    keys: Keys,
+    lanes: Lane,
+    data: Data,
+    setup: Setup,
+    limits: tuple[int, float],
+    report: Reporter,
 ) -> _Run:
-    """Chunks until every lane has ended, the step limit, or an interrupt between two chunks."""
+    """Chunks until every lane has ended, the step limit, or an interrupt between two chunks.
+
+    `limits` are steps, and the time on the clock at which a chunk is the last.
+    """
+    max_steps, until = limits
     length = block_length(setup)
     recorder = _Recorder(lanes.status.shape[0])
     blocks, step, seconds, began = 1, 0, 0.0, time.perf_counter()
@@ -166,6 +142,8 @@ def _run_chunks(
             pace = max(elapsed, 1e-6) / math.ceil((step - first) / length)
             blocks = min(_ROWS, 4 * blocks, max(1, int(_CHUNK_SECONDS / pace)))
             _report(report, lanes, step, max_steps, time.perf_counter() - began, interrupted)
+            if time.perf_counter() >= until:
+                interrupted.set()
             if interrupted.is_set():
                 break
     history = recorder.history()

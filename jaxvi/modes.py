@@ -13,7 +13,7 @@ from jaxvi._log_probs import log_probs
 from jaxvi._status import Status
 from jaxvi._types import Data
 from jaxvi.families import FullRank, FullRankParams
-from jaxvi.fit import fit
+from jaxvi.fit import fit_restarts
 from jaxvi.solvers import Laplace
 from jaxvi.target import Target
 
@@ -113,7 +113,7 @@ def find_modes(
         True
     """
     _door.whole("num_starts", num_starts, 1)
-    found = fit(
+    found = fit_restarts(
         key,
         target,
         FullRank(),

@@ -1,5 +1,6 @@
 """What a fit returns."""
 
+import functools
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,10 +12,12 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxvi._loop import Setup
 from jaxvi._status import Status
-from jaxvi._types import Data, Phi
-from jaxvi.diagnostics import Agreement, agreement
-from jaxvi.families import HasCovariance, HasGaussianInit, HasMoments
+from jaxvi._types import Data, Phi, Scalar
+from jaxvi.diagnostics import Agreement, Drift, Weighing, agreement, weigh
+from jaxvi.families import Family, HasCovariance, HasGaussianInit, HasMoments
 from jaxvi.lanes import LaneResult, WarmStart
+from jaxvi.target import Target
+from jaxvi.verdict import Errors, Evidence, Level, judge
 
 
 class FitError(RuntimeError):
@@ -26,6 +29,63 @@ class History(NamedTuple):
 
     step: Int[np.ndarray, "rows"]
     bound: Float[np.ndarray, "rows lanes"]
+
+
+class Stage(NamedTuple):
+    """A line of the log: what was tried, what the bound was before and after, what came of it."""
+
+    name: str
+    bound_before: float
+    bound: float
+    bound_mcse: float
+    khat: float
+    seconds: float
+    note: str
+
+    def __str__(self) -> str:
+        before = "" if np.isnan(self.bound_before) else f"{self.bound_before:.2f} -> "
+        bound = "" if np.isnan(self.bound) else f"bound {before}{self.bound:.2f} +- "
+        bound += "" if np.isnan(self.bound) else f"{self.bound_mcse:.2f}, "
+        khat = "" if np.isnan(self.khat) else f"k-hat {self.khat:.2f}, "
+        return f"{self.name:<10} {bound}{khat}{self.seconds:.1f} s: {self.note}"
+
+
+class Stock(NamedTuple):
+    """Draws that are better than q's: unconstrained, with log weights where they have some.
+
+    `by` says what they were corrected by: "weights" or "chains".
+    """
+
+    z: Float[Array, "stock dim"]
+    log_weights: Float[Array, "stock"] | None
+    by: str
+
+
+@dataclass(frozen=True)
+class Approximation:
+    """q by itself: what variational inference alone gave.
+
+    Attributes:
+        target: the log density that it approximates.
+        family: its family.
+        phi: its parameters.
+    """
+
+    target: Target
+    family: Family
+    phi: Phi
+
+    def sample(self, key: Key[Array, ""], num: int) -> Any:
+        """Draws: the parameters' pytree, constrained, draws leading."""
+        return _sample(key, self.phi, target=self.target, family=self.family, num=num)[0]
+
+    def sample_unconstrained(self, key: Key[Array, ""], num: int) -> Float[Array, "draws dim"]:
+        """The same draws as flat unconstrained vectors z."""
+        return _sample(key, self.phi, target=self.target, family=self.family, num=num)[1]
+
+    def log_prob(self, z: Float[Array, "dim"]) -> Scalar:
+        """log q at an unconstrained z."""
+        return self.family.log_prob(self.phi, z)
 
 
 class Timing(NamedTuple):
@@ -56,6 +116,11 @@ class Fit:
         interrupted: whether the run was stopped from outside before its end.
         key: the key that the fit was given; with it, the noise of every step can be had again.
         data: what the log density was given.
+        stock: draws that are better than q's, which `sample` then takes; None where q's serve.
+        approximation: the q that the autopilot ended with; None where it is the best lane's.
+        evidence: what was seen of the fit, from which its verdict follows; None where nothing
+            but its own run was.
+        log: stages of the autopilot.
     """
 
     setup: Setup
@@ -73,6 +138,10 @@ class Fit:
     interrupted: bool
     key: Key[Array, ""]
     data: Data = field(default=None)
+    stock: Stock | None = None
+    approximation: Approximation | None = None
+    evidence: Evidence | None = None
+    log: tuple[Stage, ...] = ()
 
     @property
     def num_restarts(self) -> int:
@@ -81,12 +150,16 @@ class Fit:
 
     @property
     def bound(self) -> float:
-        """The best lane's fresh bound, nats."""
+        """The bound of `q` on fresh draws, nats."""
+        if self.evidence is not None:
+            return self.evidence.bound
         return float(self.bounds[self.best])
 
     @property
     def bound_mcse(self) -> float:
         """Monte Carlo standard error of `bound`."""
+        if self.evidence is not None:
+            return self.evidence.bound_mcse
         return float(self.bounds_mcse[self.best])
 
     @property
@@ -94,31 +167,65 @@ class Fit:
         """Restarts grouped by the optimum they reached."""
         return agreement(self.bounds, self.difference_mcse)
 
+    @property
+    def q(self) -> Approximation:
+        """What variational inference alone gave: the autopilot's last q, or the best lane's."""
+        return self.approximation or self._q(self.best)
+
+    def _q(self, lane: int) -> Approximation:
+        return Approximation(self.setup.target, self.setup.family, self.lane(lane).phi)
+
+    @property
+    def khat(self) -> float:
+        """Shape of the tail of the best lane's importance weights; above 0.7 they say nothing."""
+        return self._evidence.khat
+
+    @property
+    def verdict(self) -> Level:
+        """Whether to trust `sample`: "ok", "caution" or "failed"; see `reasons`."""
+        return judge(self._evidence).level
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the verdict is what it is, and what to do, the gravest first."""
+        return judge(self._evidence).reasons
+
+    @functools.cached_property
+    def _evidence(self) -> Evidence:
+        """What was seen; else what the run itself shows."""
+        return self.evidence or evidence_of(self)
+
     def lane(self, index: int) -> LaneResult:
         """One lane's parameters, status, steps and bound; losers are kept."""
         phi = jax.tree.map(lambda leaf: leaf[index], self.phi)
         return LaneResult(phi, self.status[index], self.steps[index], self.bounds[index])
 
     def sample(self, key: Key[Array, ""], num: int, *, lane: int | None = None) -> Any:
-        """Draws from the fitted q: the parameters' pytree, constrained, draws leading.
+        """The best draws there are: the parameters' pytree, constrained, draws leading.
+
+        Those of the best lane's q; where the autopilot found them wanting, of its `stock`: of
+        weighted draws or states of chains, with replacement where more are wanted than it has.
 
         Args:
             key: a typed random key.
             num: number of draws.
-            lane: which lane's q; the best one's by default.
+            lane: draw from this lane's q.
 
         Example:
             >>> fit.sample(jax.random.key(1), 4000)["mu"].mean(0)
         """
-        phi = self.lane(self.best if lane is None else lane).phi
-        return _sample(key, phi, setup=self.setup, num=num)[0]
+        if lane is None and self.stock is not None:
+            z = self.sample_unconstrained(key, num)
+            return jax.jit(jax.vmap(self.setup.target.constrain))(z)
+        return (self.q if lane is None else self._q(lane)).sample(key, num)
 
     def sample_unconstrained(
         self, key: Key[Array, ""], num: int, *, lane: int | None = None
     ) -> Float[Array, "draws dim"]:
         """The same draws as `sample`, as flat unconstrained vectors z."""
-        phi = self.lane(self.best if lane is None else lane).phi
-        return _sample(key, phi, setup=self.setup, num=num)[1]
+        if lane is None and self.stock is not None:
+            return _pick(key, self.stock, num)
+        return (self.q if lane is None else self._q(lane)).sample_unconstrained(key, num)
 
     def check(self) -> "Fit":
         """Raise `FitError` unless the best lane converged to a finite bound; else return self."""
@@ -143,10 +250,19 @@ class Fit:
             f"  bound     {self.bound:.3f} +- {self.bound_mcse:.3f} nats (lane {self.best})",
             f"  optima    {len(groups.sizes)} distinct, restarts in each: {most}{more}",
             *self._status_lines(),
+            *self._verdict_lines(),
             f"  steps     {int(self.steps.max()):,} at most, {self.timing.run_seconds:.2f} s "
             f"running, {self.timing.compile_seconds:.2f} s compiling",
+            *(f"  {stage}" for stage in self.log),
         ]
         return "\n".join(lines)
+
+    def _verdict_lines(self) -> list[str]:
+        """Of the autopilot's fits; of others it costs a program, and is had on asking."""
+        if self.evidence is None:
+            return []
+        first, *others = self.reasons
+        return [f"  verdict   {self.verdict}: {first}", *(f"            {o}" for o in others)]
 
     def _status_lines(self) -> list[str]:
         lines = []
@@ -163,14 +279,54 @@ class Fit:
         return lines
 
 
-@partial(jax.jit, static_argnames=("setup", "num"))
+@partial(jax.jit, static_argnames=("target", "family", "num"))
 def _sample(
-    key: Key[Array, ""], phi: Phi, *, setup: Setup, num: int
+    key: Key[Array, ""], phi: Phi, *, target: Target, family: Family, num: int
 ) -> tuple[Any, Float[Array, "draws dim"]]:
-    dim = setup.target.dim
-    noise = setup.family.draw_noise(key, num, dim, jax.tree.leaves(phi)[0].dtype)
-    z = jax.vmap(setup.family.transform, (None, 0))(phi, noise)
-    return jax.vmap(setup.target.constrain)(z), z
+    noise = family.draw_noise(key, num, target.dim, jax.tree.leaves(phi)[0].dtype)
+    z = jax.vmap(family.transform, (None, 0))(phi, noise)
+    return jax.vmap(target.constrain)(z), z
+
+
+def _pick(key: Key[Array, ""], stock: Stock, num: int) -> Float[Array, "draws dim"]:
+    """Rows of the stock: by weight with replacement, else all different while they last."""
+    size = len(stock.z)
+    if stock.log_weights is not None:
+        share = jax.nn.softmax(stock.log_weights)
+        return stock.z[jax.random.choice(key, size, (num,), p=share)]
+    return stock.z[jax.random.choice(key, size, (num,), replace=num > size)]
+
+
+def evidence_of(fit: Fit, weighed: Weighing | None = None) -> Evidence:
+    """What a run shows by itself: its statuses, its restarts, and the importance weights of q."""
+    q, groups = fit.q, fit.agreement
+    if weighed is None:
+        weighed = weigh(jax.random.fold_in(fit.key, 1), q.target, q.family, q.phi, fit.data)
+    known = fit.approximation is not None and bool(np.isfinite(weighed.bound))
+    return Evidence(
+        status=Status(int(fit.status[fit.best])),
+        bound=weighed.bound if known else float(fit.bounds[fit.best]),
+        bound_mcse=weighed.bound_mcse if known else float(fit.bounds_mcse[fit.best]),
+        khat=weighed.khat,
+        khat_limit=weighed.khat_limit,
+        efficiency=weighed.efficiency,
+        bad_share=weighed.bad_share,
+        lanes_at_best=int(groups.sizes[0]) if len(groups.sizes) else 0,
+        lanes=fit.num_restarts,
+        modes=1,
+        errors=errors_of(weighed.drift, "weights") if weighed.ok else None,
+        corrected="",
+        memory=0.0,
+        acceptance=1.0,
+        eps=float(jnp.finfo(weighed.z.dtype).eps),
+        interrupted=fit.interrupted,
+    )
+
+
+def errors_of(drift: Drift, by: str) -> Errors:
+    """What a drift says of the errors of the draws that it is measured from."""
+    least, most = drift.at_least(), drift.at_most()
+    return Errors((least[0], most[0]), (least[1], most[1]), by)
 
 
 def warm_start(fit: Fit, setup: Setup, dtype: Any) -> WarmStart:

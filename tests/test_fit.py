@@ -37,7 +37,9 @@ plain_fit = inspect.unwrap(jaxvi.fit)
 
 
 def quick(target=TARGET, data=ROWS, key=KEY, family=None, **options):
-    return plain_fit(key, target, family, data=data, **{**QUICK, **options})
+    return plain_fit(
+        key, target, family, data=data, **{"solver": jaxvi.Stochastic(), **QUICK, **options}
+    )
 
 
 def target_of(function):

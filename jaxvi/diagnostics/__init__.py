@@ -7,16 +7,23 @@ from jaxvi.diagnostics._linear_response import (
     frozen_error,
     linear_response,
 )
+from jaxvi.diagnostics._movement import Drift, Movement, movement
 from jaxvi.diagnostics._pareto import ParetoSmoothed, khat_threshold, pareto_smooth
+from jaxvi.diagnostics._weighing import Weighing, weigh
 
 __all__ = [
     "Agreement",
+    "Drift",
     "FrozenError",
     "LinearResponse",
+    "Movement",
     "ParetoSmoothed",
+    "Weighing",
     "agreement",
     "frozen_error",
     "khat_threshold",
     "linear_response",
+    "movement",
     "pareto_smooth",
+    "weigh",
 ]

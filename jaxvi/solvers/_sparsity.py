@@ -2,8 +2,8 @@
 
 Hierarchies have Hessians with blocks or arrows: groups that touch each other only through a few
 shared coordinates. Columns that share no row can be read off one product with their sum (Curtis,
-Powell and Reid 1974; Coleman and Moré 1984 use the symmetry), so that such a Hessian costs as many
-products as it has colours, not as many as it has columns.
+Powell and Reid 1974), with symmetry still fewer (Coleman and Moré 1984), so that such a Hessian
+costs as many products as it has colours, not as many as it has columns.
 """
 
 from dataclasses import dataclass, field, replace

@@ -1,0 +1,143 @@
+"""Short Hamiltonian chains, hundreds at once: what draws become when the density moves them.
+
+Chains that start at draws of q and don't drift are a witness for q, and those that drift mend it.
+All are one batch, in coordinates whitened by q, with one step size that all adapt together.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, Key
+
+from jaxvi._log_probs import values_and_gradients
+from jaxvi._types import Data, Scalar
+from jaxvi.target import Target
+
+_LEAPS = 8
+_ACCEPTANCE = 0.8  # wanted
+_FIRST_STEP = 0.5  # standard deviations of q
+_SHORTEST, _LONGEST = 0.6, 1.2  # of the step size: chains of one length would come back in step
+_FORGETTING = 0.6  # exponent of the gains by which the step size is adapted
+
+
+class Chains(NamedTuple):
+    """Where all chains are, the log density there and its gradient; and their common step size.
+
+    A chain whose start had no finite density has -inf there, and takes the first finite point.
+    """
+
+    z: Float[Array, "chains dim"]
+    value: Float[Array, "chains"]
+    gradient: Float[Array, "chains dim"]
+    log_step: Scalar
+    num_transitions: Int[Array, ""]
+    acceptance: Scalar  # mean over chains in the last transition
+
+
+@partial(jax.jit, static_argnames="target")
+def start_chains(target: Target, z: Float[Array, "chains dim"], data: Data) -> Chains:
+    """Chains at the rows of z."""
+    value, gradient = _finite(target, z, data)
+    zero = jnp.zeros((), z.dtype)
+    log_step = jnp.log(zero + _FIRST_STEP)
+    return Chains(z, value, gradient, log_step, jnp.zeros((), jnp.int32), zero)
+
+
+@partial(jax.jit, static_argnames=("target", "num_kept", "thin"))
+def advance_chains(
+    key: Key[Array, ""],
+    chains: Chains,
+    scale: Float[Array, "dim"] | Float[Array, "dim dim"],
+    data: Data,
+    *,
+    target: Target,
+    num_kept: int,
+    thin: int = 1,
+) -> tuple[Chains, Float[Array, "kept chains dim"]]:
+    """`num_kept * thin` transitions of all chains, and every `thin`-th of their states.
+
+    A transition is Hamiltonian: 8 leapfrog steps of a length that each chain draws anew, accepted
+    by the rule of Metropolis (Duane et al. 1987). The step size goes to an acceptance of 0.8, by
+    gains that fall with all transitions so far.
+
+    Args:
+        key: a random key.
+        chains: where they are.
+        scale: q's standard deviations, or a triangular factor of its covariance.
+        data: handed to the log density.
+        target: the log density.
+        num_kept: states to return of each chain.
+        thin: transitions between two of them.
+    """
+
+    def one(chains: Chains, key: Key[Array, ""]) -> tuple[Chains, None]:
+        return _transition(key, chains, scale, target, data), None
+
+    def some(chains: Chains, key: Key[Array, ""]) -> tuple[Chains, Float[Array, "chains dim"]]:
+        chains = lax.scan(one, chains, jax.random.split(key, thin))[0]
+        return chains, chains.z
+
+    return lax.scan(some, chains, jax.random.split(key, num_kept))
+
+
+def _transition(
+    key: Key[Array, ""],
+    chains: Chains,
+    scale: Float[Array, "dim"] | Float[Array, "dim dim"],
+    target: Target,
+    data: Data,
+) -> Chains:
+    key_momentum, key_length, key_accept = jax.random.split(key, 3)
+    shape, dtype = chains.z.shape, chains.z.dtype
+    momentum = jax.random.normal(key_momentum, shape, dtype)
+    spread = jax.random.uniform(key_length, (shape[0], 1), dtype, _SHORTEST, _LONGEST)
+    step = jnp.exp(chains.log_step) * spread
+
+    def leap(_: Array, carry: tuple[Array, Array, Array, Array]) -> tuple[Array, ...]:
+        z, momentum, _, gradient = carry
+        momentum = momentum + 0.5 * step * _pull(scale, gradient)
+        z = z + step * _push(scale, momentum)
+        value, gradient = _finite(target, z, data)
+        return z, momentum + 0.5 * step * _pull(scale, gradient), value, gradient
+
+    start = (chains.z, momentum, chains.value, chains.gradient)
+    z, last, value, gradient = lax.fori_loop(0, _LEAPS, leap, start)
+    lost = jnp.where(jnp.isfinite(chains.value), chains.value, jnp.finfo(dtype).min)
+    gain = value - lost + 0.5 * (jnp.sum(momentum**2, axis=-1) - jnp.sum(last**2, axis=-1))
+    chance = jnp.where(jnp.isfinite(gain), jnp.exp(jnp.minimum(gain, 0.0)), 0.0)
+    accepted = jax.random.uniform(key_accept, (shape[0],), dtype) < chance
+    pace = (1.0 + chains.num_transitions.astype(dtype)) ** -_FORGETTING
+    return Chains(
+        z=jnp.where(accepted[:, None], z, chains.z),
+        value=jnp.where(accepted, value, chains.value),
+        gradient=jnp.where(accepted[:, None], gradient, chains.gradient),
+        log_step=chains.log_step + pace * (chance.mean() - _ACCEPTANCE),
+        num_transitions=chains.num_transitions + 1,
+        acceptance=chance.mean(),
+    )
+
+
+def _finite(
+    target: Target, z: Float[Array, "chains dim"], data: Data
+) -> tuple[Float[Array, "chains"], Float[Array, "chains dim"]]:
+    """The log density and its gradient; -inf and zero where one of them is not finite."""
+    value, gradient = values_and_gradients(target, z, data)
+    good = jnp.isfinite(value) & jnp.isfinite(gradient).all(axis=-1)
+    return jnp.where(good, value, -jnp.inf), jnp.where(good[:, None], gradient, 0.0)
+
+
+def _push(
+    scale: Float[Array, "dim"] | Float[Array, "dim dim"], rows: Float[Array, "chains dim"]
+) -> Float[Array, "chains dim"]:
+    """From whitened coordinates."""
+    return rows * scale[None] if scale.ndim == 1 else rows @ scale.T
+
+
+def _pull(
+    scale: Float[Array, "dim"] | Float[Array, "dim dim"], rows: Float[Array, "chains dim"]
+) -> Float[Array, "chains dim"]:
+    """Gradients to whitened coordinates."""
+    return rows * scale[None] if scale.ndim == 1 else rows @ scale

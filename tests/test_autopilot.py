@@ -1,0 +1,172 @@
+"""The default call: accurate or honest, on what usually goes wrong."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxvi
+from jaxvi.result import Fit
+
+
+@pytest.fixture(autouse=True)
+def _float64(x64):
+    """What is meant here is the method, not rounding."""
+
+
+def banana(z):
+    return -0.5 * z[0] ** 2 - 0.5 * ((z[1] - z[0] ** 2) / 0.5) ** 2
+
+
+def funnel(z):
+    return -0.5 * (z[0] / 3.0) ** 2 - 0.5 * jnp.sum(z[1:] ** 2) * jnp.exp(-z[0]) - z[0]
+
+
+def cauchy(z):
+    return -jnp.sum(jnp.log1p(z**2))
+
+
+def two_modes(z):
+    return jnp.logaddexp(-0.5 * jnp.sum((z - 5.0) ** 2), -0.5 * jnp.sum((z + 5.0) ** 2))
+
+
+def improper(z):
+    return z[0] - 0.5 * z[1] ** 2
+
+
+def broken_far_out(z):
+    return -0.5 * jnp.sum(z**2) + jnp.where(z[0] > 4.5, 300.0, 0.0)
+
+
+def hole(z):
+    return jnp.where(jnp.abs(z[0] - 1.0) < 0.1, jnp.nan, -0.5 * jnp.sum(z**2))
+
+
+def near_singular(z):
+    total = jnp.sum(z)
+    return -0.5 * jnp.sum((z - z.mean()) ** 2) - 0.5 * (1e-4 * total) ** 2 / z.size
+
+
+def one(z):
+    return -0.5 * ((z[0] - 3.0) / 2.0) ** 2
+
+
+def many(z):
+    scales = jnp.logspace(-2.0, 2.0, z.size)
+    return -0.5 * jnp.sum((z / scales) ** 2) - 0.5 * (z[0] / 0.01 - z[1]) ** 2
+
+
+OK, CAUTION, FAILED = "ok", "caution", "failed"
+# name: density, dimension, mean and sd of the first coordinate, what may be said of it
+CASES = {
+    "banana": (banana, 2, 0.0, 1.0, {OK}),
+    "funnel": (funnel, 3, 0.0, 3.0, {CAUTION, FAILED}),
+    "cauchy": (cauchy, 2, None, None, {CAUTION, FAILED}),
+    "two modes": (two_modes, 2, 0.0, math.sqrt(26.0), {CAUTION}),
+    "improper": (improper, 2, None, None, {FAILED}),
+    "broken far out": (broken_far_out, 2, 0.0, 1.0, {OK, CAUTION}),
+    "hole": (hole, 2, None, None, {CAUTION, FAILED}),
+    "near singular": (near_singular, 5, 0.0, 1e4 / math.sqrt(5.0), {OK}),
+    "one dimension": (one, 1, 3.0, 2.0, {OK}),
+    "500 dimensions": (many, 500, 0.0, 0.01 / math.sqrt(2.0), {OK}),
+}
+
+
+def fitted(name, seed=0, **kwargs) -> Fit:
+    density, dim = CASES[name][:2]
+    target = jaxvi.Target(density, jaxvi.Real((dim,)))
+    return jaxvi.fit(jax.random.key(seed), target, progress=False, **kwargs)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_hard_cases_are_right_or_flagged(name):
+    """What is said, and where it is "ok" the draws are right."""
+    _, dim, mean, sd, allowed = CASES[name]
+    fit = fitted(name)
+    assert fit.verdict in allowed, fit
+    assert len(fit.reasons) >= 1
+    assert fit.log
+    draws = np.asarray(fit.sample_unconstrained(jax.random.key(1), 4_000))
+    assert draws.shape == (4_000, dim)
+    if mean is not None and fit.verdict != FAILED and name != "funnel":
+        assert abs(draws[:, 0].mean() - mean) < 0.12 * sd
+        assert abs(draws[:, 0].std() / sd - 1.0) < 0.1
+
+
+def test_modes_are_told_and_weighted():
+    """Both modes in the draws, in equal shares; q is a mixture."""
+    fit = fitted("two modes")
+    draws = np.asarray(fit.sample_unconstrained(jax.random.key(1), 4_000))[:, 0]
+    assert abs((draws > 0.0).mean() - 0.5) < 0.05
+    assert "2 separate modes" in " ".join(fit.reasons)
+    assert isinstance(fit.q.family, jaxvi.Mixture)
+    assert any(stage.name == "modes" for stage in fit.log)
+
+
+def test_q_stays_and_sample_is_better():
+    """Without flow or chains q is a Gaussian that the banana isn't; the draws are mended."""
+    plain = fitted("banana", effort="quick", polish=False)
+    assert plain.stock is None
+    mended = fitted("banana", effort="quick")
+    assert isinstance(mended.q.family, jaxvi.FullRank)
+    assert mended.stock is not None
+    z = np.asarray(mended.sample_unconstrained(jax.random.key(2), 2_000))
+    assert abs(z[:, 1].mean() - 1.0) < 0.15 * math.sqrt(2.25)
+
+
+def test_a_named_part_switches_the_autopilot_off():
+    """No log, one family, the verdict from weights alone."""
+    target = jaxvi.Target(one, jaxvi.Real((1,)))
+    fit = jaxvi.fit(jax.random.key(0), target, solver=jaxvi.NaturalGradient(), progress=False)
+    assert fit.log == ()
+    assert fit.evidence is None
+    assert fit.verdict == "ok"
+    assert "by weights" in fit.reasons[0]
+
+
+def test_chains_can_be_asked_for_and_forbidden():
+    """polish=True runs them over the best q; False leaves a bad one, and says so."""
+    asked = fitted("one dimension", polish=True)
+    assert asked.stock is not None
+    assert asked.stock.by == "chains"
+    forbidden = fitted("banana", effort="quick", polish=False)
+    assert forbidden.verdict == "failed"
+    assert "polish=True" in " ".join(forbidden.reasons)
+
+
+def test_a_budget_is_kept_and_told():
+    """No seconds: the Gaussian's first chunk, and a word that it was stopped."""
+    fit = fitted("500 dimensions", max_seconds=0.01)
+    assert fit.interrupted
+    assert fit.verdict != "ok"
+    assert "interrupted" in " ".join(fit.reasons)
+
+
+def test_the_same_key_gives_the_same_fit():
+    """Every stage draws from the key alone."""
+    a, b = fitted("banana"), fitted("banana")
+    np.testing.assert_array_equal(
+        a.sample_unconstrained(jax.random.key(3), 50), b.sample_unconstrained(jax.random.key(3), 50)
+    )
+    assert a.reasons == b.reasons
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("effort", "high"), ("polish", "yes"), ("max_seconds", -1.0), ("num_restarts", 0)],
+)
+def test_what_cannot_be_used_is_told(argument, value):
+    """At the door, with what was expected."""
+    with pytest.raises(ValueError, match=argument):
+        fitted("one dimension", **{argument: value})
+
+
+def test_the_report_holds_verdict_and_stages():
+    """Printing a fit shows both."""
+    text = repr(fitted("one dimension"))
+    assert "verdict   ok" in text
+    assert "gaussian" in text
+    assert dataclasses.is_dataclass(Fit)
