@@ -39,6 +39,7 @@ _MOST_MODES = 20
 _CHAINS = {"quick": 250, "normal": 500, "thorough": 1_000}
 _ROUNDS = {"quick": 2, "normal": 5, "thorough": 8}  # each twice as long as the one before
 _KEPT = 8
+_LOST = (Status.UNBOUNDED, Status.SINGULAR, Status.NOT_FINITE, Status.NO_START)
 _FORGOTTEN = 0.2
 
 
@@ -164,7 +165,10 @@ class _Pilot:
                 keys[0], self.target, solver=NaturalGradient(), max_seconds=self.max_seconds, **run
             )
             self._note("gaussian", math.nan, fit, _of_lanes(fit))
-            if not fit.interrupted and math.isfinite(fit.bound):
+            usable = Status(int(fit.status[fit.best])) not in _LOST
+            if not usable:
+                fit = dataclasses.replace(fit, evidence=evidence_of(fit))
+            elif not fit.interrupted and math.isfinite(fit.bound):
                 fit, modes = self._gather(fit)
                 weighed = self._weigh(keys[1], fit)
                 if modes == 1 and self._wants_flow(weighed):

@@ -88,7 +88,7 @@ def _failures(seen: Evidence) -> list[str]:
 
 def _what_to_do(seen: Evidence) -> str:
     if seen.corrected == "chains":
-        return "the chains have not settled; give them more time (effort='high'), or reparameterise"
+        return "the chains have not settled; try effort='thorough', or reparameterise"
     return "let chains mend the draws (polish=True), or try a richer family"
 
 
@@ -144,7 +144,7 @@ def _of_errors(seen: Evidence) -> list[str]:
     if not seen.memory <= _FORGOTTEN:
         found.append(
             f"chains still remember where they started (correlation {seen.memory:.2f}): some "
-            "direction mixes slowly; give them more time (effort='high'), or reparameterise"
+            "direction mixes slowly; try effort='thorough', or reparameterise"
         )
     if seen.acceptance < _LEAST_ACCEPTANCE:
         found.append(
