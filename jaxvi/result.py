@@ -14,6 +14,7 @@ from jaxvi._loop import Setup
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi, Scalar
 from jaxvi.diagnostics import Agreement, Drift, Weighing, agreement, weigh
+from jaxvi.diagnostics._movement import draw
 from jaxvi.families import Family, HasCovariance, HasGaussianInit, HasMoments
 from jaxvi.lanes import LaneResult, WarmStart
 from jaxvi.target import Target
@@ -77,11 +78,11 @@ class Approximation:
 
     def sample(self, key: Key[Array, ""], num: int) -> Any:
         """Draws: the parameters' pytree, constrained, draws leading."""
-        return _sample(key, self.phi, target=self.target, family=self.family, num=num)[0]
+        return _constrain(self.sample_unconstrained(key, num), target=self.target)
 
     def sample_unconstrained(self, key: Key[Array, ""], num: int) -> Float[Array, "draws dim"]:
         """The same draws as flat unconstrained vectors z."""
-        return _sample(key, self.phi, target=self.target, family=self.family, num=num)[1]
+        return draw(key, self.phi, family=self.family, num=num, dim=self.target.dim)
 
     def log_prob(self, z: Float[Array, "dim"]) -> Scalar:
         """log q at an unconstrained z."""
@@ -215,8 +216,7 @@ class Fit:
             >>> fit.sample(jax.random.key(1), 4000)["mu"].mean(0)
         """
         if lane is None and self.stock is not None:
-            z = self.sample_unconstrained(key, num)
-            return jax.jit(jax.vmap(self.setup.target.constrain))(z)
+            return _constrain(self.sample_unconstrained(key, num), target=self.setup.target)
         return (self.q if lane is None else self._q(lane)).sample(key, num)
 
     def sample_unconstrained(
@@ -279,13 +279,9 @@ class Fit:
         return lines
 
 
-@partial(jax.jit, static_argnames=("target", "family", "num"))
-def _sample(
-    key: Key[Array, ""], phi: Phi, *, target: Target, family: Family, num: int
-) -> tuple[Any, Float[Array, "draws dim"]]:
-    noise = family.draw_noise(key, num, target.dim, jax.tree.leaves(phi)[0].dtype)
-    z = jax.vmap(family.transform, (None, 0))(phi, noise)
-    return jax.vmap(target.constrain)(z), z
+@partial(jax.jit, static_argnames="target")
+def _constrain(z: Float[Array, "draws dim"], *, target: Target) -> Any:
+    return jax.vmap(target.constrain)(z)
 
 
 def _pick(key: Key[Array, ""], stock: Stock, num: int) -> Float[Array, "draws dim"]:

@@ -4,12 +4,12 @@ import math
 from typing import Literal, NamedTuple
 
 from jaxvi._status import Status
+from jaxvi.diagnostics._weighing import LEAST_EFFICIENCY
 
 Level = Literal["ok", "caution", "failed"]
 
 # Errors in standard deviations, and of the log of standard deviations, that "ok" rules out.
 WORST_MEAN, WORST_LOG_SD = 0.25, 0.22
-LEAST_EFFICIENCY = 0.3  # of weights that are to say anything of marginals
 _FORGOTTEN = 0.35  # correlation with the start above which chains have not mixed
 _LEAST_ACCEPTANCE = 0.4
 _ROUGH = 0.05  # nats that rounding of the log density may amount to

@@ -97,7 +97,7 @@ def movement(
         True
     """
     keys = jax.random.split(key, 3)
-    pool = _draw(keys[0], phi, family=family, num=max(_POOL, num_chains), dim=target.dim)
+    pool = draw(keys[0], phi, family=family, num=max(_POOL, num_chains), dim=target.dim)
     scale = _scale(pool)
     chains = start_chains(target, pool[:num_chains], data)
     num_bad = int(jnp.sum(~jnp.isfinite(chains.value)))
@@ -109,9 +109,10 @@ def movement(
 
 
 @partial(jax.jit, static_argnames=("family", "num", "dim"))
-def _draw(
+def draw(
     key: Key[Array, ""], phi: Phi, *, family: Family, num: int, dim: int
 ) -> Float[Array, "draws dim"]:
+    """Unconstrained draws of q."""
     noise = family.draw_noise(key, num, dim, jax.tree.leaves(phi)[0].dtype)
     return jax.vmap(family.transform, (None, 0))(phi, noise)
 

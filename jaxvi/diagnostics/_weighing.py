@@ -16,7 +16,8 @@ from jaxvi.families import Family, transform_and_log_prob
 from jaxvi.target import Target
 
 _SLICE = 256  # divides the default: a remainder would be a second program
-_ALIKE, _ENOUGH = 0.95, 0.3  # importance efficiency
+_ALIKE = 0.95  # importance efficiency
+LEAST_EFFICIENCY = 0.3  # of weights that are to say anything of marginals
 
 
 class Weighing(NamedTuple):
@@ -44,7 +45,7 @@ class Weighing(NamedTuple):
         Where nearly all weights are alike, a tail that khat condemns holds next to nothing.
         """
         alike = self.efficiency >= _ALIKE and self.khat <= 1.0
-        good = self.khat <= 0.5 and self.efficiency >= _ENOUGH
+        good = self.khat <= 0.5 and self.efficiency >= LEAST_EFFICIENCY
         return (alike or good) and self.bad_share == 0.0
 
 
