@@ -4,16 +4,17 @@ import argparse
 import importlib
 import sys
 
-# A module of each name gives HELP, add_arguments(parser) and run(args) -> exit status.
-COMMANDS = ("engine", "solvers")
+# Each name's module gives HELP, add_arguments(parser) and run(args) -> exit status. That of
+# `posteriors` has another name, which is the package of the posteriors themselves.
+COMMANDS = {"engine": "engine", "solvers": "solvers", "posteriors": "accuracy"}
 
 
 def main(argv: list[str]) -> int:
     """Run the benchmark that is named first."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     commands = parser.add_subparsers(metavar="NAME", required=True)
-    for name in COMMANDS:
-        module = importlib.import_module(f"benchmarks.{name}")
+    for name, place in COMMANDS.items():
+        module = importlib.import_module(f"benchmarks.{place}")
         command = commands.add_parser(name, help=module.HELP, description=module.HELP)
         module.add_arguments(command)
         command.set_defaults(run=module.run)

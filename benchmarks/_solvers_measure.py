@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,6 +20,8 @@ from jaxvi import _door
 ALL = {**METHODS, **PEERS}
 _DRAW_KEY, _FIRST_WARM_KEY = 1_000, 1
 SAME_BOUND = 0.1  # nats
+_OWN = 1e-9  # seconds: a clock within is told from this one by its time alone
+_COMPILED = 0.01  # seconds of compiling by which a run isn't a warm one
 _REACH = {"frozen_mean_field": 1, "adam_mean_field": 4}  # rows of history in a mean
 Judge = Callable[[Outcome], dict[str, Any]]
 Cell = dict[str, Any]
@@ -27,11 +29,17 @@ Cell = dict[str, Any]
 
 @dataclass(frozen=True)
 class Effort:
-    """How often a warm run is timed, how many draws are judged, how counting runs are compiled."""
+    """How often a warm run is timed, how many draws are judged, how counting runs are compiled.
+
+    With `drawn`, so many draws are within the times, and a warm run that compiled is run again.
+    """
 
     warm: int = 3
     draws: int = 20_000
     optimise_counts: bool = False  # for runs that are longer than compiling
+    drawn: int = 0
+    long: float = math.inf  # seconds, without compiling, of a run that is timed warm only once
+    counts: bool = True
 
 
 @dataclass(eq=False)
@@ -44,13 +52,16 @@ class Clocked:
 
 
 def clocked(
-    method: Method, task: Task, seed: int, after: Outcome | None, lanes: int = 1
+    method: Method, task: Task, seed: int, after: Outcome | None, lanes: int = 1, drawn: int = 0
 ) -> Clocked:
-    """One run of a method on the wall's clock."""
+    """One run of a method on the wall's clock, with `drawn` draws of what it found."""
     key = jax.random.key(seed)
     with _door.compile_clock() as compiling:
+        compiling.seconds = _OWN
         began = time.perf_counter()
         outcome = method.run(task, key, after, lanes)
+        if drawn and outcome.draw is not None:
+            jax.block_until_ready(outcome.draw(key, drawn))
         seconds = time.perf_counter() - began
     if outcome.fit is not None and outcome.fit.interrupted:
         raise KeyboardInterrupt  # the fit kept what it had; the benchmark is to stop
@@ -58,18 +69,22 @@ def clocked(
 
 
 def measure(
-    names: Sequence[str], task: Task, judge: Judge, effort: Effort
+    names: Sequence[str],
+    task: Task,
+    judge: Judge,
+    effort: Effort,
+    methods: Mapping[str, Method] = ALL,
 ) -> Iterator[tuple[str, Cell]]:
     """A cell for every method; one that starts from another's result must come after it.
 
     Programs compile anew for every method that stands alone. What a method that starts from
-    another costs besides is in that one's cell: see `whole`.
+    another costs besides is in that one's cell: see `_solvers_tables.total`.
     """
     found: dict[str, Outcome | None] = {}
     found_counted: dict[str, Outcome | None] = {}
     counting_task = replace(task, target=counted(task.target), eval_draws=2)
     for name in names:
-        method = ALL[name]
+        method = methods[name]
         if not installed(method.package):
             yield name, {"status": "not installed"}
             continue
@@ -81,11 +96,14 @@ def measure(
         try:
             after = found.get(method.after or "")
             cell, found[name] = _timed(method, task, after, judge, effort)
-            with _compiled_quickly(not effort.optimise_counts):
-                after = found_counted.get(method.after or "")
-                counts, found_counted[name] = _counts(method, counting_task, after)
-                cell.update(counts)
-                cell.update(_reach(name, counting_task, found))
+            if effort.counts:
+                with _compiled_quickly(not effort.optimise_counts):
+                    after = found_counted.get(method.after or "")
+                    known = _known_evaluations(method, found[name])
+                    counts, found_counted[name] = _counts(method, counting_task, after, known)
+                    cell.update(counts)
+                    if not effort.drawn:
+                        cell.update(_reach(name, counting_task, found))
         except Exception as error:
             cell = {"status": "raised", "raised": f"{type(error).__name__}: {error}"[:500]}
         yield name, cell
@@ -94,10 +112,12 @@ def measure(
 def _timed(
     method: Method, task: Task, after: Outcome | None, judge: Judge, effort: Effort
 ) -> tuple[Cell, Outcome]:
-    cold = clocked(method, task, 0, after)
+    cold = clocked(method, task, 0, after, drawn=effort.drawn)
     repeats = effort.warm if method.repeats is None else min(method.repeats, effort.warm)
+    if cold.seconds - cold.compile_seconds > effort.long:
+        repeats = min(repeats, 1)
     seeds = range(_FIRST_WARM_KEY, _FIRST_WARM_KEY + repeats)
-    warm = [clocked(method, task, seed, after).seconds for seed in seeds]
+    warm = [_warm(method, task, seed, after, effort.drawn) for seed in seeds]
     outcome = cold.outcome
     cell: Cell = {
         "status": outcome.status,
@@ -114,9 +134,26 @@ def _timed(
     return cell, outcome
 
 
-def _counts(method: Method, task: Task, after: Outcome | None) -> tuple[Cell, Outcome | None]:
-    if method.evaluations is not None:
-        counts = {"values": 0, "gradients": method.evaluations, "products": 0}
+def _warm(method: Method, task: Task, seed: int, after: Outcome | None, drawn: int) -> float:
+    """Seconds; another key may lead a method where it has not been, which then compiles."""
+    found = clocked(method, task, seed, after, drawn=drawn)
+    if drawn and found.compile_seconds > _COMPILED:
+        found = clocked(method, task, seed, after, drawn=drawn)
+    return found.seconds
+
+
+def _known_evaluations(method: Method, outcome: Outcome | None) -> int | None:
+    """Where no run need be spent on counting."""
+    if outcome is not None and outcome.evaluations is not None:
+        return outcome.evaluations
+    return method.evaluations
+
+
+def _counts(
+    method: Method, task: Task, after: Outcome | None, known: int | None
+) -> tuple[Cell, Outcome | None]:
+    if known is not None:
+        counts = {"values": 0, "gradients": known, "products": 0}
         return {"counts": counts, "counted": False}, None
     with counting() as counts:
         outcome = clocked(method, task, 0, after).outcome
@@ -174,11 +211,15 @@ class Scorer:
             return z
         return self.posterior.flatten(jax.vmap(self.posterior.target.constrain)(z))
 
-    def __call__(self, z: Array) -> Cell:
-        """Largest errors and shares within the tolerances."""
+    def score(self, z: Array) -> posteriors.Score:
+        """Errors by coordinate."""
         if z.shape not in self.programs:
             self.programs[z.shape] = jax.jit(self._flat).lower(z).compile()
-        found = posteriors.score(self.programs[z.shape](z), self.posterior.reference)
+        return posteriors.score(self.programs[z.shape](z), self.posterior.reference)
+
+    def __call__(self, z: Array) -> Cell:
+        """Largest errors and shares within the tolerances."""
+        found = self.score(z)
         means = found.mean_errors <= posteriors.MEAN_TOLERANCE
         sds = (found.sd_errors <= posteriors.SD_TOLERANCE) | ~found.summary.sd_judged
         return {

@@ -46,7 +46,10 @@ class Task:
 
 @dataclass(eq=False)
 class Outcome:
-    """What a method found: how to draw unconstrained z from it, and what it says of itself."""
+    """What a method found: how to draw unconstrained z from it, and what it says of itself.
+
+    `evaluations` are those that the method counted itself; `facts()`, for the cell, may take time.
+    """
 
     draw: Draw | None
     status: str
@@ -54,6 +57,8 @@ class Outcome:
     moments: Callable[[], tuple[Any, Any]] | None = None  # mean and covariance of q, if Gaussian
     bound: float | None = None
     key: Any = None  # of the fit
+    evaluations: int | None = None
+    facts: Callable[[], dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ PyMC extras has DADVI for PyMC models; no package that has it for densities of J
 
 import importlib.metadata
 import importlib.util
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -21,7 +22,7 @@ _MAX_ITERATIONS = 100  # of BlackJAX's L-BFGS, whose default of 30 cuts some pat
 _DRAWS = 200  # for each of its bounds, and drawn from every path: its default
 _RESAMPLED = 4_000
 _STEPS, _PARTICLES, _RATE = 10_000, 8, 0.02  # NumPyro at its best, as far as we know
-_PLAIN_STEPS, _PLAIN_RATE = 5_000, 0.01
+PLAIN_STEPS, PLAIN_RATE = 5_000, 0.01
 
 
 def installed(package: str | None) -> bool:
@@ -37,7 +38,7 @@ def version(package: str) -> str:
         return "missing"
 
 
-def _starts(task: Task, key: Key[Array, ""], num: int) -> Array:
+def starts(task: Task, key: Key[Array, ""], num: int) -> Array:
     """Standard normal, as jaxvi's own where a target has no start."""
     return jax.random.normal(key, (num, task.target.dim), task.target.dtype(task.data))
 
@@ -76,7 +77,7 @@ def _log_prob(target: jaxvi.Target, data: Any, z: Array) -> Array:
 
 
 def _path(task: Task, key: Key[Array, ""], _: Outcome | None, lanes: int) -> Outcome:
-    start = _starts(task, key, 1)[0]
+    start = starts(task, key, 1)[0]
     found = jax.block_until_ready(_path_program(task.target)(key, start, task.data))
 
     def draw(key: Key[Array, ""], num: int) -> Array:
@@ -88,12 +89,18 @@ def _path(task: Task, key: Key[Array, ""], _: Outcome | None, lanes: int) -> Out
 
 
 def _multi_path(task: Task, key: Key[Array, ""], _: Outcome | None, lanes: int) -> Outcome:
-    starts = _starts(task, key, PATHS)
-    z, khat = jax.block_until_ready(_paths_program(task.target)(key, starts, task.data))
+    points = starts(task, key, PATHS)
+    z, khat = jax.block_until_ready(_paths_program(task.target)(key, points, task.data))
     return Outcome(lambda key, num: z, f"khat {float(khat):.2f}")
 
 
-def _svi(target: jaxvi.Target, guide: str, optimiser: Any, particles: int) -> Any:
+def svi_of(
+    target: jaxvi.Target,
+    guide: str,
+    optimiser: Any,
+    particles: int,
+    log_prob: Callable[[jaxvi.Target, Array, Any], Array] = jaxvi.Target.log_prob,
+) -> Any:
     import numpyro
     from numpyro import distributions as dist
     from numpyro.infer import SVI, Trace_ELBO, autoguide
@@ -102,7 +109,7 @@ def _svi(target: jaxvi.Target, guide: str, optimiser: Any, particles: int) -> An
 
     def model(data: Any) -> None:
         z = numpyro.sample("z", flat)
-        numpyro.factor("log_density", target.log_prob(z, data))
+        numpyro.factor("log_density", log_prob(target, z, data))
 
     made = getattr(autoguide, guide)(model)
     return SVI(model, made, optimiser, Trace_ELBO(num_particles=particles))
@@ -115,7 +122,7 @@ def _svi_program(target: jaxvi.Target, guide: str) -> Any:
 
     rate = optax.cosine_decay_schedule(_RATE, _STEPS)
     adam = numpyro.optim.optax_to_numpyro(optax.adam(rate))
-    svi = _svi(target, guide, adam, _PARTICLES)
+    svi = svi_of(target, guide, adam, _PARTICLES)
 
     def loop(key: Any, start: Any, data: Any) -> Any:
         name = "z_auto_loc" if guide == "AutoNormal" else "auto_loc"
@@ -142,8 +149,8 @@ def _as_it_comes(
     """`svi.run`, which compiles at every call, with the guide's own start and one particle."""
     import numpyro
 
-    svi = _svi(task.target, guide, numpyro.optim.Adam(_PLAIN_RATE), 1)
-    result = svi.run(key, _PLAIN_STEPS, task.data, progress_bar=False)
+    svi = svi_of(task.target, guide, numpyro.optim.Adam(PLAIN_RATE), 1)
+    result = svi.run(key, PLAIN_STEPS, task.data, progress_bar=False)
     return _fitted(result.params)
 
 
@@ -176,7 +183,7 @@ def _guide(guide: str, name: str, words: str) -> tuple[Method, Method]:
             f"NumPyro {words}, svi.run",
             partial(_as_it_comes, guide=guide),
             package="numpyro",
-            evaluations=_PLAIN_STEPS,
+            evaluations=PLAIN_STEPS,
             repeats=0,  # each compiles anew
         ),
     )

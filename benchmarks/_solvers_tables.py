@@ -33,20 +33,31 @@ class View:
         return any(name in cells for cells in self.rows.values())
 
 
+def total(
+    view: View, cells: Cells, name: str | None, of: Callable[[dict[str, Any]], float]
+) -> float:
+    """A number of a method with those of the methods that it starts from."""
+    found = 0.0
+    while name:
+        found += of(cells.get(name, {}))
+        name = view.described[name]["after"]
+    return found
+
+
 def evaluations(view: View, cells: Cells, name: str | None) -> float:
     """Of a method and of those that it starts from; NaN where one was not counted."""
-    total = 0.0
-    while name:
-        cell = cells.get(name, {})
-        total += sum(cell["counts"].values()) if "counts" in cell else math.nan
-        name = view.described[name]["after"]
-    return total
+    return total(
+        view,
+        cells,
+        name,
+        lambda cell: sum(cell["counts"].values()) if "counts" in cell else math.nan,
+    )
 
 
 def cost(view: View, cells: Cells, name: str) -> str:
     """The same in words."""
-    total = evaluations(view, cells, name)
-    return f"{total:,.0f}" if math.isfinite(total) else "-"
+    count = evaluations(view, cells, name)
+    return f"{count:,.0f}" if math.isfinite(count) else "-"
 
 
 def median_cost(view: View, name: str) -> str:

@@ -1,0 +1,102 @@
+"""What counts as good, and what the targets of the benchmark of the posteriors are about."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks._solvers_tables import Cells, View, seconds, total
+from benchmarks._timing import median
+
+MEAN, SD, W1 = 0.1, 0.1, 0.1  # within: sds, relative, sds
+LOOSE = 0.15
+GROSS = 0.25  # sds, and relative of sds: what "ok" must rule out
+SECTIONS = ("small", "large", "float32")
+Cell = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A cell of the default call, and where it stands."""
+
+    section: str
+    row: str
+    cell: Cell
+    small: bool  # judged by the tight tolerances
+
+    @property
+    def name(self) -> str:
+        """The posterior, and its dtype where it is not the usual one."""
+        return f"{self.row} in float32" if self.section == "float32" else self.row
+
+    @property
+    def good(self) -> bool:
+        """Within the tolerances of its group; what raised is not."""
+        return self.cell.get("within" if self.small else "within_loosely", False)
+
+    @property
+    def false_ok(self) -> bool:
+        """Said to be ok though grossly wrong; what is not a number is wrong."""
+        if self.cell.get("verdict") != "ok":
+            return False
+        return not (self.cell["mean_error"] <= GROSS and self.cell["sd_error"] <= GROSS)
+
+    @property
+    def false_failed(self) -> bool:
+        """Said to have failed though means and sds are within the tight tolerances."""
+        if self.cell.get("verdict") != "failed":
+            return False
+        return self.cell["mean_error"] <= MEAN and self.cell["sd_error"] <= SD
+
+    @property
+    def flagged(self) -> bool:
+        """Not said to be ok; an exception is a flag too."""
+        return self.cell.get("verdict") != "ok"
+
+    @property
+    def names_float64(self) -> bool:
+        """Whether what it says mentions the remedy."""
+        said = [*self.cell.get("reasons", []), self.cell.get("raised", "")]
+        return any("float64" in text for text in said)
+
+
+def fitted(results: dict[str, Any], sections: tuple[str, ...] = SECTIONS) -> Iterator[Fitted]:
+    """All cells of the default call."""
+    small = results["plan"]["small"]
+    for section in sections:
+        for row, cells in results["sections"].get(section, {}).get("rows", {}).items():
+            if "default" in cells:
+                tight = section == "small" or (section == "float32" and row in small)
+                yield Fitted(section, row, cells["default"], tight)
+
+
+def cold(view: View, cells: Cells, name: str) -> float:
+    """Seconds of a first call, with those of the methods that it starts from."""
+    return total(view, cells, name, lambda cell: cell.get("cold_seconds", math.nan))
+
+
+def warm(view: View, cells: Cells, name: str) -> float:
+    """Seconds of another call, likewise."""
+    return total(view, cells, name, seconds)
+
+
+def ratios(view: View, seconds: Callable[[View, Cells, str], float]) -> dict[str, float]:
+    """Seconds of NUTS over those of the default call, by posterior, where both have some."""
+    found = {}
+    for row, cells in view.rows.items():
+        if "default" in cells and "nuts" in cells:
+            ratio = seconds(view, cells, "nuts") / seconds(view, cells, "default")
+            if math.isfinite(ratio):
+                found[row] = ratio
+    return found
+
+
+def error(cell: Cell) -> float:
+    """The larger of the errors of means and sds, in tolerances; NaN where there are none."""
+    found = cell.get("mean_error", math.nan) / MEAN, cell.get("sd_error", math.nan) / SD
+    return math.nan if any(map(math.isnan, found)) else max(found)
+
+
+def finite_median(values: list[float]) -> float:
+    """The median of those that are numbers."""
+    return median([value for value in values if math.isfinite(value)])
