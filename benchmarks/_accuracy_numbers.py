@@ -76,8 +76,13 @@ def cold(view: View, cells: Cells, name: str) -> float:
 
 
 def warm(view: View, cells: Cells, name: str) -> float:
-    """Seconds of another call, likewise."""
-    return total(view, cells, name, seconds)
+    """Seconds of another call, likewise.
+
+    Where none was timed it is the cold one without compiling, of which the clock counts some
+    twice: what is left may be nothing, and is then unknown.
+    """
+    found = total(view, cells, name, seconds)
+    return found if found > 0.0 else math.nan
 
 
 def ratios(view: View, seconds: Callable[[View, Cells, str], float]) -> dict[str, float]:

@@ -107,14 +107,17 @@ def _draw_method(
 
 
 def _dress(axis: Any, title: str, label: str) -> None:
+    """Logarithmic axes with plain numbers, and the line at one tolerance."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    for scale, side in ((axis.set_xscale, axis.xaxis), (axis.set_yscale, axis.yaxis)):
-        scale("log")
-        side.set_major_locator(LogLocator(subs=(1.0, 3.0) if side is axis.xaxis else (1.0,)))
-        side.set_major_formatter(StrMethodFormatter("{x:g}"))  # plain numbers, no powers
-        side.set_minor_formatter(NullFormatter())
+    axis.set_xscale("log")
+    axis.set_yscale("log")
     axis.axhline(1.0, color="0.4", linewidth=1.0, linestyle="--", zorder=0)
+    for side, (least, most) in ((axis.xaxis, axis.get_xlim()), (axis.yaxis, axis.get_ylim())):
+        wide = most > 50.0 * least
+        side.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+        side.set_major_formatter(StrMethodFormatter("{x:g}"))
+        side.set_minor_formatter(NullFormatter())
     axis.grid(which="major", color="0.92", zorder=-1)
     axis.set_axisbelow(True)
     axis.set_title(title, fontsize=11)
