@@ -54,6 +54,7 @@ class Plan:
     )
     float32: tuple[str, ...] = ()
     warm: int = 3
+    optimise_counts: bool = True  # of the larger ones, whose runs are longer than compiling
     chain_steps: tuple[int, int] = (1_000, 1_000)  # warming up, drawing
 
 
@@ -65,6 +66,7 @@ QUICK = Plan(
     large_methods=_FEW,
     float32=("kidiq__kidscore_momhs",),
     warm=1,
+    optimise_counts=False,
     chain_steps=(200, 200),
 )
 
@@ -95,7 +97,8 @@ def _rows(
     from benchmarks._solvers_measure import Effort, measure
     from benchmarks._solvers_methods import Task
 
-    effort = Effort(plan.warm, optimise_counts=large, drawn=_DRAWN, long=_LONG)
+    optimise = large and plan.optimise_counts
+    effort = Effort(plan.warm, optimise_counts=optimise, drawn=_DRAWN, long=_LONG)
     for row in names:
         chosen = wanted.names(row, methods)
         if not chosen:
