@@ -95,6 +95,18 @@ def positive(name: str, value: Any) -> None:
         )
 
 
+def start_scales(value: Any, num_restarts: int, dtype: jnp.dtype) -> Float[Array, "*each"]:
+    """A finite number above zero, or one for each restart."""
+    given = np.asarray(value)
+    numbers = given.shape in ((), (num_restarts,)) and np.issubdtype(given.dtype, np.number)
+    if not (numbers and np.isfinite(given).all() and (given > 0).all()):
+        raise ValueError(
+            "start_scale: expected a finite number above 0, or one for each of the "
+            f"{num_restarts} restarts; got {value!r}; try start_scale=1.0."
+        )
+    return jnp.asarray(given, dtype)
+
+
 def starts(
     target: Target, start: Any, num_restarts: int, dtype: jnp.dtype
 ) -> Float[Array, "*lanes dim"] | None:

@@ -147,9 +147,12 @@ def _review_block(
         lane.floor,
         first - 100.0 - jnp.abs(first),
     )
-    sane = jnp.isfinite(bound) & (bound >= floor)
-    failed = ~(_all_finite(state) & (sane | setup.solver.guards_itself))
-    kept = _tree.where(failed, lane.state, state)
+    if setup.solver.guards_itself:
+        failed, kept = jnp.zeros((), bool), state
+    else:
+        sane = jnp.isfinite(bound) & (bound >= floor)
+        failed = ~(_tree.all_finite(state) & sane)
+        kept = _tree.where(failed, lane.state, state)
     reviewed, status = setup.solver.review(kept, trace._replace(failed=failed))
     moved = Lane(
         state=reviewed,
@@ -224,8 +227,3 @@ def run_lanes(
         unfinished, body, (lanes, history, zero, first_step.astype(jnp.int32))
     )
     return lanes, history, step
-
-
-def _all_finite(tree: Any) -> Bool[Array, ""]:
-    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in floats]))

@@ -78,6 +78,17 @@ def describe(tree: Any) -> str:
     return ", ".join(shown) or "no arrays"
 
 
+def all_finite(tree: Any) -> Bool[Array, ""]:
+    """Whether every floating number in a tree is finite.
+
+    Of all leaves laid end to end: of a predicate for each, XLA would make copies wherever the
+    answer is used, and compile as many.
+    """
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.isfinite(join(floats)).all()
+
+
 def where(condition: Bool[Array, ""], yes: Any, no: Any) -> Any:
     """`yes` where the condition holds, else `no`, leaf by leaf."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

@@ -203,7 +203,9 @@ class _Pilot:
 
     def _weigh(self, key: Key[Array, ""], fit: Fit) -> Weighing:
         q = fit.q
-        weighed = weigh(key, self.target, q.family, q.phi, self.data)
+        weighed = weigh(
+            key, self.target, q.family, q.phi, self.data, num_batches=fit.num_restarts
+        )
         note = f"importance efficiency {100.0 * weighed.efficiency:.1f} %"
         if weighed.bad_share:
             note += f", not finite at {100.0 * weighed.bad_share:.2g} % of draws"
@@ -335,7 +337,7 @@ def _by_weights(weighed: Weighing) -> tuple[Stock | None, Errors]:
     if max(np.abs(drift.mean).max(), np.abs(drift.log_sd).max()) < _SMALL:
         return None, errors_of(drift, "weights")
     rest = drift._replace(mean=np.zeros_like(drift.mean), log_sd=np.zeros_like(drift.log_sd))
-    return Stock(weighed.z, weighed.log_weights, "weights"), errors_of(rest, "weights")
+    return Stock(jnp.asarray(weighed.z), jnp.asarray(weighed.log_weights), "weights"), errors_of(rest, "weights")
 
 
 def _is_small(drift: Drift) -> bool:

@@ -24,6 +24,7 @@ from jaxvi.target import Target
 
 _ROWS = 64  # blocks a chunk, at most
 _CHUNK_SECONDS = 0.3
+_USUAL_STEPS = 100
 _HISTORY_ROWS = 2048
 
 
@@ -42,12 +43,15 @@ def fit_restarts(
     max_steps: Any = 20_000,
     num_eval_draws: Any = 2_000,
     max_seconds: Any = None,
+    patience: float | None = None,
     progress: bool | Reporter | None = None,
 ) -> Fit:
     """`jaxvi.fit` with one solver: every restart is a lane of one compiled batch.
 
     The lanes run together in chunks; the winner is chosen by a fresh bound on draws common to
-    all, and every lane stays in the result. Arguments are those of `jaxvi.fit`, checked here.
+    all, and every lane stays in the result. Arguments are those of `jaxvi.fit`, checked here; but
+    for `patience`: once half of the lanes have converged, others get at most so many times the
+    steps that these took.
     """
     began = time.perf_counter()
     key = _door.typed_key(key)
@@ -61,7 +65,7 @@ def fit_restarts(
     _door.whole("num_restarts", num_restarts, 1)
     _door.whole("max_steps", max_steps, 1)
     _door.whole("num_eval_draws", num_eval_draws, 2)
-    _door.positive("start_scale", start_scale)
+    scale = _door.start_scales(start_scale, num_restarts, dtype)
     if max_seconds is not None:
         _door.positive("max_seconds", max_seconds)
     warm = warm_start(start, setup, dtype) if isinstance(start, Fit) else None
@@ -69,15 +73,14 @@ def fit_restarts(
     with _door.compile_clock() as compiling:
         setup = setup.prepared(data, dtype)
         keys = split_key(key)
-        scale = jnp.asarray(start_scale, dtype)
         lanes = start_lanes(keys, z, scale, data, warm, setup=setup, num_lanes=num_restarts)
         _door.some_start(np.asarray(lanes.status), data)
         report, close = make_reporter(progress)
         budget = math.inf if max_seconds is None else began + max_seconds
-        run = _run_chunks(keys, lanes, data, setup, (max_steps, budget), report)
+        limits = _Limits(max_steps, budget, patience)
+        run = _run_chunks(keys, lanes, data, setup, limits, report)
         close()
         phi, ranking = rank_lanes(keys, run.lanes, data, setup=setup, num_draws=num_eval_draws)
-        ranking = jax.tree.map(np.asarray, ranking)
     return Fit(
         setup=setup,
         phi=phi,
@@ -86,7 +89,7 @@ def fit_restarts(
         bounds=ranking.bound,
         bounds_mcse=ranking.mcse,
         difference_mcse=ranking.difference_mcse,
-        best=int(ranking.best),
+        best=ranking.best,
         num_bad_draws=ranking.num_bad,
         log_weights=ranking.log_weights,
         history=run.history,
@@ -95,6 +98,22 @@ def fit_restarts(
         key=key,
         data=data,
     )
+
+
+class _Limits(NamedTuple):
+    """Steps; the time on the clock at which a chunk is the last; patience with stragglers."""
+
+    max_steps: int
+    until: float
+    patience: float | None
+
+    def steps(self, lanes: Lane) -> int:
+        """Steps that lanes may take, as far as can be told by now."""
+        done = np.asarray(lanes.status) == Status.CONVERGED
+        if self.patience is None or 2 * done.sum() < len(done):
+            return self.max_steps
+        usual = max(float(np.median(np.asarray(lanes.step)[done])), _USUAL_STEPS)
+        return min(self.max_steps, math.ceil(self.patience * usual))
 
 
 class _Run(NamedTuple):
@@ -116,14 +135,11 @@ def _run_chunks(
     lanes: Lane,
     data: Data,
     setup: Setup,
-    limits: tuple[int, float],
+    limits: _Limits,
     report: Reporter,
 ) -> _Run:
-    """Chunks until every lane has ended, the step limit, or an interrupt between two chunks.
-
-    `limits` are steps, and the time on the clock at which a chunk is the last.
-    """
-    max_steps, until = limits
+    """Chunks until every lane has ended, a limit, or an interrupt between two chunks."""
+    max_steps = limits.max_steps
     length = block_length(setup)
     recorder = _Recorder(lanes.status.shape[0])
     blocks, step, seconds, began = 1, 0, 0.0, time.perf_counter()
@@ -142,7 +158,8 @@ def _run_chunks(
             pace = max(elapsed, 1e-6) / math.ceil((step - first) / length)
             blocks = min(_ROWS, 4 * blocks, max(1, int(_CHUNK_SECONDS / pace)))
             _report(report, lanes, step, max_steps, time.perf_counter() - began, interrupted)
-            if time.perf_counter() >= until:
+            max_steps = limits.steps(lanes)
+            if time.perf_counter() >= limits.until:
                 interrupted.set()
             if interrupted.is_set():
                 break

@@ -5,21 +5,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxvi._log_probs import log_probs, value_and_gradient
+from jaxvi._draws import draw_and_weigh, draws_each
+from jaxvi._log_probs import value_and_gradient
 from jaxvi._loop import Lane, Setup, run_lane, run_lanes, start_lane
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
-from jaxvi.families import Family, HasGaussianInit, transform_and_log_prob
+from jaxvi.families import Family, HasGaussianInit
 from jaxvi.noise import Fresh, NoiseSource
 from jaxvi.objectives import ELBO, Objective
 from jaxvi.solvers import Defaults, HasDefaults, Solver, Stochastic, default_family
 from jaxvi.target import Target
 
 _START_TRIES = 20
-_RANKING_SLICE = 64
 
 
 class Keys(NamedTuple):
@@ -54,14 +55,15 @@ class Ranking(NamedTuple):
     draws make smaller than that of two separate bounds.
     """
 
-    bound: Float[Array, "lanes"]
-    mcse: Float[Array, "lanes"]
-    difference_mcse: Float[Array, "lanes"]
-    num_bad: Int[Array, "lanes"]  # draws where the log density was not finite
-    best: Int[Array, ""]
-    log_weights: Float[Array, "draws"]  # of the best lane: log p - log q
+    bound: Float[np.ndarray, "lanes"]
+    mcse: Float[np.ndarray, "lanes"]
+    difference_mcse: Float[np.ndarray, "lanes"]
+    num_bad: Int[np.ndarray, "lanes"]  # draws where the log density was not finite
+    best: int
+    log_weights: Float[np.ndarray, "draws"]  # of the best lane: log p - log q
 
 
+@jax.jit
 def split_key(key: Key[Array, ""]) -> Keys:
     """Streams for the starts, the noise and the ranking."""
     return Keys(*jax.random.split(key, 3))
@@ -193,7 +195,7 @@ def _warm_lane(
 def start_lanes(
     keys: Keys,
     z: Float[Array, "*lanes dim"] | None,
-    start_scale: Float[Array, ""],
+    start_scale: Float[Array, "*each"],
     data: Data,
     warm: WarmStart | None = None,
     *,
@@ -204,17 +206,19 @@ def start_lanes(
 
     z of shape (dim,) is where lane 0 starts, the others being scattered around it; z of shape
     (lanes, dim) gives every lane's own; None draws them all. A `warm` start is everybody's.
+    `start_scale` is one for all, or one for each.
     """
     lanes = jnp.arange(num_lanes, dtype=jnp.int32)
+    scales = jnp.broadcast_to(start_scale, num_lanes)
     if warm is not None:
         return jax.vmap(lambda lane: _warm_lane(setup, keys.start, lane, warm, data))(lanes)
     batched = z is not None and z.ndim == 2
 
-    def one(lane: Array, z: Array | None) -> Lane:
+    def one(lane: Array, scale: Array, z: Array | None) -> Lane:
         jitter = jnp.asarray(False) if batched else lane > 0
-        return initial_lane(setup, keys.start, lane, z, start_scale, data, jitter)
+        return initial_lane(setup, keys.start, lane, z, scale, data, jitter)
 
-    return jax.vmap(one, (0, 0 if batched else None))(lanes, z)
+    return jax.vmap(one, (0, 0, 0 if batched else None))(lanes, scales, z)
 
 
 @partial(jax.jit, static_argnames=("setup", "rows"), donate_argnames=("lanes",))
@@ -236,7 +240,12 @@ def advance_lanes(
     return run_lanes(setup, noise_keys, lanes, first_step, last_step, rows, data)
 
 
-@partial(jax.jit, static_argnames=("setup", "num_draws"))
+@partial(jax.jit, static_argnames="setup")
+def lane_results(lanes: Lane, *, setup: Setup) -> Phi:
+    """Every lane's parameters, as far as it has come."""
+    return jax.vmap(setup.solver.result)(lanes.state)
+
+
 def rank_lanes(
     keys: Keys, lanes: Lane, data: Data, *, setup: Setup, num_draws: int
 ) -> tuple[Phi, Ranking]:
@@ -245,29 +254,39 @@ def rank_lanes(
     The best lane is the one with the largest finite bound; where none is finite, the one with the
     fewest draws of non-finite log density.
     """
-    phis = jax.vmap(setup.solver.result)(lanes.state)
-    dtype = lanes.bound.dtype
-    noise = setup.family.draw_noise(keys.ranking, num_draws, setup.target.dim, dtype)
+    phis = lane_results(lanes, setup=setup)
+    num_lanes = len(lanes.status)
+    each = draws_each(num_lanes, setup.target.dim)
+    seen = []
+    for call in range(-(-num_draws // each)):
+        drawn = draw_and_weigh(
+            jax.random.fold_in(keys.ranking, call),
+            phis,
+            data,
+            target=setup.target,
+            family=setup.family,
+            num=each,
+            common=True,
+        )
+        seen.append(np.asarray(drawn.log_weights))
+    weights = np.concatenate(seen, axis=1)[:, :num_draws]
+    return phis, _ranking(weights, np.asarray(lanes.status) != Status.NO_START)
 
-    def log_weight(noise_row: Array) -> Float[Array, "lanes"]:
-        z, log_q = jax.vmap(lambda phi: transform_and_log_prob(setup.family, phi, noise_row))(phis)
-        return log_probs(setup.target, z, data) - log_q
 
-    # in slices of draws: as many points at a time as a few optimisation steps take
-    weights = lax.map(log_weight, noise, batch_size=min(_RANKING_SLICE, num_draws)).T
-    finite = jnp.isfinite(weights)
-    bound = weights.mean(axis=-1)
-    num_bad = jnp.sum(~finite, axis=-1, dtype=jnp.int32)
-    started = lanes.status != Status.NO_START
-    fallback = jnp.argmin(jnp.where(started, num_bad, num_draws + 1))
-    ranked = jnp.where(started & (num_bad == 0), bound, -jnp.inf)
-    best = jnp.where(jnp.any(jnp.isfinite(ranked)), jnp.argmax(ranked), fallback)
-    root = num_draws**0.5
-    return phis, Ranking(
-        bound=jnp.where(started, bound, jnp.nan),
-        mcse=weights.std(axis=-1, ddof=1) / root,
-        difference_mcse=(weights - weights[best][None]).std(axis=-1, ddof=1) / root,
-        num_bad=num_bad,
-        best=best.astype(jnp.int32),
-        log_weights=weights[best],
-    )
+def _ranking(weights: Float[np.ndarray, "lanes draws"], started: np.ndarray) -> Ranking:
+    finite = np.isfinite(weights)
+    num_bad = (~finite).sum(axis=-1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        bound = weights.mean(axis=-1)
+        ranked = np.where(started & (num_bad == 0), bound, -np.inf)
+        fallback = np.argmin(np.where(started, num_bad, weights.shape[1] + 1))
+        best = int(np.argmax(ranked) if np.isfinite(ranked).any() else fallback)
+        root = weights.shape[1] ** 0.5
+        return Ranking(
+            bound=np.where(started, bound, np.nan),
+            mcse=weights.std(axis=-1, ddof=1) / root,
+            difference_mcse=(weights - weights[best][None]).std(axis=-1, ddof=1) / root,
+            num_bad=num_bad,
+            best=best,
+            log_weights=weights[best],
+        )

@@ -297,7 +297,10 @@ def evidence_of(fit: Fit, weighed: Weighing | None = None) -> Evidence:
     """What a run shows by itself: its statuses, its restarts, and the importance weights of q."""
     q, groups = fit.q, fit.agreement
     if weighed is None:
-        weighed = weigh(jax.random.fold_in(fit.key, 1), q.target, q.family, q.phi, fit.data)
+        key = jax.random.fold_in(fit.key, 1)
+        weighed = weigh(
+            key, q.target, q.family, q.phi, fit.data, num_batches=fit.num_restarts
+        )
     known = fit.approximation is not None and bool(np.isfinite(weighed.bound))
     return Evidence(
         status=Status(int(fit.status[fit.best])),
@@ -314,7 +317,7 @@ def evidence_of(fit: Fit, weighed: Weighing | None = None) -> Evidence:
         corrected="",
         memory=0.0,
         acceptance=1.0,
-        eps=float(jnp.finfo(weighed.z.dtype).eps),
+        eps=float(np.finfo(weighed.z.dtype).eps),
         interrupted=fit.interrupted,
     )
 

@@ -35,6 +35,7 @@ LAYERS = [
     "_log_probs",
     "chains",
     "families",
+    "_draws",
     "noise",
     "objectives",
     "solvers",

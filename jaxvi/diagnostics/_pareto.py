@@ -1,14 +1,16 @@
 """Pareto smoothed importance weights, and how heavy their tail is."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jax.scipy.special import logsumexp
-from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from jaxvi._types import Scalar
+
+# The functions below are written once for both array libraries: `xp` is jax.numpy where they are
+# to be compiled and mapped, NumPy where numbers lie on the host and compiling would cost more.
 
 _FEWEST = 5  # draws of a tail that a fit needs
 _FLAT = 0.01  # nats that a tail too small for a fit may span and still be called flat
@@ -78,100 +80,117 @@ def pareto_smooth(log_weights: Float[Array, "draws"], *, smooth: bool = True) ->
         >>> bool(light.khat < khat_threshold(1000))
         True
     """
+    return _smooth(jnp, log_weights, smooth)
+
+
+def smooth_on_host(log_weights: Float[np.ndarray, "draws"]) -> ParetoSmoothed:
+    """`pareto_smooth` of numbers that lie on the host: nothing is compiled."""
+    with np.errstate(all="ignore"):
+        return _smooth(np, log_weights, smooth=True)
+
+
+def _smooth(xp: Any, log_weights: Any, smooth: bool) -> ParetoSmoothed:
     num_draws, dtype = log_weights.size, log_weights.dtype
-    zero, infinite = jnp.zeros((), dtype), jnp.full((), jnp.inf, dtype)
-    broken = jnp.any(jnp.isnan(log_weights) | (log_weights == jnp.inf))
-    largest = jnp.max(log_weights)
-    top = jnp.where(jnp.isfinite(largest), largest, zero)
-    order = jnp.argsort(log_weights)
+    broken = xp.any(xp.isnan(log_weights) | (log_weights == xp.inf))
+    largest = xp.max(log_weights)
+    top = xp.where(xp.isfinite(largest), largest, xp.zeros_like(largest))
+    order = xp.argsort(log_weights)
     ranked = log_weights[order] - top
     most = max(_tail_size(num_draws), 1)
-    wanted = _tail_size_of(jnp.sum(log_weights > -jnp.inf), most)
+    wanted = _tail_size_of(xp, xp.sum(log_weights > -xp.inf), most)
     # the largest weight below the tail; what equals it has no excess, and is not of the tail
-    below = jnp.where(wanted < num_draws, ranked[num_draws - wanted - 1], -infinite)
+    last = xp.maximum(num_draws - wanted - 1, 0)
+    below = xp.where(wanted < num_draws, ranked[last], xp.full_like(top, -xp.inf))
     tail = ranked[num_draws - most :]
-    inside = (jnp.arange(most) >= most - wanted) & (tail > below)
-    tail_size = jnp.sum(inside)
-    khat, sigma = _fit(_excess(tail, below, inside), inside, tail_size)
+    inside = (xp.arange(most) >= most - wanted) & (tail > below)
+    tail_size = xp.sum(inside)
+    khat, sigma = _fit(xp, _excess(xp, tail, below, inside), inside, tail_size)
     flat = (wanted >= _FEWEST) & (tail_size < _FEWEST) & (below > -_FLAT)
-    fitted = (tail_size >= _FEWEST) & ~broken & jnp.isfinite(khat) & (sigma > 0.0)
-    khat = jnp.where(fitted, khat, jnp.where(flat & ~broken, zero, infinite))
+    fitted = (tail_size >= _FEWEST) & ~broken & xp.isfinite(khat) & (sigma > 0.0)
+    unfitted = xp.where(flat & ~broken, xp.zeros_like(top), xp.full_like(top, xp.inf))
+    khat = xp.where(fitted, khat, unfitted)
     if not smooth:
-        return _summary(log_weights, khat, broken, jnp.zeros((), jnp.int32))
-    probability = (jnp.arange(most) - (most - tail_size) + 0.5).astype(dtype) / tail_size
-    quantile = _quantile(jnp.where(inside, probability, 0.5), khat, sigma)
-    smoothed = jnp.minimum(jnp.logaddexp(below, jnp.log(quantile)), 0.0) + top
-    places = order[num_draws - most :]
-    new = jnp.where(fitted & inside, smoothed, log_weights[places])
-    result = log_weights.at[places].set(new)
-    return _summary(result, khat, broken, jnp.where(fitted, tail_size, 0))
+        return _summary(xp, log_weights, khat, broken, xp.zeros((), xp.int32))
+    probability = (xp.arange(most) - (most - tail_size) + 0.5).astype(dtype)
+    probability = probability / xp.maximum(tail_size, 1).astype(dtype)
+    quantile = _quantile(xp, xp.where(inside, probability, 0.5).astype(dtype), khat, sigma)
+    smoothed = xp.minimum(xp.logaddexp(below, xp.log(quantile)), 0.0) + top
+    new = xp.where(fitted & inside, smoothed, log_weights[order[num_draws - most :]])
+    rest = log_weights[order[: num_draws - most]]
+    back = xp.argsort(order)  # where each draw stands in the order
+    result = xp.concatenate([rest, new.astype(dtype)])[back]
+    return _summary(xp, result, khat, broken, xp.where(fitted, tail_size, 0))
 
 
 def _summary(
-    log_weights: Float[Array, "draws"], khat: Scalar, broken: Bool[Array, ""], tail_size: Array
+    xp: Any, log_weights: Any, khat: Any, broken: Any, tail_size: Any
 ) -> ParetoSmoothed:
     """What the weights are worth as they stand."""
-    total = logsumexp(log_weights)
-    ess = jnp.exp(2.0 * total - logsumexp(2.0 * log_weights))
-    ess = jnp.where(total == -jnp.inf, jnp.zeros_like(ess), ess)
-    unknown = jnp.full_like(ess, jnp.nan)
+    total = _logsumexp(xp, log_weights)
+    ess = xp.exp(2.0 * total - _logsumexp(xp, 2.0 * log_weights))
+    ess = xp.where(total == -xp.inf, xp.zeros_like(ess), ess)
+    unknown = xp.full_like(ess, xp.nan)
     return ParetoSmoothed(
         log_weights,
         khat,
-        jnp.where(broken, unknown, ess),
-        jnp.where(broken, unknown, total - math.log(log_weights.size)),
-        tail_size.astype(jnp.int32),
+        xp.where(broken, unknown, ess),
+        xp.where(broken, unknown, total - math.log(log_weights.size)),
+        tail_size.astype(xp.int32),
     )
+
+
+def _logsumexp(xp: Any, x: Any) -> Any:
+    largest = xp.max(x)
+    top = xp.where(xp.isfinite(largest), largest, xp.zeros_like(largest))
+    return xp.log(xp.sum(xp.exp(x - top))) + top
 
 
 def _tail_size(num_draws: int) -> int:
     return int(min(num_draws / 5, 3.0 * math.sqrt(num_draws)))
 
 
-def _tail_size_of(num_positive: Int[Array, ""], most: int) -> Int[Array, ""]:
+def _tail_size_of(xp: Any, num_positive: Any, most: int) -> Any:
     # whole numbers: 3 sqrt(S) = sqrt(9 S), whose rounding no squares of float32 disturb
-    root = jnp.sqrt(9.0 * num_positive.astype(float) + 0.5).astype(jnp.int32)
-    return jnp.minimum(jnp.minimum(num_positive // 5, root), most)
+    root = xp.sqrt(9.0 * num_positive.astype(float) + 0.5).astype(xp.int32)
+    return xp.minimum(xp.minimum(num_positive // 5, root), most)
 
 
-def _excess(
-    tail: Float[Array, "tail"], below: Scalar, inside: Bool[Array, "tail"]
-) -> Float[Array, "tail"]:
+def _excess(xp: Any, tail: Any, below: Any, inside: Any) -> Any:
     """exp(tail) - exp(below), exact for small differences; above 0 though it may underflow."""
-    away = -jnp.exp(tail) * jnp.expm1(below - tail)
-    least = float(jnp.finfo(tail.dtype).tiny) ** 0.9
-    return jnp.where(inside, jnp.maximum(away, least), 0.0)
+    away = -xp.exp(tail) * xp.expm1(below - tail)
+    least = float(xp.finfo(tail.dtype).tiny) ** 0.9
+    return xp.where(inside, xp.maximum(away, least), 0.0)
 
 
-def _fit(
-    excess: Float[Array, "tail"], inside: Bool[Array, "tail"], tail_size: Int[Array, ""]
-) -> tuple[Scalar, Scalar]:
+def _fit(xp: Any, excess: Any, inside: Any, tail_size: Any) -> tuple[Any, Any]:
     """(k, sigma) of the generalised Pareto distribution, for an ascending sample.
 
     The likelihood's profile in b = -k / sigma is averaged over a grid under a prior.
     """
     dtype, most = excess.dtype, excess.size
-    size = jnp.maximum(tail_size, 1).astype(dtype)
-    quartile = excess[jnp.minimum(most - tail_size + (tail_size + 2) // 4 - 1, most - 1)]
-    points = jnp.arange(1, 31 + math.isqrt(most))
-    num_points = (30 + jnp.floor(jnp.sqrt(size))).astype(dtype)
-    spread = 1.0 - jnp.sqrt(num_points / (points.astype(dtype) - 0.5))
+    size = xp.maximum(tail_size, 1).astype(dtype)
+    quartile = excess[xp.minimum(most - tail_size + (tail_size + 2) // 4 - 1, most - 1)]
+    points = xp.arange(1, 31 + math.isqrt(most))
+    num_points = (30 + xp.floor(xp.sqrt(size))).astype(dtype)
+    spread = 1.0 - xp.sqrt(num_points / (points.astype(dtype) - 0.5))
     b = spread / (_PRIOR_SCALE * quartile) + 1.0 / excess[-1]
 
-    def shape(b: Scalar) -> Scalar:
-        return jnp.sum(jnp.where(inside, jnp.log1p(-b * excess), 0.0)) / size
+    def shape(b: Any) -> Any:
+        terms = xp.log1p(-b[:, None] * excess[None])
+        return xp.sum(xp.where(inside[None], terms, 0.0), axis=-1) / size
 
-    k = jax.vmap(shape)(b)
-    profile = size * (jnp.log(-b / k) - k - 1.0)
-    counted = (points <= num_points) & jnp.isfinite(profile)
-    weight = jax.nn.softmax(jnp.where(counted, profile, -jnp.inf))
-    best = jnp.sum(jnp.where(counted, weight * b, 0.0))
-    found = shape(best)
+    k = shape(b)
+    profile = size * (xp.log(-b / k) - k - 1.0)
+    counted = (points <= num_points) & xp.isfinite(profile)
+    profile = xp.where(counted, profile, -xp.inf)
+    weight = xp.exp(profile - xp.max(profile))
+    best = xp.sum(xp.where(counted, weight * b, 0.0)) / xp.sum(weight)
+    found = shape(best[None])[0]
     sigma = -found / best
     return (size * found + _PRIOR_SIZE * _PRIOR_K) / (size + _PRIOR_SIZE), sigma
 
 
-def _quantile(probability: Float[Array, "tail"], k: Scalar, sigma: Scalar) -> Float[Array, "tail"]:
-    exponent = -jnp.log1p(-probability)
-    safe = jnp.where(k == 0.0, jnp.ones_like(k), k)
-    return sigma * jnp.where(k == 0.0, exponent, jnp.expm1(safe * exponent) / safe)
+def _quantile(xp: Any, probability: Any, k: Any, sigma: Any) -> Any:
+    exponent = -xp.log1p(-probability)
+    safe = xp.where(k == 0.0, xp.ones_like(k), k)
+    return sigma * xp.where(k == 0.0, exponent, xp.expm1(safe * exponent) / safe)

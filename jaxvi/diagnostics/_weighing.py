@@ -1,21 +1,18 @@
 """What importance weights say about q, and about its marginals."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxvi._log_probs import log_probs
+from jaxvi._draws import NUM_DRAWS, draw_and_weigh, tiled
 from jaxvi._types import Data, Phi
-from jaxvi.diagnostics._movement import Drift, features
-from jaxvi.diagnostics._pareto import khat_threshold, pareto_smooth
-from jaxvi.families import Family, transform_and_log_prob
+from jaxvi.diagnostics._movement import Drift
+from jaxvi.diagnostics._pareto import khat_threshold, smooth_on_host
+from jaxvi.families import Family
 from jaxvi.target import Target
 
-_SLICE = 256  # divides the default: a remainder would be a second program
 _ALIKE = 0.95  # importance efficiency
 LEAST_EFFICIENCY = 0.3  # of weights that are to say anything of marginals
 
@@ -28,8 +25,8 @@ class Weighing(NamedTuple):
     which the log density was not finite (they weigh nothing).
     """
 
-    z: Float[Array, "draws dim"]
-    log_weights: Float[Array, "draws"]
+    z: Float[np.ndarray, "draws dim"]
+    log_weights: Float[np.ndarray, "draws"]
     khat: float
     khat_limit: float
     efficiency: float
@@ -56,7 +53,8 @@ def weigh(
     phi: Phi,
     data: Data = None,
     *,
-    num_draws: int = 8_192,
+    num_draws: int = NUM_DRAWS,
+    num_batches: int = 1,
 ) -> Weighing:
     """Weigh draws of q by p / q, and compare weighted with plain moments.
 
@@ -67,6 +65,8 @@ def weigh(
         phi: q's parameters.
         data: handed to the log density.
         num_draws: draws; standard errors fall with their root.
+        num_batches: of which they are made; with the number of a fit's restarts, and as many draws
+            as by default, the program that has ranked these serves again.
 
     Example:
         >>> fit = jaxvi.fit(key, target, solver=jaxvi.NaturalGradient())
@@ -74,57 +74,54 @@ def weigh(
         >>> weighed.efficiency > 0.9
         True
     """
-    seen = _weigh(key, target, family, phi, data, num_draws)
-    z, log_weights, khat, numbers, drift = seen
-    efficiency, bound, mcse, bad_share = (float(x) for x in numbers)
-    return Weighing(
-        z=z,
-        log_weights=log_weights,
-        khat=float(khat),
-        khat_limit=khat_threshold(num_draws),
-        efficiency=efficiency,
-        bound=bound,
-        bound_mcse=mcse,
-        bad_share=bad_share,
-        drift=Drift(*(np.asarray(row) for row in drift)),
+    drawn = draw_and_weigh(
+        key,
+        tiled(phi, num_batches),
+        data,
+        target=target,
+        family=family,
+        num=max(num_draws // num_batches, 1),
     )
+    z, params, raw = (np.asarray(x).reshape(-1, *x.shape[2:]) for x in drawn)
+    weights = np.where(np.isfinite(raw), raw, -np.inf).astype(raw.dtype)
+    smoothed = smooth_on_host(weights)
+    with np.errstate(invalid="ignore"):
+        drift = _drift(np.concatenate([z, params], axis=1), _softmax(smoothed.log_weights))
+        share = _softmax(weights)
+        return Weighing(
+            z=z,
+            log_weights=smoothed.log_weights,
+            khat=float(smoothed.khat),
+            khat_limit=khat_threshold(len(raw)),
+            efficiency=float(1.0 / np.sum(share**2) / len(raw)),
+            bound=float(raw.mean()),
+            bound_mcse=float(raw.std() / len(raw) ** 0.5),
+            bad_share=float(np.mean(~np.isfinite(raw))),
+            drift=drift,
+        )
 
 
-@partial(jax.jit, static_argnames=("target", "family", "num_draws"))
-def _weigh(
-    key: Key[Array, ""], target: Target, family: Family, phi: Phi, data: Data, num_draws: int
-) -> tuple[Array, Array, Array, tuple[Array, ...], tuple[Array, ...]]:
-    noise = family.draw_noise(key, num_draws, target.dim, jax.tree.leaves(phi)[0].dtype)
-
-    def one(row: Array) -> tuple[Array, Array]:
-        z, log_q = transform_and_log_prob(family, phi, row)
-        return z, log_probs(target, z[None], data)[0] - log_q
-
-    z, raw = jax.lax.map(one, noise, batch_size=min(_SLICE, num_draws))
-    finite = jnp.isfinite(raw)
-    weights = jnp.where(finite, raw, -jnp.inf)
-    plain = jnp.exp(weights - weights.max())
-    efficiency = plain.sum() ** 2 / jnp.sum(plain**2) / num_draws
-    smoothed = pareto_smooth(weights)
-    share = jax.nn.softmax(smoothed.log_weights)
-    bad_share = jnp.mean(~finite, dtype=raw.dtype)
-    numbers = (efficiency, raw.mean(), raw.std() / num_draws**0.5, bad_share)
-    return z, smoothed.log_weights, smoothed.khat, numbers, _drift(features(target, z), share)
+def _softmax(log_weights: Float[np.ndarray, "draws"]) -> Float[np.ndarray, "draws"]:
+    plain = np.exp(log_weights - log_weights.max())
+    return plain / plain.sum()
 
 
-def _drift(rows: Float[Array, "draws coordinates"], share: Float[Array, "draws"]) -> tuple:
-    """The fields of `Drift`: of weighted moments from plain ones, with errors of the delta method.
+def _drift(
+    rows: Float[np.ndarray, "draws coordinates"], share: Float[np.ndarray, "draws"]
+) -> Drift:
+    """Of weighted moments from plain ones, with errors of the delta method.
 
     Of the same draws, so that where all weights are equal no error is left.
     """
     size = float(len(rows))
     scale = rows.std(axis=0)
     constant = scale == 0.0
-    rows = (rows - rows.mean(axis=0)[None]) / jnp.where(constant, 1.0, scale)[None]
+    rows = (rows - rows.mean(axis=0)[None]) / np.where(constant, 1.0, scale)[None]
     mean = share @ rows
     extra = (share - 1.0 / size)[:, None]
-    error = jnp.sqrt(jnp.sum((extra * (rows - mean[None])) ** 2, axis=0))
+    error = np.sqrt(np.sum((extra * (rows - mean[None])) ** 2, axis=0))
     square = (rows - mean[None]) ** 2
-    variance = jnp.where(constant, 1.0, share @ square)
-    spread = jnp.sqrt(jnp.sum((extra * (square - variance[None])) ** 2, axis=0))
-    return mean, error, 0.5 * jnp.log(variance), 0.5 * spread / variance, jnp.zeros_like(mean)
+    variance = np.where(constant, 1.0, share @ square)
+    spread = np.sqrt(np.sum((extra * (square - variance[None])) ** 2, axis=0))
+    half = 0.5 * np.log(variance)
+    return Drift(mean, error, half, 0.5 * spread / variance, np.zeros_like(mean))

@@ -85,8 +85,7 @@ class Solver(abc.ABC):
     `step` runs inside the compiled inner loop and does no bookkeeping; `review` runs once a block
     of `block_steps` steps, and there a solver adapts and stops. A state is a NamedTuple of
     arrays with a field `phi`. A solver that `guards_itself` never takes a step to where things
-    are not finite, and may report a bound that falls: the loop undoes a block of it only when
-    the state is not finite.
+    are not finite, and may report a bound that falls: the loop undoes none of its blocks.
     """
 
     guards_itself: ClassVar[bool] = False

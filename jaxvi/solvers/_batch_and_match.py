@@ -20,7 +20,6 @@ from jaxvi.solvers._factor_analysis import em_step, inverse_products
 from jaxvi.solvers._gaussian_updates import update_for
 from jaxvi.solvers._guard import (
     Trust,
-    all_finite,
     bound_and_error,
     judge,
     settle,
@@ -158,7 +157,7 @@ class BatchAndMatch(Solver):
         far = promised > _NEAR * z.shape[1]
         moved = _tree.where(far, travelled, matched)
         promised = jnp.where(far, promised, 0.0)
-        usable = good.all() & all_finite((moved, innovation))
+        usable = good.all() & _tree.all_finite((moved, innovation))
         bad = 1.0 - good.mean(dtype=values.dtype)
         narrower = update.narrow(state.phi, jnp.exp(-0.1 - bad))
         here = (state.phi, state.last, state.trust)

@@ -3,7 +3,6 @@
 import math
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -89,8 +88,3 @@ def settle(
 def share(length: Scalar, rate: Scalar, radius: Scalar, dim: int) -> Scalar:
     """Of a step of whitened length: `rate`, or less so that it stays within the radius."""
     return jnp.minimum(rate, radius * math.sqrt(dim) / jnp.maximum(length, 1e-30))
-
-
-def all_finite(tree: Any) -> Bool[Array, ""]:
-    """Whether every number in a tree is finite."""
-    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))

@@ -16,7 +16,7 @@ from jaxvi.noise import Antithetic, NoiseSource
 from jaxvi.objectives import ELBO, Objective
 from jaxvi.solvers._base import BlockTrace, Defaults, Problem, Solver, StepInfo
 from jaxvi.solvers._gaussian_updates import update_for
-from jaxvi.solvers._guard import Trust, all_finite, bound_and_error, judge, settle, start_trust
+from jaxvi.solvers._guard import Trust, bound_and_error, judge, settle, start_trust
 from jaxvi.solvers._monitor import Monitor, close_window, rate, record, start_monitor
 from jaxvi.solvers._sparsity import Sparsity, find_sparsity
 
@@ -178,7 +178,7 @@ class NaturalGradient(Solver):
         moved, innovation, promised = update.apply(
             state.phi, gradients.mean(axis=0), curvature, pace, trust.radius
         )
-        usable = good.all() & all_finite((moved, innovation))
+        usable = good.all() & _tree.all_finite((moved, innovation))
         bad = 1.0 - good.mean(dtype=values.dtype)
         narrower = update.narrow(state.phi, jnp.exp(-0.1 - bad))
         here = (state.phi, state.last, state.trust)
@@ -237,7 +237,7 @@ class NaturalGradient(Solver):
 
         def look(_: Any) -> tuple[Bool[Array, ""], Any, Float[Array, "5 dim"]]:
             by_hessian = update.from_hessians(state.phi, self._few(z), noise, slope, problem)
-            smooth = all_finite(by_hessian)
+            smooth = _tree.all_finite(by_hessian)
             tally = _tally(update.diagonal(by_hessian), update.diagonal(by_gradient))
             chosen = _tree.where(smooth, by_hessian, by_gradient)
             return jnp.zeros((), bool), chosen, jnp.where(smooth, tally, 0.0)

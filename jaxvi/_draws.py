@@ -1,0 +1,80 @@
+"""Fresh draws of q with their log weights: one program, which ranks lanes and weighs the best."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, Key
+
+from jaxvi._log_probs import log_probs
+from jaxvi._types import Data, Phi
+from jaxvi.families import Family, transform_and_log_prob
+from jaxvi.target import Target
+
+NUM_DRAWS = 8_192  # of all lanes together
+_FEWEST = 32  # of a lane
+_SLICE = 512  # of all lanes: as many points at a time as a few optimisation steps take
+_MOST_NUMBERS = 2**25  # 256 MiB of float64
+
+
+class Drawn(NamedTuple):
+    """Draws z of every lane's q, the parameters they stand for, and log p(z) - log q(z)."""
+
+    z: Float[Array, "lanes draws dim"]
+    params: Float[Array, "lanes draws params"]
+    log_weights: Float[Array, "lanes draws"]
+
+
+def draws_each(num_lanes: int, dim: int) -> int:
+    """Draws of every lane in one call."""
+    most = min(NUM_DRAWS, _MOST_NUMBERS // (2 * dim))
+    return max(most // num_lanes, _FEWEST)
+
+
+def draw_and_weigh(
+    key: Key[Array, ""],
+    phis: Phi,
+    data: Data,
+    *,
+    target: Target,
+    family: Family,
+    num: int,
+    common: bool = False,
+) -> Drawn:
+    """`num` draws of the q of every row of `phis`; `common` ones are made of the same noise."""
+    return _draw_and_weigh(key, np.bool_(common), phis, data, target, family, num)
+
+
+@partial(jax.jit, static_argnames=("target", "family", "num"))
+def _draw_and_weigh(
+    key: Key[Array, ""],
+    common: Bool[Array | np.bool_, ""],
+    phis: Phi,
+    data: Data,
+    target: Target,
+    family: Family,
+    num: int,
+) -> Drawn:
+    first = jax.tree.leaves(phis)[0]
+    dtype, lanes = first.dtype, jnp.arange(len(first))
+    keys = jax.vmap(lambda lane: jax.random.fold_in(key, jnp.where(common, 0, lane)))(lanes)
+    noise = jax.vmap(lambda key: family.draw_noise(key, num, target.dim, dtype))(keys)
+
+    def one(rows: Array) -> tuple[Array, Array, Array]:
+        z, log_q = jax.vmap(partial(transform_and_log_prob, family))(phis, rows)
+        params = jax.vmap(lambda row: ravel_pytree(target.constrain(row))[0])(z)
+        return z, params.astype(dtype), log_probs(target, z, data) - log_q
+
+    batch = max(1, min(_SLICE // len(lanes), num))
+    z, params, log_weights = lax.map(one, jnp.moveaxis(noise, 1, 0), batch_size=batch)
+    return Drawn(jnp.moveaxis(z, 0, 1), jnp.moveaxis(params, 0, 1), log_weights.T)
+
+
+def tiled(phi: Phi, num: int) -> Phi:
+    """As many copies of one phi, so that a program of as many lanes serves it."""
+    copies = jax.tree.map(lambda leaf: np.broadcast_to(np.asarray(leaf), (num, *leaf.shape)), phi)
+    return jax.device_put(copies)  # nothing is compiled for it
