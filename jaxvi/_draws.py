@@ -1,7 +1,7 @@
 """Fresh draws of q with their log weights: one program, which ranks lanes and weighs the best."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jaxvi.target import Target
 
 NUM_DRAWS = 8_192  # of all lanes together
 _FEWEST = 32  # of a lane
-_SLICE = 512  # of all lanes: as many points at a time as a few optimisation steps take
+_SLICE = 512  # of one lane: as many points at a time as a few optimisation steps take
 _MOST_NUMBERS = 2**25  # 256 MiB of float64
 
 
@@ -64,14 +64,24 @@ def _draw_and_weigh(
     keys = jax.vmap(lambda lane: jax.random.fold_in(key, jnp.where(common, 0, lane)))(lanes)
     noise = jax.vmap(lambda key: family.draw_noise(key, num, target.dim, dtype))(keys)
 
-    def one(rows: Array) -> tuple[Array, Array, Array]:
-        z, log_q = jax.vmap(partial(transform_and_log_prob, family))(phis, rows)
-        params = jax.vmap(lambda row: ravel_pytree(target.constrain(row))[0])(z)
-        return z, params.astype(dtype), log_probs(target, z, data) - log_q
+    def one(phi: Phi, row: Array) -> Drawn:
+        z, log_q = transform_and_log_prob(family, phi, row)
+        params = ravel_pytree(target.constrain(z))[0].astype(dtype)
+        return Drawn(z, params, log_probs(target, z[None], data)[0] - log_q)
 
-    batch = max(1, min(_SLICE // len(lanes), num))
-    z, params, log_weights = lax.map(one, jnp.moveaxis(noise, 1, 0), batch_size=batch)
-    return Drawn(jnp.moveaxis(z, 0, 1), jnp.moveaxis(params, 0, 1), log_weights.T)
+    def of_lane(phi_and_noise: tuple[Phi, Array]) -> Drawn:
+        phi, rows = phi_and_noise
+        return lax.map(partial(one, phi), rows, batch_size=min(_SLICE, num))
+
+    # lane by lane: mapped over both axes at once, products of matrices compile for longer
+    return lax.map(of_lane, (phis, noise))
+
+
+def compile_draws(
+    key: Key[Array, ""], phis: Any, data: Data, target: Target, family: Family, num: int
+) -> None:
+    """Has the program compiled for `phis` of these shapes; other arguments as `draw_and_weigh`."""
+    _draw_and_weigh.lower(key, np.bool_(True), phis, data, target, family, num).compile()
 
 
 def tiled(phi: Phi, num: int) -> Phi:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,34 +14,47 @@ import optax
 from jaxtyping import Array, Key
 
 from jaxvi import _door
+from jaxvi._polish import SMALL, is_still, memory, of_drift, polish
 from jaxvi._progress import Reporter
 from jaxvi._status import Status
-from jaxvi._types import Data
-from jaxvi.chains import advance_chains
-from jaxvi.diagnostics import Drift, Movement, Weighing, movement, weigh
-from jaxvi.diagnostics._movement import compare
-from jaxvi.families import CouplingFlow, Family, HasMoments, Mixture
+from jaxvi._types import Data, Phi
+from jaxvi.diagnostics import Weighing, movement, weigh
+from jaxvi.families import (
+    CouplingFlow,
+    Family,
+    FullRank,
+    HasMoments,
+    Mixture,
+    Moments,
+    Noncentering,
+    Transformed,
+    TransformedParams,
+)
 from jaxvi.fit import fit_restarts
 from jaxvi.noise import Antithetic, NoiseSource
+from jaxvi.noncentering import find_noncentering
 from jaxvi.objectives import ELBO, Objective
+from jaxvi.pullback import pullback
 from jaxvi.result import Approximation, Fit, Stage, Stock, Timing, errors_of, evidence_of
 from jaxvi.solvers import NaturalGradient, Solver, Stochastic
 from jaxvi.target import Target
 from jaxvi.verdict import Errors
 
-_MANY_RESTARTS_UP_TO = 100  # dimensions
+_WIDE_UP_TO, _MANY_UP_TO = 50, 100  # dimensions
 _FLOW_UP_TO = 30  # dimensions
-_FLOW_BELOW = {"quick": 0.0, "normal": 0.8, "thorough": 0.98}  # importance efficiency
-_FLOW_STEPS, _FLOW_RATE, _FLOW_DRAWS = 3_000, 3e-3, 128
-_SMALL = 0.03  # sds and logs of sds: an error not worth mending
+_BETTER_BELOW = {"quick": 0.0, "normal": 0.8, "thorough": 0.98}  # importance efficiency
+_GOOD = 0.95  # of a flow that needs no further cycle
+_FLOW_STEPS, _FLOW_RATE, _FLOW_DRAWS = 1_000, 5e-3, 128  # of a cycle
+_FLOW_CYCLES = {"quick": 0, "normal": 4, "thorough": 8}
+_GAUSSIAN_STEPS = 3_000
+_PATIENCE = 4.0  # with lanes that take longer than half of them did, in as many times their steps
+_WIDEST = 3.0  # of the starts
 _APART = 3.0  # sds between the means of separate modes
 _COMPARABLE = math.log(100.0)  # nats between modes that both matter
 _MOST_MODES = 20
 _CHAINS = {"quick": 250, "normal": 500, "thorough": 1_000}
 _ROUNDS = {"quick": 2, "normal": 5, "thorough": 8}  # each twice as long as the one before
-_KEPT = 8
 _LOST = (Status.UNBOUNDED, Status.SINGULAR, Status.NOT_FINITE, Status.NO_START)
-_FORGOTTEN = 0.2
 
 
 def fit(
@@ -54,8 +68,8 @@ def fit(
     data: Data = None,
     num_restarts: int | None = None,
     start: Any = None,
-    start_scale: float = 1.0,
-    max_steps: int = 20_000,
+    start_scale: Any = None,
+    max_steps: int | None = None,
     num_eval_draws: int = 2_000,
     effort: str = "normal",
     max_seconds: float | None = None,
@@ -86,14 +100,17 @@ def fit(
         solver: `Stochastic()` where only something else is given.
         noise: where base noise comes from.
         data: a pytree of arrays handed to the log density; its floating dtype is the engine's.
-        num_restarts: number of lanes; by default 8, with the autopilot above dimension 100 4.
+        num_restarts: number of lanes; by default 8, with the autopilot 16, 8 and 4 up to and above
+            dimensions 50 and 100.
         start: parameters to start from, a pytree like the target's supports, constrained. One
             point is where lane 0 starts and around which the others scatter; a leading axis of
             `num_restarts` on every leaf gives each lane its own. None draws them. A `Fit` of the
             same target starts every lane at its best lane's q: as it is where the family is the
             same, else at the family's member nearest to the Gaussian of its mean and covariance.
-        start_scale: standard deviation of drawn starts, in unconstrained units.
-        max_steps: step limit of a solver.
+        start_scale: standard deviation of drawn starts, in unconstrained units: one for all, or
+            one for each restart. By default 1; with the autopilot from 1 to 3, so that modes are
+            found that are further apart, but 1 above dimension 50.
+        max_steps: step limit of the solver; by default 20,000, with the autopilot 3,000.
         num_eval_draws: fresh draws by which lanes are ranked.
         effort: of the autopilot: "quick" fits no flow and runs chains for a short time only,
             "thorough" asks for more of both.
@@ -120,7 +137,12 @@ def fit(
     _door.one_of("polish", polish, ("auto", True, False))
     auto = family is None and objective is None and solver is None and noise is None
     if num_restarts is None:
-        num_restarts = 4 if auto and target.dim > _MANY_RESTARTS_UP_TO else 8
+        num_restarts = _restarts_for(target.dim) if auto else 8
+    if start_scale is None:
+        wide = auto and target.dim <= _WIDE_UP_TO and isinstance(num_restarts, int)
+        start_scale = np.geomspace(1.0, _WIDEST, max(num_restarts, 1)) if wide else 1.0
+    if max_steps is None:
+        max_steps = _GAUSSIAN_STEPS if auto else 20_000
     run: dict[str, Any] = {
         "data": data,
         "num_restarts": num_restarts,
@@ -160,9 +182,13 @@ class _Pilot:
     def fly(self, run: dict[str, Any]) -> Fit:
         """All stages, as far as they are asked for."""
         with _door.compile_clock() as compiling:
-            keys = jax.random.split(self.key, 5)
             fit = fit_restarts(
-                keys[0], self.target, solver=NaturalGradient(), max_seconds=self.max_seconds, **run
+                self.key,
+                self.target,
+                solver=NaturalGradient(),
+                max_seconds=self.max_seconds,
+                patience=_PATIENCE,
+                **run,
             )
             self._note("gaussian", math.nan, fit, _of_lanes(fit))
             usable = Status(int(fit.status[fit.best])) not in _LOST
@@ -170,10 +196,10 @@ class _Pilot:
                 fit = dataclasses.replace(fit, evidence=evidence_of(fit))
             elif not fit.interrupted and math.isfinite(fit.bound):
                 fit, modes = self._gather(fit)
-                weighed = self._weigh(keys[1], fit)
-                if modes == 1 and self._wants_flow(weighed):
-                    fit, weighed = self._flow(keys[2], keys[1], fit, weighed)
-                fit = self._settle(keys[3], fit, weighed, modes)
+                weighed = self._weigh(fit)
+                if modes == 1:
+                    fit, weighed = self._improve(fit, weighed)
+                fit = self._settle(fit, weighed, modes)
         seconds = time.perf_counter() - self.began
         timing = Timing(compiling.seconds, max(seconds - compiling.seconds, 0.0), seconds)
         return dataclasses.replace(fit, timing=timing, log=tuple(self.log), key=self.key)
@@ -201,49 +227,108 @@ class _Pilot:
         )
         return joined, len(lanes)
 
-    def _weigh(self, key: Key[Array, ""], fit: Fit) -> Weighing:
-        q = fit.q
-        weighed = weigh(
-            key, self.target, q.family, q.phi, self.data, num_batches=fit.num_restarts
-        )
+    def _weigh(self, fit: Fit) -> Weighing:
+        key, q = jax.random.fold_in(self.key, 1), fit.q
+        weighed = weigh(key, self.target, q.family, q.phi, self.data, num_batches=fit.num_restarts)
         note = f"importance efficiency {100.0 * weighed.efficiency:.1f} %"
         if weighed.bad_share:
             note += f", not finite at {100.0 * weighed.bad_share:.2g} % of draws"
         self._note("weights", math.nan, fit, note, weighed.khat)
         return weighed
 
-    def _wants_flow(self, weighed: Weighing) -> bool:
-        """The weights ask for one, and the dimension allows."""
-        poor = weighed.efficiency < _FLOW_BELOW[self.effort]
-        return poor and self.target.dim <= _FLOW_UP_TO and self.left() > 0.0
+    def _improve(self, gauss: Fit, weighed: Weighing) -> tuple[Fit, Weighing]:
+        """A flow, or a Gaussian in non-centred coordinates, where the weights ask for one."""
+        fit, flows = gauss, self.target.dim <= _FLOW_UP_TO
+        if flows and self._is_poor(weighed):
+            fit, weighed = self._flow(gauss, (fit, weighed))
+        if self._is_poor(weighed) and isinstance(gauss.setup.family, FullRank):
+            inner = self._noncentered(gauss)
+            if inner is not None:
+                fit, weighed = self._better(inner, "noncenter", gauss, (fit, weighed))
+                if flows and self._is_poor(weighed):
+                    fit, weighed = self._flow(inner, (fit, weighed))
+        return fit, weighed
 
-    def _flow(
-        self, key: Key[Array, ""], key_weigh: Key[Array, ""], gauss: Fit, before: Weighing
+    def _is_poor(self, weighed: Weighing) -> bool:
+        """Something better is called for, and there is time for it."""
+        return weighed.efficiency < _BETTER_BELOW[self.effort] and self.left() > 0.0
+
+    def _better(
+        self, new: Fit, name: str, start: Fit, old: tuple[Fit, Weighing]
     ) -> tuple[Fit, Weighing]:
-        """A coupling flow from the Gaussian, where it is better."""
-        flow = fit_restarts(
-            key,
-            self.target,
-            CouplingFlow(),
-            objective=ELBO(num_draws=_FLOW_DRAWS, stick_the_landing=True),
-            solver=_FLOW_SOLVER,
-            noise=Antithetic(),
-            data=self.data,
-            start=gauss,
+        """The new q where its weights are more even, else the old one."""
+        q = self._outside(new)
+        key = jax.random.fold_in(self.key, 1)
+        weighed = weigh(key, self.target, q.family, q.phi, self.data)
+        better = weighed.efficiency > old[1].efficiency
+        note = f"importance efficiency {100.0 * weighed.efficiency:.1f} %"
+        note += "" if better else "; left"
+        self._note(name, start.bound, new, note, weighed.khat)
+        return (dataclasses.replace(old[0], approximation=q), weighed) if better else old
+
+    def _outside(self, fit: Fit) -> Approximation:
+        """q of a fit in the target's own coordinates."""
+        q = fit.q
+        if q.target is self.target:
+            return q
+        params, _ = fit.data
+        family = Transformed(q.family, Noncentering())
+        return Approximation(self.target, family, TransformedParams(q.phi, params))
+
+    def _noncentered(self, gauss: Fit) -> Fit | None:
+        """A Gaussian where the scales are taken out that coordinates set for others, if any do."""
+        phi = gauss.lane(gauss.best).phi
+        params = find_noncentering(jax.random.fold_in(self.key, 2), self.target, phi, self.data)
+        if params is None:
+            self._note("scales", math.nan, gauss, "no coordinate sets those of others")
+            return None
+        drivers = int(np.asarray(params.pick).sum())
+        children = int(np.asarray(params.rates).any(axis=1).sum())
+        self._note("scales", math.nan, gauss, f"{drivers} coordinates set those of {children}")
+        bijector = Noncentering()
+        fit = fit_restarts(
+            jax.random.fold_in(self.key, 3),
+            pullback(self.target, bijector),
+            FullRank(),
+            solver=NaturalGradient(sparsity=None),
+            data=(params, gauss.data),
+            start=bijector.inverse(params, phi.loc)[0],
             num_restarts=1,
-            max_steps=_FLOW_STEPS,
-            max_seconds=None if math.isinf(self.left()) else self.left(),
+            max_steps=_GAUSSIAN_STEPS,
+            max_seconds=self._budget(),
             progress=self.progress,
         )
-        weighed = weigh(key_weigh, self.target, flow.setup.family, flow.q.phi, self.data)
-        better = weighed.efficiency > before.efficiency
-        note = f"importance efficiency {100.0 * weighed.efficiency:.1f} %"
-        self._note("flow", gauss.bound, flow, note + ("" if better else "; left"), weighed.khat)
-        if not better:
-            return gauss, before
-        return dataclasses.replace(gauss, approximation=flow.q), weighed
+        good = Status(int(fit.status[0])) not in _LOST and math.isfinite(fit.bound)
+        return fit if good else None
 
-    def _settle(self, key: Key[Array, ""], fit: Fit, weighed: Weighing, modes: int) -> Fit:
+    def _budget(self) -> float | None:
+        return None if math.isinf(self.left()) else max(self.left(), 1e-3)
+
+    def _flow(self, gauss: Fit, old: tuple[Fit, Weighing]) -> tuple[Fit, Weighing]:
+        """A coupling flow from a Gaussian, in cycles of falling rates, where it is better."""
+        start = gauss
+        for cycle in range(_FLOW_CYCLES[self.effort]):
+            flow = fit_restarts(
+                jax.random.fold_in(self.key, 10 + cycle),
+                gauss.setup.target,
+                CouplingFlow(),
+                objective=ELBO(num_draws=_FLOW_DRAWS, stick_the_landing=True),
+                solver=_FLOW_SOLVER,
+                noise=Antithetic(),
+                data=gauss.data,
+                start=start,
+                num_restarts=1,
+                max_steps=_FLOW_STEPS,
+                max_seconds=self._budget(),
+                progress=self.progress,
+            )
+            old = self._better(flow, "flow", start, old)
+            if old[1].efficiency >= _GOOD or self.left() <= 0.0 or not math.isfinite(flow.bound):
+                break
+            start = flow
+        return old
+
+    def _settle(self, fit: Fit, weighed: Weighing, modes: int) -> Fit:
         """The draws to hand out, and the evidence for them."""
         evidence = evidence_of(fit, weighed)._replace(modes=modes)
         if weighed.ok and self.polish is not True:
@@ -254,56 +339,42 @@ class _Pilot:
             )
         if self.left() <= 0.0:
             return dataclasses.replace(fit, evidence=evidence._replace(interrupted=True))
-        q, keys = fit.q, jax.random.split(key)
+        q, key = fit.q, jax.random.fold_in(self.key, 4)
         moved = movement(
-            keys[0], self.target, q.family, q.phi, self.data, num_chains=_CHAINS[self.effort]
+            key, self.target, q.family, q.phi, self.data, num_chains=_CHAINS[self.effort]
         )
-        seen = self._mend(keys[1], moved, fit)
-        stock, errors, memory, acceptance = seen
+        stock, drift, acceptance = None, moved.drift, moved.acceptance
+        if self.polish is False or (self.polish is not True and is_still(drift)):
+            self._note("chains", math.nan, fit, of_drift(drift))
+        else:
+            key = jax.random.fold_in(self.key, 5)
+            go_on = lambda: self.left() > 0.0  # noqa: E731
+            polished = polish(key, self.target, moved, _ROUNDS[self.effort], go_on)
+            drift, acceptance = polished.drift, polished.acceptance
+            stock = Stock(polished.z, None, "chains")
+            note = f"q: {of_drift(moved.drift)}; end: {of_drift(drift)}"
+            self._note("chains", math.nan, fit, note)
         evidence = evidence._replace(
-            errors=errors,
+            errors=errors_of(drift, "chains"),
             corrected="" if stock is None else "chains",
-            memory=memory,
+            memory=memory(drift),
             acceptance=acceptance,
         )
         return dataclasses.replace(fit, stock=stock, evidence=evidence)
-
-    def _mend(
-        self, key: Key[Array, ""], moved: Movement, fit: Fit
-    ) -> tuple[Stock | None, Errors, float, float]:
-        """Let chains go on until they don't drift; their last states are the draws."""
-        drift, z, chains = moved.drift, moved.z, moved.chains
-        still = self.polish is not True and _is_small(drift)
-        if still or self.polish is False:
-            self._note("chains", math.nan, fit, "no drift" if still else _of_drift(drift))
-            return None, errors_of(drift, "chains"), _memory(drift), moved.acceptance
-        start, scale = chains.z, moved.scale
-        for round_ in range(_ROUNDS[self.effort]):
-            if self.left() <= 0.0:
-                break
-            chains, now = advance_chains(
-                jax.random.fold_in(key, round_),
-                chains,
-                scale,
-                self.data,
-                target=self.target,
-                num_kept=_KEPT,
-                thin=2**round_,
-            )
-            drift = compare(self.target, z.reshape(-1, self.target.dim), start, now)
-            start, z = chains.z, now
-            if _is_small(drift) and _memory(drift) < _FORGOTTEN:
-                break
-        self._note("chains", math.nan, fit, f"q: {_of_drift(moved.drift)}; end: {_of_drift(drift)}")
-        stock = Stock(z.reshape(-1, self.target.dim), None, "chains")
-        return stock, errors_of(drift, "chains"), _memory(drift), float(chains.acceptance)
 
 
 _FLOW_SOLVER = Stochastic(
     optax.adam,
     learning_rate=optax.cosine_decay_schedule(_FLOW_RATE, _FLOW_STEPS),
     clip_norm=10.0,
+    tolerance=None,
+    average=False,
 )
+
+
+def _restarts_for(dim: int) -> int:
+    """More where they cost little; modes are missed by all of few lanes too easily."""
+    return 16 if dim <= _WIDE_UP_TO else 8 if dim <= _MANY_UP_TO else 4
 
 
 def _of_lanes(fit: Fit) -> str:
@@ -318,7 +389,7 @@ def _separate(fit: Fit) -> list[int]:
     """The best lane, and those at other places with a comparable bound, best first."""
     family = fit.setup.family
     assert isinstance(family, HasMoments)  # natural gradients fit Gaussians
-    moments = jax.vmap(family.moments)(fit.phi)
+    moments = _moments(fit.phi, family=family)
     means, sds = np.asarray(moments.mean), np.sqrt(np.asarray(moments.variance))
     found: list[int] = []
     for lane in np.argsort(-np.nan_to_num(fit.bounds, nan=-np.inf), kind="stable"):
@@ -331,28 +402,16 @@ def _separate(fit: Fit) -> list[int]:
     return found[:_MOST_MODES]
 
 
+@partial(jax.jit, static_argnames="family")
+def _moments(phis: Phi, *, family: HasMoments) -> Moments:
+    return jax.vmap(family.moments)(phis)
+
+
 def _by_weights(weighed: Weighing) -> tuple[Stock | None, Errors]:
     """Plain draws where weights would change nothing that matters, else weighted ones."""
     drift = weighed.drift
-    if max(np.abs(drift.mean).max(), np.abs(drift.log_sd).max()) < _SMALL:
+    if max(np.abs(drift.mean).max(), np.abs(drift.log_sd).max()) < SMALL:
         return None, errors_of(drift, "weights")
     rest = drift._replace(mean=np.zeros_like(drift.mean), log_sd=np.zeros_like(drift.log_sd))
-    return Stock(jnp.asarray(weighed.z), jnp.asarray(weighed.log_weights), "weights"), errors_of(rest, "weights")
-
-
-def _is_small(drift: Drift) -> bool:
-    """No drift that is both clear and worth mending."""
-    return max(drift.at_least()) < _SMALL
-
-
-def _memory(drift: Drift) -> float:
-    return float(np.nanmax(drift.memory))
-
-
-def _of_drift(drift: Drift) -> str:
-    """The largest drifts in words."""
-    mean, log_sd = np.abs(drift.mean), np.abs(drift.log_sd)
-    return (
-        f"means drift by up to {np.nanmax(mean):.2f} sd, sds by "
-        f"{100.0 * math.expm1(np.nanmax(log_sd)):.0f} %, memory {_memory(drift):.2f}"
-    )
+    stock = Stock(jnp.asarray(weighed.z), jnp.asarray(weighed.log_weights), "weights")
+    return stock, errors_of(rest, "weights")

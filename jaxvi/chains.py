@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from jaxvi._log_probs import values_and_gradients
+from jaxvi._random import normals
 from jaxvi._types import Data, Scalar
 from jaxvi.target import Target
 
@@ -92,7 +93,7 @@ def _transition(
 ) -> Chains:
     key_momentum, key_length, key_accept = jax.random.split(key, 3)
     shape, dtype = chains.z.shape, chains.z.dtype
-    momentum = jax.random.normal(key_momentum, shape, dtype)
+    momentum = normals(key_momentum, shape, dtype)
     spread = jax.random.uniform(key_length, (shape[0], 1), dtype, _SHORTEST, _LONGEST)
     step = jnp.exp(chains.log_step) * spread
 

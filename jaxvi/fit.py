@@ -5,7 +5,8 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,11 +15,20 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxvi import _door
+from jaxvi._ahead import compiling_ahead
 from jaxvi._loop import Lane, Setup, block_length
 from jaxvi._progress import Progress, Reporter, make_reporter
 from jaxvi._status import Status
 from jaxvi._types import Data
-from jaxvi.lanes import Keys, advance_lanes, make_setup, rank_lanes, split_key, start_lanes
+from jaxvi.lanes import (
+    Keys,
+    advance_lanes,
+    compile_ranking,
+    make_setup,
+    rank_lanes,
+    split_key,
+    start_lanes,
+)
 from jaxvi.result import Fit, History, Timing, warm_start
 from jaxvi.target import Target
 
@@ -73,8 +83,13 @@ def fit_restarts(
     with _door.compile_clock() as compiling:
         setup = setup.prepared(data, dtype)
         keys = split_key(key)
-        lanes = start_lanes(keys, z, scale, data, warm, setup=setup, num_lanes=num_restarts)
-        _door.some_start(np.asarray(lanes.status), data)
+        with _compiling(setup, keys, (z, scale, data, warm), num_restarts) as wait:
+            lanes = start_lanes(keys, z, scale, data, warm, setup=setup, num_lanes=num_restarts)
+            _door.some_start(np.asarray(lanes.status), data)
+            if wait is not None:
+                compile_ranking(keys, lanes, data, setup=setup)
+                with _door.waiting_for_compiler():
+                    wait()
         report, close = make_reporter(progress)
         budget = math.inf if max_seconds is None else began + max_seconds
         limits = _Limits(max_steps, budget, patience)
@@ -98,6 +113,21 @@ def fit_restarts(
         key=key,
         data=data,
     )
+
+
+def _compiling(
+    setup: Setup, keys: Keys, arguments: tuple[Any, ...], num_lanes: int
+) -> contextlib.AbstractContextManager[Callable[[], None] | None]:
+    """The steps' program, compiled while the caller compiles those of starts and ranking."""
+    step, data = jnp.int32(0), arguments[2]
+
+    def program() -> None:
+        lanes = jax.eval_shape(
+            partial(start_lanes, setup=setup, num_lanes=num_lanes), keys, *arguments
+        )
+        advance_lanes.lower(keys, lanes, step, step, data, setup=setup, rows=_ROWS).compile()
+
+    return compiling_ahead((setup, num_lanes), (keys, arguments), program)
 
 
 class _Limits(NamedTuple):

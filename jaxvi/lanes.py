@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxvi._draws import draw_and_weigh, draws_each
+from jaxvi._draws import compile_draws, draw_and_weigh, draws_each
 from jaxvi._log_probs import value_and_gradient
 from jaxvi._loop import Lane, Setup, run_lane, run_lanes, start_lane
 from jaxvi._status import Status
@@ -155,7 +155,9 @@ def initial_lane(
     def propose(attempt: Int[Array, ""]) -> Float[Array, "dim"]:
         spread = jnp.asarray(start_scale, dtype) * 0.5 ** attempt.astype(dtype)
         key_try = jax.random.fold_in(key_start, attempt)
-        step = spread * jax.random.normal(key_try, (setup.target.dim,), dtype)
+        # of float32 in any case: a start needs no more, and normals of float64 take long to compile
+        normal = jax.random.normal(key_try, (setup.target.dim,), jnp.float32)
+        step = spread * normal.astype(dtype)
         if z is not None:
             return jnp.where(jitter, z + step, z)
         if setup.target.start is not None:
@@ -244,6 +246,13 @@ def advance_lanes(
 def lane_results(lanes: Lane, *, setup: Setup) -> Phi:
     """Every lane's parameters, as far as it has come."""
     return jax.vmap(setup.solver.result)(lanes.state)
+
+
+def compile_ranking(keys: Keys, lanes: Lane, data: Data, *, setup: Setup) -> None:
+    """Has the program of `rank_lanes` compiled before there is anything to rank."""
+    phis = jax.eval_shape(partial(lane_results, setup=setup), lanes)
+    each = draws_each(len(lanes.status), setup.target.dim)
+    compile_draws(keys.ranking, phis, data, setup.target, setup.family, each)
 
 
 def rank_lanes(

@@ -298,9 +298,7 @@ def evidence_of(fit: Fit, weighed: Weighing | None = None) -> Evidence:
     q, groups = fit.q, fit.agreement
     if weighed is None:
         key = jax.random.fold_in(fit.key, 1)
-        weighed = weigh(
-            key, q.target, q.family, q.phi, fit.data, num_batches=fit.num_restarts
-        )
+        weighed = weigh(key, q.target, q.family, q.phi, fit.data, num_batches=fit.num_restarts)
     known = fit.approximation is not None and bool(np.isfinite(weighed.bound))
     return Evidence(
         status=Status(int(fit.status[fit.best])),

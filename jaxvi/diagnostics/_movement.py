@@ -1,7 +1,7 @@
 """Do draws of q stay where they are when the density moves them?"""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Key
 
 from jaxvi._types import Data, Phi
 from jaxvi.chains import Chains, advance_chains, start_chains
-from jaxvi.families import Family
+from jaxvi.families import Bijector, Family, Transformed
+from jaxvi.pullback import pullback, push
 from jaxvi.target import Target
 
 _POOL = 8_000  # draws by which q's own moments are known
@@ -47,21 +48,57 @@ class Drift(NamedTuple):
         return float(np.max(mean)), float(np.max(log_sd))
 
 
+class Space(NamedTuple):
+    """Where chains move: the target's own coordinates, or those of the family within q's.
+
+    Where q is `Transformed`, chains move in x and are seen in z = f(x).
+    """
+
+    target: Target
+    family: Family
+    phi: Phi
+    data: Data
+    outer: tuple[Bijector, Any] | None = None  # f and its parameters
+
+    @classmethod
+    def of(cls, target: Target, family: Family, phi: Phi, data: Data) -> "Space":
+        """That of q."""
+        if not isinstance(family, Transformed):
+            return cls(target, family, phi, data)
+        within = pullback(target, family.bijector)
+        outer = family.bijector, phi.bijector
+        return cls(within, family.family, phi.inner, (phi.bijector, data), outer)
+
+    def seen(self, x: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:
+        """In the target's coordinates."""
+        return x if self.outer is None else push(self.outer[0], self.outer[1], x)
+
+    def advance(
+        self, key: Key[Array, ""], chains: Chains, scale: Float[Array, "..."], thin: int = 1
+    ) -> tuple[Chains, Float[Array, "kept chains dim"]]:
+        """8 states of every chain, `thin` transitions apart; as they are, not as they are seen."""
+        return advance_chains(
+            key, chains, scale, self.data, target=self.target, num_kept=_KEPT, thin=thin
+        )
+
+
 class Movement(NamedTuple):
     """What chains that start at draws of q do.
 
-    `drift` is of their last states against q, `z` those states (kept, chains, dim), `acceptance`
-    the mean over chains in the last transition, `num_bad` the draws of q that had no finite
-    density, `chains` where they are, `scale` what whitened them.
+    `drift` is of their last states against q, `x` those states (kept, chains, dim) where the
+    chains move, `start` where they began, both in `space`; `acceptance` is the mean over chains
+    in the last transition, `num_bad` counts draws of q that had no finite density, `chains` is
+    where they are, `scale` what whitened them.
     """
 
     drift: Drift
-    z: Float[Array, "kept chains dim"]
+    x: Float[Array, "kept chains dim"]
+    start: Float[Array, "chains dim"]
     acceptance: float
     num_bad: int
     chains: Chains
     scale: Float[Array, "..."]
-    pool: Float[Array, "pool dim"]
+    space: Space
 
 
 def movement(
@@ -80,7 +117,8 @@ def movement(
     Monte Carlo error (Wang, Kasprzak and Huggins 2023). Importance weights fail in high dimension,
     where they condemn every q; this doesn't. It sees nothing of modes that q has missed.
 
-    8 transitions of 8 leapfrog steps settle, the states of 8 more are compared with q.
+    8 transitions of 8 leapfrog steps settle, the states of 8 more are compared with q. Where q is
+    `Transformed`, the chains move in the coordinates of the family within.
 
     Args:
         key: a random key.
@@ -96,16 +134,17 @@ def movement(
         >>> max(moved.drift.at_least()) < 0.1
         True
     """
-    keys = jax.random.split(key, 3)
-    pool = draw(keys[0], phi, family=family, num=max(_POOL, num_chains), dim=target.dim)
-    scale = _scale(pool)
-    chains = start_chains(target, pool[:num_chains], data)
-    num_bad = int(jnp.sum(~jnp.isfinite(chains.value)))
-    run = partial(advance_chains, target=target, num_kept=_KEPT)
-    chains, _ = run(keys[1], chains, scale, data)
-    chains, z = run(keys[2], chains, scale, data)
-    drift = compare(target, pool, pool[:num_chains], z)
-    return Movement(drift, z, float(chains.acceptance), num_bad, chains, scale, pool)
+    space = Space.of(target, family, phi, data)
+    keys = [jax.random.fold_in(key, i) for i in range(3)]
+    num = max(_POOL, num_chains)
+    pool = draw(keys[0], space.phi, family=space.family, num=num, dim=target.dim)
+    scale, start = whitening(pool), pool[:num_chains]
+    chains = start_chains(space.target, start, space.data)
+    num_bad = int(np.sum(~np.isfinite(np.asarray(chains.value))))
+    chains, _ = space.advance(keys[1], chains, scale)
+    chains, x = space.advance(keys[2], chains, scale)
+    drift = compare(target, *(space.seen(rows) for rows in (pool, start, x)))
+    return Movement(drift, x, start, float(chains.acceptance), num_bad, chains, scale, space)
 
 
 @partial(jax.jit, static_argnames=("family", "num", "dim"))
@@ -118,8 +157,8 @@ def draw(
 
 
 @jax.jit
-def _scale(pool: Float[Array, "pool dim"]) -> Float[Array, "..."]:
-    """A factor of q's covariance; above dimension 500 its standard deviations."""
+def whitening(pool: Float[Array, "pool dim"]) -> Float[Array, "..."]:
+    """A factor of the covariance of draws; above dimension 500 their standard deviations."""
     sd = pool.std(axis=0)
     if pool.shape[1] > _DENSE_UP_TO:
         return sd
@@ -134,7 +173,7 @@ def compare(
     start: Float[Array, "chains dim"],
     z: Float[Array, "kept chains dim"],
 ) -> Drift:
-    """States `z` of chains from `start` against draws `pool` of q."""
+    """States `z` of chains from `start` against draws `pool` of q, all in the target's z."""
     return Drift(*(np.asarray(row) for row in _drift(target, pool, start, z)))
 
 

@@ -122,9 +122,7 @@ def _smooth(xp: Any, log_weights: Any, smooth: bool) -> ParetoSmoothed:
     return _summary(xp, result, khat, broken, xp.where(fitted, tail_size, 0))
 
 
-def _summary(
-    xp: Any, log_weights: Any, khat: Any, broken: Any, tail_size: Any
-) -> ParetoSmoothed:
+def _summary(xp: Any, log_weights: Any, khat: Any, broken: Any, tail_size: Any) -> ParetoSmoothed:
     """What the weights are worth as they stand."""
     total = _logsumexp(xp, log_weights)
     ess = xp.exp(2.0 * total - _logsumexp(xp, 2.0 * log_weights))

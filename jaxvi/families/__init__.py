@@ -22,6 +22,7 @@ from jaxvi.families._full_rank import FullRank, FullRankParams
 from jaxvi.families._low_rank import LowRank, LowRankParams
 from jaxvi.families._mean_field import MeanField, MeanFieldParams
 from jaxvi.families._mixture import Mixture, MixtureParams
+from jaxvi.families._noncentering import Noncentering, NoncenteringParams
 from jaxvi.families._student_t import StudentT, StudentTParams
 from jaxvi.families._transformed import Transformed, TransformedParams
 
@@ -51,6 +52,8 @@ __all__ = [
     "Mixture",
     "MixtureParams",
     "Moments",
+    "Noncentering",
+    "NoncenteringParams",
     "NormalNoiseFamily",
     "StudentT",
     "StudentTParams",

@@ -73,5 +73,5 @@ class AutoregressiveFlow(Flow):
         self, layer: Layer, x: Float[Array, "dim"]
     ) -> tuple[Float[Array, "dim"], Float[Array, "dim"]]:
         masks = autoregressive_masks(x.size, self.hidden, 2)
-        shift, raw = jnp.split(apply_net(layer.weights, layer.biases, x, masks), 2)
+        shift, raw = jnp.split(apply_net(layer.net, self._net_sizes(x.size), x, masks), 2)
         return shift, bounded(raw)

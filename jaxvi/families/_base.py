@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, Key
 
+from jaxvi._random import normals
 from jaxvi._types import Noise, Phi, Scalar
 
 LOG_2PI = 1.8378770664093453
@@ -132,7 +133,7 @@ class NormalNoiseFamily(Family):
         self, key: Key[Array, ""], num: int, dim: int, dtype: jnp.dtype | None = None
     ) -> Noise:
         """Standard normals, shape `(num, noise_size(dim))`."""
-        return jax.random.normal(key, (num, self.noise_size(dim)), dtype or float)
+        return normals(key, (num, self.noise_size(dim)), dtype or float)
 
     def mirror(self, noise: Noise) -> Noise:
         """-noise."""

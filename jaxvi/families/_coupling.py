@@ -117,7 +117,7 @@ class CouplingFlow(Flow):
         self, layer: Layer, kept: Float[Array, "kept"], num: int
     ) -> tuple[Float[Array, "moved"], Float[Array, "moved"], Float[Array, "moved rest"]]:
         """Shift, log-scale and what a spline needs, of each coordinate to be moved."""
-        out = apply_net(layer.weights, layer.biases, kept).reshape(num, -1)
+        out = apply_net(layer.net, self._net_sizes(kept.size + num), kept).reshape(num, -1)
         return out[:, 0], bounded(out[:, 1]), bounded(_SPLINE_GAIN * out[:, 2:])
 
 

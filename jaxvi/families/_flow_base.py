@@ -24,7 +24,7 @@ from jaxvi.families._base import (
     standard_normal_log_prob,
     start_or_normal,
 )
-from jaxvi.families._nets import Weights, init_nets
+from jaxvi.families._nets import Net, init_nets
 
 _MOST_LOG_SCALE = 3.0  # of one layer, and of what a spline's knots are made from
 
@@ -35,15 +35,13 @@ class FlowParams(NamedTuple):
     loc: Float[Array, "dim"]
     log_diag: Float[Array, "dim"]
     lower: Float[Array, "rows dim"]
-    weights: Weights
-    biases: Weights
+    nets: Float[Array, "layers numbers"]
 
 
 class Layer(NamedTuple):
-    """One layer's networks; whether the order of coordinates is shuffled after it."""
+    """One layer's network; whether the order of coordinates is shuffled after it."""
 
-    weights: Weights
-    biases: Weights
+    net: Net
     shuffled: Bool[Array, ""]
 
 
@@ -133,12 +131,12 @@ class Flow(NormalNoiseFamily):
 
     def _around(self, key: Key[Array, ""], outer: AffineParams) -> FlowParams:
         sizes = self._net_sizes(outer.loc.size)
-        return FlowParams(*outer, *init_nets(key, self.num_layers, sizes, outer.loc.dtype))
+        return FlowParams(*outer, init_nets(key, self.num_layers, sizes, outer.loc.dtype))
 
     def _layers(self, phi: FlowParams) -> Layer:
         # every second layer, so that two layers have transformed every coordinate before a shuffle
         shuffled = np.arange(self.num_layers) % 2 == 1
-        return Layer(phi.weights, phi.biases, jnp.asarray(shuffled))
+        return Layer(phi.nets, jnp.asarray(shuffled))
 
 
 def _outer(phi: FlowParams) -> AffineParams:

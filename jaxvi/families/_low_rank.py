@@ -10,6 +10,7 @@ from jax import lax
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float, Key
 
+from jaxvi._random import normals
 from jaxvi._types import Scalar
 from jaxvi.families._base import (
     LOG_2PI,
@@ -81,7 +82,7 @@ class LowRank(NormalNoiseFamily):
         key_loc, key_factor = jax.random.split(key)
         loc = start_or_normal(key_loc, dim, start)
         spread = 0.1 * self.init_scale
-        factor = spread * jax.random.normal(key_factor, (dim, self.rank), loc.dtype)
+        factor = spread * normals(key_factor, (dim, self.rank), loc.dtype)
         return LowRankParams(loc, jnp.full_like(loc, math.log(self.init_scale)), factor)
 
     def init_gaussian(
@@ -101,7 +102,7 @@ class LowRank(NormalNoiseFamily):
         factor = jnp.concatenate([factor, jnp.zeros((loc.size, missing), loc.dtype)], axis=1)
         # a column of zeros would stay so, being a saddle of the bound
         spread = _SADDLE * jnp.sqrt(own)[:, None] / self.rank**0.5
-        seed = spread * jax.random.normal(key, factor.shape, loc.dtype)
+        seed = spread * normals(key, factor.shape, loc.dtype)
         idle = jnp.all(factor == 0.0, axis=0)[None]
         own = own - jnp.sum(jnp.where(idle, seed**2, jnp.zeros_like(seed)), axis=-1)
         factor = jnp.where(idle, seed, factor)

@@ -9,33 +9,43 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Key
 
-Weights: TypeAlias = tuple[Float[Array, "..."], ...]
+from jaxvi import _tree
+from jaxvi._random import normals
+
+Net: TypeAlias = Float[Array, "numbers"]
 Masks: TypeAlias = tuple[Bool[np.ndarray, "_ _"], ...]
 
 
 def init_nets(
     key: Key[Array, ""], num: int, sizes: tuple[int, ...], dtype: jnp.dtype
-) -> tuple[Weights, Weights]:
-    """Weights and biases of `num` networks: variance 1 / inputs, the last layer zero."""
-    weights, biases = [], []
+) -> Float[Array, "num numbers"]:
+    """`num` networks: weights of variance 1 / inputs, the last layer's and all biases zero.
+
+    Every network is one vector, layer by layer its weights and its biases: an optimiser's program
+    grows with the number of arrays, and compiling it is most of what a short fit takes.
+    """
+    parts = []
     for i, (rows, columns) in enumerate(itertools.pairwise(sizes)):
-        drawn = jax.random.normal(jax.random.fold_in(key, i), (num, rows, columns), dtype)
+        drawn = normals(jax.random.fold_in(key, i), (num, rows * columns), dtype)
         last = i == len(sizes) - 2
-        weights.append(jnp.zeros_like(drawn) if last else drawn / max(rows, 1) ** 0.5)
-        biases.append(jnp.zeros((num, columns), dtype))
-    return tuple(weights), tuple(biases)
+        parts.append(jnp.zeros_like(drawn) if last else drawn / max(rows, 1) ** 0.5)
+        parts.append(jnp.zeros((num, columns), dtype))
+    return jnp.concatenate(parts, axis=1)
 
 
 def apply_net(
-    weights: Weights, biases: Weights, x: Float[Array, "inputs"], masks: Masks | None = None
+    net: Net, sizes: tuple[int, ...], x: Float[Array, "inputs"], masks: Masks | None = None
 ) -> Float[Array, "outputs"]:
     """The last layer's output, linear in the one before; a mask says which weights count."""
-    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+    pairs = list(itertools.pairwise(sizes))
+    shapes = [shape for rows, columns in pairs for shape in ((rows, columns), (columns,))]
+    parts = _tree.split(net, shapes)
+    for i, (weight, bias) in enumerate(zip(parts[::2], parts[1::2], strict=True)):
         if masks is not None:
             weight = jnp.where(masks[i], weight, jnp.zeros((), weight.dtype))
         # at full precision, for the inverse of a flow must meet the same numbers again
         x = jnp.matmul(x, weight, precision=lax.Precision.HIGHEST) + bias
-        if i < len(weights) - 1:
+        if i < len(pairs) - 1:
             x = jnp.tanh(x)
     return x
 

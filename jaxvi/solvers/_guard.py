@@ -1,7 +1,7 @@
 """How far a solver that moves a whole Gaussian may go in one step."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float

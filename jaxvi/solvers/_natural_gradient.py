@@ -17,7 +17,7 @@ from jaxvi.objectives import ELBO, Objective
 from jaxvi.solvers._base import BlockTrace, Defaults, Problem, Solver, StepInfo
 from jaxvi.solvers._gaussian_updates import update_for
 from jaxvi.solvers._guard import Trust, bound_and_error, judge, settle, start_trust
-from jaxvi.solvers._monitor import Monitor, close_window, rate, record, start_monitor
+from jaxvi.solvers._monitor import Monitor, Verdict, close_window, rate, record, start_monitor
 from jaxvi.solvers._sparsity import Sparsity, find_sparsity
 
 _BLOCK = 5  # steps
@@ -35,8 +35,14 @@ class NaturalGradientState(NamedTuple):
     last: Phi  # before the last step
     trust: Trust
     monitor: Monitor
-    estimates: Float[Array, "5 dim"]  # of the curvature, see `_tally`; sums over the window
-    apart: Bool[Array, "dim"]  # where the two estimates disagreed in the last window
+    estimates: "Estimates | None"  # None where gradients serve from the start
+
+
+class Estimates(NamedTuple):
+    """How the curvature is estimated, and how the two ways to do it compare."""
+
+    sums: Float[Array, "5 dim"]  # over the window, see `_tally`
+    apart: Bool[Array, "dim"]  # where the two disagreed in the last window
     by_gradient: Bool[Array, ""]
 
 
@@ -147,20 +153,23 @@ class NaturalGradient(Solver):
     def _enough(self, problem: Problem) -> bool:
         """Whether gradients alone serve from the start."""
         spans = not isinstance(problem.family, MeanField)
-        return spans and self.curvature == "auto" and problem.objective.num_draws >= 2 * problem.dim
+        many = spans and problem.objective.num_draws >= 2 * problem.dim
+        return self.curvature == "gradient" or (self.curvature == "auto" and many)
 
     def init(self, phi: Phi, problem: Problem) -> NaturalGradientState:
         """Empty windows."""
         dtype = jax.tree.leaves(phi)[0].dtype
         num = update_for(problem.family).num_innovations(problem.dim)
+        estimates = None
+        if not self._enough(problem):
+            zeros = jnp.zeros((5, problem.dim), dtype)
+            estimates = Estimates(zeros, jnp.zeros(problem.dim, bool), jnp.zeros((), bool))
         return NaturalGradientState(
             phi,
             phi,
             start_trust(dtype),
             start_monitor(num, dtype),
-            jnp.zeros((5, problem.dim), dtype),
-            jnp.zeros(problem.dim, bool),
-            jnp.zeros((), bool),
+            estimates,
         )
 
     def step(
@@ -184,7 +193,9 @@ class NaturalGradient(Solver):
         here = (state.phi, state.last, state.trust)
         phi, last, trust = settle(here, moved, narrower, (usable, bound, error, promised))
         monitor = record(state.monitor, innovation, usable)
-        estimates = jnp.where(usable, state.estimates + tally, 0.0)
+        estimates = state.estimates
+        if estimates is not None:
+            estimates = estimates._replace(sums=jnp.where(usable, estimates.sums + tally, 0.0))
         state = state._replace(
             phi=phi, last=last, trust=trust, monitor=monitor, estimates=estimates
         )
@@ -195,22 +206,12 @@ class NaturalGradient(Solver):
     ) -> tuple[NaturalGradientState, Int[Array, ""]]:
         """Lower the rate, choose the curvature's estimate and stop at the end of a window."""
         monitor, seen = close_window(state.monitor, self.tolerance)
-        apart, quieter = _compare(state.estimates, state.monitor.steps, self.tolerance)
-        kinked = jnp.any(apart & state.apart)  # once, of many coordinates, may be chance
-        # the diagonal doesn't show that too few gradients leave directions without curvature
-        num_draws, problem = trace.noise.shape[1], trace.problem
-        spans = num_draws >= update_for(problem.family).num_axes(problem.dim)
-        better = kinked | (quieter & seen.near & spans)
-        better &= seen.ended & ~state.by_gradient & (self.curvature == "auto")
-        switch = better & kinked
-        monitor = monitor._replace(age=jnp.where(switch, 0.0, monitor.age))
-        state = state._replace(
-            monitor=monitor,
-            estimates=jnp.where(seen.ended, 0.0, state.estimates),
-            apart=jnp.where(seen.ended, apart, state.apart),
-            by_gradient=state.by_gradient | better,
-        )
-        largest = jnp.abs(problem.family.transform(state.phi, trace.noise[0, 0])).max()
+        switch, estimates = jnp.zeros((), bool), state.estimates
+        if estimates is not None:
+            switch, estimates = self._choose(estimates, state.monitor.steps, seen, trace)
+            monitor = monitor._replace(age=jnp.where(switch, 0.0, monitor.age))
+        state = state._replace(monitor=monitor, estimates=estimates)
+        largest = jnp.abs(trace.problem.family.transform(state.phi, trace.noise[0, 0])).max()
         status = jnp.where(seen.converged & ~switch, Status.CONVERGED, Status.RUNNING)
         status = jnp.where(largest > _FAR, Status.UNBOUNDED, status)
         return state, jnp.where(seen.lost, Status.NOT_FINITE, status).astype(jnp.int32)
@@ -219,6 +220,24 @@ class NaturalGradient(Solver):
         """The last q: falling rates have averaged it."""
         return state.phi
 
+    def _choose(
+        self, estimates: Estimates, steps: Scalar, seen: Verdict, trace: BlockTrace
+    ) -> tuple[Bool[Array, ""], Estimates]:
+        """Whether kinks were found, and the estimates after a window's end."""
+        apart, quieter = _compare(estimates.sums, steps, self.tolerance)
+        kinked = jnp.any(apart & estimates.apart)  # once, of many coordinates, may be chance
+        # the diagonal doesn't show that too few gradients leave directions without curvature
+        num_draws, problem = trace.noise.shape[1], trace.problem
+        spans = num_draws >= update_for(problem.family).num_axes(problem.dim)
+        better = kinked | (quieter & seen.near & spans)
+        better &= seen.ended & ~estimates.by_gradient & (self.curvature == "auto")
+        after = Estimates(
+            sums=jnp.where(seen.ended, 0.0, estimates.sums),
+            apart=jnp.where(seen.ended, apart, estimates.apart),
+            by_gradient=estimates.by_gradient | better,
+        )
+        return better & kinked, after
+
     def _curvature(
         self,
         state: NaturalGradientState,
@@ -226,14 +245,14 @@ class NaturalGradient(Solver):
         noise: Noise,
         gradients: Float[Array, "draws dim"],
         problem: Problem,
-    ) -> tuple[Any, Float[Array, "5 dim"]]:
+    ) -> tuple[Any, Float[Array, "5 dim"] | None]:
         """Of Hessians, unless gradients serve better or Hessians aren't finite; and the tally."""
         update = update_for(problem.family, self._known())
         slope = (gradients.mean(axis=0), state.trust.radius)
         by_gradient = update.from_gradients(state.phi, noise, gradients)
-        nothing = jnp.zeros_like(state.estimates)
-        if self.curvature == "gradient" or self._enough(problem):
-            return by_gradient, nothing
+        if state.estimates is None:
+            return by_gradient, None
+        nothing = jnp.zeros_like(state.estimates.sums)
 
         def look(_: Any) -> tuple[Bool[Array, ""], Any, Float[Array, "5 dim"]]:
             by_hessian = update.from_hessians(state.phi, self._few(z), noise, slope, problem)
@@ -243,7 +262,7 @@ class NaturalGradient(Solver):
             return jnp.zeros((), bool), chosen, jnp.where(smooth, tally, 0.0)
 
         # a loop of no or one turn: under `vmap` still skipped where no lane wants Hessians
-        wanted = ~state.by_gradient
+        wanted = ~state.estimates.by_gradient
         _, chosen, tally = lax.while_loop(lambda c: c[0], look, (wanted, by_gradient, nothing))
         return chosen, tally
 

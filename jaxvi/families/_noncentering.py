@@ -1,0 +1,70 @@
+"""Coordinates in which the scales that some coordinates set for others are taken out."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Key
+
+from jaxvi._types import Scalar
+from jaxvi.families._affine import Bijector
+
+
+class NoncenteringParams(NamedTuple):
+    """What is subtracted, and how scales go with their drivers.
+
+    `unit` is U of the residuals r = U z, unit triangular in some order, `inverse` its inverse.
+    `pick` has a row for each driver, with a one where it stands; `rates` are the slopes of the
+    children's log precisions in the drivers.
+    """
+
+    unit: Float[Array, "dim dim"]
+    inverse: Float[Array, "dim dim"]
+    offset: Float[Array, "dim"]
+    pick: Float[Array, "drivers dim"]
+    centre: Float[Array, "drivers"]
+    rates: Float[Array, "dim drivers"]
+
+
+@dataclass(frozen=True)
+class Noncentering(Bijector):
+    r"""$U z = c + x e^{-R (t - t_0) / 2}$, t being the drivers, which are the same in z and x.
+
+    In a hierarchy the scale of some coordinates (effects of groups, steps of a random walk) is a
+    coordinate itself: a funnel, which no Gaussian fits and short steps only get through. Here
+    x are the residuals r = U z (an effect minus the mean of all, a step minus what the one before
+    leads to expect) over their scale. With R = -2 for the log of a standard deviation that is
+    the non-centred parameterisation (Papaspiliopoulos, Roberts and Sköld 2007), with less a
+    partial one (Gorinova, Moore and Hoffman 2020). `jaxvi.noncentering.find_noncentering` finds
+    one from a Gaussian fit.
+    """
+
+    def init(
+        self, key: Key[Array, ""], dim: int, *, start: Float[Array, "dim"] | None = None
+    ) -> NoncenteringParams:
+        """The identity."""
+        eye, zeros = jnp.eye(dim), jnp.zeros(dim)
+        none = jnp.zeros((1, dim))
+        return NoncenteringParams(eye, eye, zeros, none, jnp.zeros(1), none.T)
+
+    def forward(
+        self, params: NoncenteringParams, x: Float[Array, "dim"]
+    ) -> tuple[Float[Array, "dim"], Scalar]:
+        """z, and the sum of the log scales."""
+        log_scale = _log_scale(params, x)
+        residual = params.offset + x * jnp.exp(log_scale)
+        z = jnp.matmul(params.inverse, residual, precision=lax.Precision.HIGHEST)
+        return z, log_scale.sum()
+
+    def inverse(
+        self, params: NoncenteringParams, z: Float[Array, "dim"]
+    ) -> tuple[Float[Array, "dim"], Scalar]:
+        """x, and minus the sum of the log scales."""
+        log_scale = _log_scale(params, z)
+        residual = jnp.matmul(params.unit, z, precision=lax.Precision.HIGHEST)
+        return (residual - params.offset) * jnp.exp(-log_scale), -log_scale.sum()
+
+
+def _log_scale(params: NoncenteringParams, x: Float[Array, "dim"]) -> Float[Array, "dim"]:
+    return -0.5 * params.rates @ (params.pick @ x - params.centre)
