@@ -100,7 +100,7 @@ def fit(
         solver: `Stochastic()` where only something else is given.
         noise: where base noise comes from.
         data: a pytree of arrays handed to the log density; its floating dtype is the engine's.
-        num_restarts: number of lanes; by default 8, with the autopilot 16, 8 and 4 up to and above
+        num_restarts: number of lanes; by default 8, with the autopilot 16, 8 and 2 up to and above
             dimensions 50 and 100.
         start: parameters to start from, a pytree like the target's supports, constrained. One
             point is where lane 0 starts and around which the others scatter; a leading axis of
@@ -172,6 +172,7 @@ class _Pilot:
     progress: bool | Reporter | None
     began: float = field(default_factory=time.perf_counter)
     log: list[Stage] = field(default_factory=list)
+    drivers: tuple[str, ...] = ()
 
     def left(self) -> float:
         """Seconds of the budget that are left."""
@@ -241,26 +242,35 @@ class _Pilot:
         fit, flows = gauss, self.target.dim <= _FLOW_UP_TO
         if flows and self._is_poor(weighed):
             fit, weighed = self._flow(gauss, (fit, weighed))
-        if self._is_poor(weighed) and isinstance(gauss.setup.family, FullRank):
+        dense = isinstance(gauss.setup.family, FullRank)
+        if dense and not weighed.ok and self._is_poor(weighed, _GOOD):
             inner = self._noncentered(gauss)
             if inner is not None:
-                fit, weighed = self._better(inner, "noncenter", gauss, (fit, weighed))
+                gain = inner.bound - gauss.bound - 2.0 * (inner.bound_mcse + gauss.bound_mcse)
+                taken = gain > 0.0 and fit is gauss
+                fit, weighed = self._better(inner, "noncenter", gauss, (fit, weighed), taken)
                 if flows and self._is_poor(weighed):
                     fit, weighed = self._flow(inner, (fit, weighed))
         return fit, weighed
 
-    def _is_poor(self, weighed: Weighing) -> bool:
+    def _is_poor(self, weighed: Weighing, below: float | None = None) -> bool:
         """Something better is called for, and there is time for it."""
-        return weighed.efficiency < _BETTER_BELOW[self.effort] and self.left() > 0.0
+        below = _BETTER_BELOW[self.effort] if below is None else below
+        return self.effort != "quick" and weighed.efficiency < below and self.left() > 0.0
 
     def _better(
-        self, new: Fit, name: str, start: Fit, old: tuple[Fit, Weighing]
+        self,
+        new: Fit,
+        name: str,
+        start: Fit,
+        old: tuple[Fit, Weighing],
+        taken: bool = False,
     ) -> tuple[Fit, Weighing]:
-        """The new q where its weights are more even, else the old one."""
+        """The new q where its weights are more even or it is `taken` anyway, else the old one."""
         q = self._outside(new)
         key = jax.random.fold_in(self.key, 1)
         weighed = weigh(key, self.target, q.family, q.phi, self.data)
-        better = weighed.efficiency > old[1].efficiency
+        better = taken or weighed.efficiency > old[1].efficiency
         note = f"importance efficiency {100.0 * weighed.efficiency:.1f} %"
         note += "" if better else "; left"
         self._note(name, start.bound, new, note, weighed.khat)
@@ -282,9 +292,10 @@ class _Pilot:
         if params is None:
             self._note("scales", math.nan, gauss, "no coordinate sets those of others")
             return None
-        drivers = int(np.asarray(params.pick).sum())
+        self.drivers = _names(self.target, np.asarray(params.pick))
         children = int(np.asarray(params.rates).any(axis=1).sum())
-        self._note("scales", math.nan, gauss, f"{drivers} coordinates set those of {children}")
+        note = f"{', '.join(self.drivers[:3])} set those of {children} coordinates"
+        self._note("scales", math.nan, gauss, note)
         bijector = Noncentering()
         fit = fit_restarts(
             jax.random.fold_in(self.key, 3),
@@ -359,6 +370,7 @@ class _Pilot:
             corrected="" if stock is None else "chains",
             memory=memory(drift),
             acceptance=acceptance,
+            drivers=self.drivers,
         )
         return dataclasses.replace(fit, stock=stock, evidence=evidence)
 
@@ -374,7 +386,13 @@ _FLOW_SOLVER = Stochastic(
 
 def _restarts_for(dim: int) -> int:
     """More where they cost little; modes are missed by all of few lanes too easily."""
-    return 16 if dim <= _WIDE_UP_TO else 8 if dim <= _MANY_UP_TO else 4
+    return 16 if dim <= _WIDE_UP_TO else 8 if dim <= _MANY_UP_TO else 2
+
+
+def _names(target: Target, pick: np.ndarray) -> tuple[str, ...]:
+    """Of the coordinates that rows of zeros and a one pick."""
+    names = target.coordinate_names()
+    return tuple(names[int(row.argmax())] for row in pick if row.any())
 
 
 def _of_lanes(fit: Fit) -> str:

@@ -47,7 +47,7 @@ def start_chains(target: Target, z: Float[Array, "chains dim"], data: Data) -> C
     return Chains(z, value, gradient, log_step, jnp.zeros((), jnp.int32), zero)
 
 
-@partial(jax.jit, static_argnames=("target", "num_kept", "thin"))
+@partial(jax.jit, static_argnames=("target", "num_kept"))
 def advance_chains(
     key: Key[Array, ""],
     chains: Chains,
@@ -56,7 +56,7 @@ def advance_chains(
     *,
     target: Target,
     num_kept: int,
-    thin: int = 1,
+    thin: int | Int[Array, ""] = 1,
 ) -> tuple[Chains, Float[Array, "kept chains dim"]]:
     """`num_kept * thin` transitions of all chains, and every `thin`-th of their states.
 
@@ -74,11 +74,11 @@ def advance_chains(
         thin: transitions between two of them.
     """
 
-    def one(chains: Chains, key: Key[Array, ""]) -> tuple[Chains, None]:
-        return _transition(key, chains, scale, target, data), None
-
     def some(chains: Chains, key: Key[Array, ""]) -> tuple[Chains, Float[Array, "chains dim"]]:
-        chains = lax.scan(one, chains, jax.random.split(key, thin))[0]
+        def one(i: Int[Array, ""], chains: Chains) -> Chains:
+            return _transition(jax.random.fold_in(key, i), chains, scale, target, data)
+
+        chains = lax.fori_loop(0, thin, one, chains)
         return chains, chains.z
 
     return lax.scan(some, chains, jax.random.split(key, num_kept))

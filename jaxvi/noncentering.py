@@ -16,9 +16,7 @@ from jaxvi.target import Target
 _PAIRS = 4  # mirrored draws at which third derivatives are averaged
 _STRONG = 0.3  # nats that the children's scales alone move the density about, as a driver moves
 _NOTABLE = 0.2  # slope of a child, and relative to the largest
-_MOSTLY_PRIOR = (
-    0.4  # share of a child's precision from which on all of it is taken for the driver's
-)
+_MOSTLY_PRIOR = 0.4  # share of a child's precision: from there on all of it is the driver's
 _LEFT = 0.01  # of a pivot: below it the others explain the coordinate
 _FEW, _MANY = 8, 64  # drivers there is room for
 
@@ -46,7 +44,7 @@ def find_noncentering(
 
     Example:
         >>> def funnel(z):
-        ...     return -0.5 * (z[0] / 3) ** 2 - 0.5 * jnp.sum(z[1:] ** 2) * jnp.exp(-z[0]) - 2 * z[0]
+        ...     return -0.5 * z[0] ** 2 - 0.5 * jnp.sum(z[1:] ** 2) * jnp.exp(-z[0]) - 2 * z[0]
         >>> target = jaxvi.Target(funnel, jaxvi.Real((5,)))
         >>> fit = jaxvi.fit(key, target, solver=jaxvi.NaturalGradient())
         >>> found = find_noncentering(key, target, fit.q.phi)
@@ -57,11 +55,11 @@ def find_noncentering(
     noise = jax.random.normal(key, (_PAIRS, target.dim), factor.dtype)
     z = phi.loc[None] + jnp.concatenate([noise, -noise]) @ factor.T
     eye = jnp.eye(target.dim, dtype=factor.dtype)
-    curvature, third = (np.asarray(x, float) for x in _third(z, eye, eye, data, target=target))
+    curvature, third = (np.array(x, float) for x in _third(z, eye, eye, data, target=target))
     if not (np.isfinite(curvature).all() and np.isfinite(third).all()):
         return None
-    factor = np.asarray(factor, float)
-    sd = np.linalg.norm(factor, axis=1)
+    root = np.asarray(factor, float)
+    sd = np.linalg.norm(root, axis=1)
     concave = curvature < 0.0
     slopes = np.where(concave[:, None], third / np.where(concave, curvature, 1.0)[:, None], 0.0)
     np.fill_diagonal(slopes, 0.0)
@@ -71,14 +69,14 @@ def find_noncentering(
     signs = -np.sign(slopes.sum(axis=0))  # +1 for the log of a scale
     directions = (slopes != 0.0) * signs[None]
     gradient, third = (
-        np.asarray(x, float)
+        np.array(x, float)
         for x in _third(z, eye, jnp.asarray(directions, z.dtype), data, target=target)
     )
     third[:, drivers] = 0.0
     third[~slopes.any(axis=1)] = 0.0
     unit, pivots = _residuals(third)
     inverse = np.linalg.inv(unit)
-    precision = np.linalg.inv(factor @ factor.T)
+    precision = np.linalg.inv(root @ root.T)
     relative = pivots / np.einsum("ji,jk,ki->i", inverse, precision, inverse)
     child = pivots > 0.0
     along = inverse.T @ np.where(slopes.any(axis=1), gradient, 0.0)

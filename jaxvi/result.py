@@ -311,6 +311,7 @@ def evidence_of(fit: Fit, weighed: Weighing | None = None) -> Evidence:
         lanes_at_best=int(groups.sizes[0]) if len(groups.sizes) else 0,
         lanes=fit.num_restarts,
         modes=1,
+        drivers=(),
         errors=errors_of(weighed.drift, "weights") if weighed.ok else None,
         corrected="",
         memory=0.0,

@@ -42,6 +42,7 @@ class Evidence(NamedTuple):
     lanes_at_best: int
     lanes: int
     modes: int
+    drivers: tuple[str, ...]  # coordinates that set the scale of many others
     errors: Errors | None
     corrected: str  # "", or what the draws were corrected by: "weights", "chains"
     memory: float  # of chains, where they were run; else 0
@@ -112,6 +113,12 @@ def _cautions(seen: Evidence) -> list[str]:
         found.append(
             f"restarts found {seen.modes} separate modes, weighted by their bounds; there may be "
             "more: try more restarts"
+        )
+    if seen.drivers and seen.corrected == "chains":
+        named = ", ".join(seen.drivers[:3]) + (", ..." if len(seen.drivers) > 3 else "")
+        found.append(
+            f"the unconstrained {named} set the scale of many other coordinates (a funnel): chains "
+            "may not reach its far end; write the model non-centred, or hold it against MCMC"
         )
     rounding = seen.eps * abs(seen.bound)
     if rounding > _ROUGH:

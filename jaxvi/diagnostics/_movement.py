@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from jaxvi._types import Data, Phi
 from jaxvi.chains import Chains, advance_chains, start_chains
@@ -19,6 +19,7 @@ _POOL = 8_000  # draws by which q's own moments are known
 _DENSE_UP_TO = 500
 _SETTLING, _KEPT = 8, 8  # transitions
 _CLEAR = 3.0  # standard errors
+_TOLD = 0.08  # standard error of a log sd; of normals that of 80 draws
 
 
 class Drift(NamedTuple):
@@ -26,7 +27,8 @@ class Drift(NamedTuple):
 
     `mean` is in q's standard deviations, `log_sd` the log of the ratio of standard deviations;
     each with its standard error. `memory` is the largest correlation, of values or of squares,
-    between where chains started and where they are: near 0 where they have forgotten.
+    between where chains started and where they are: near 0 where they have forgotten. `sd_told` is
+    false for parameters whose tails are so heavy that so many draws don't tell their sd.
     """
 
     mean: Float[np.ndarray, "coordinates"]
@@ -34,18 +36,19 @@ class Drift(NamedTuple):
     log_sd: Float[np.ndarray, "coordinates"]
     log_sd_mcse: Float[np.ndarray, "coordinates"]
     memory: Float[np.ndarray, "coordinates"]
+    sd_told: Bool[np.ndarray, "coordinates"]
 
     def at_least(self) -> tuple[float, float]:
         """Lower bounds, three standard errors off, on the largest errors of means and log sds."""
         mean = np.abs(self.mean) - _CLEAR * self.mean_mcse
         log_sd = np.abs(self.log_sd) - _CLEAR * self.log_sd_mcse
-        return float(np.nanmax([0.0, *mean])), float(np.nanmax([0.0, *log_sd]))
+        return float(np.nanmax([0.0, *mean])), float(np.nanmax([0.0, *log_sd[self.sd_told]]))
 
     def at_most(self) -> tuple[float, float]:
         """The same, three standard errors on: what can't be ruled out. NaN where nothing can."""
         mean = np.abs(self.mean) + _CLEAR * self.mean_mcse
         log_sd = np.abs(self.log_sd) + _CLEAR * self.log_sd_mcse
-        return float(np.max(mean)), float(np.max(log_sd))
+        return float(np.max(mean)), float(np.max(log_sd[self.sd_told]))
 
 
 class Space(NamedTuple):
@@ -207,7 +210,9 @@ def _drift(
     spread = square_by_chain.var(axis=0) / variance**2 / size + own.var(axis=0) / pool_size
     last = rows.reshape(kept, num_chains, -1)[-1]
     memory = jnp.maximum(_correlation(first, last), _correlation(first**2, last**2))
-    return mean, mean_error, 0.5 * jnp.log(variance), 0.5 * jnp.sqrt(spread), memory
+    log_sd_error = 0.5 * jnp.sqrt(spread)
+    told = (log_sd_error < _TOLD) | (jnp.arange(memory.size) < dim)
+    return mean, mean_error, 0.5 * jnp.log(variance), log_sd_error, memory, told
 
 
 def features(target: Target, z: Float[Array, "rows dim"]) -> Float[Array, "rows coordinates"]:

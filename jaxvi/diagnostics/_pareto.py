@@ -83,10 +83,13 @@ def pareto_smooth(log_weights: Float[Array, "draws"], *, smooth: bool = True) ->
     return _smooth(jnp, log_weights, smooth)
 
 
-def smooth_on_host(log_weights: Float[np.ndarray, "draws"]) -> ParetoSmoothed:
-    """`pareto_smooth` of numbers that lie on the host: nothing is compiled."""
+def smooth_on_host(
+    log_weights: Float[np.ndarray, "draws"],
+) -> tuple[Float[np.ndarray, "draws"], float]:
+    """Smoothed weights and khat of numbers that lie on the host: nothing is compiled."""
     with np.errstate(all="ignore"):
-        return _smooth(np, log_weights, smooth=True)
+        found = _smooth(np, log_weights, smooth=True)
+    return np.asarray(found.log_weights), float(found.khat)
 
 
 def _smooth(xp: Any, log_weights: Any, smooth: bool) -> ParetoSmoothed:

@@ -83,14 +83,14 @@ def weigh(
     )
     z, params, raw = (np.asarray(x).reshape(-1, *x.shape[2:]) for x in drawn)
     weights = np.where(np.isfinite(raw), raw, -np.inf).astype(raw.dtype)
-    smoothed = smooth_on_host(weights)
+    smoothed, khat = smooth_on_host(weights)
     with np.errstate(invalid="ignore"):
-        drift = _drift(np.concatenate([z, params], axis=1), _softmax(smoothed.log_weights))
+        drift = _drift(np.concatenate([z, params], axis=1), _softmax(smoothed))
         share = _softmax(weights)
         return Weighing(
             z=z,
-            log_weights=smoothed.log_weights,
-            khat=float(smoothed.khat),
+            log_weights=smoothed,
+            khat=khat,
             khat_limit=khat_threshold(len(raw)),
             efficiency=float(1.0 / np.sum(share**2) / len(raw)),
             bound=float(raw.mean()),
@@ -123,4 +123,5 @@ def _drift(
     variance = np.where(constant, 1.0, share @ square)
     spread = np.sqrt(np.sum((extra * (square - variance[None])) ** 2, axis=0))
     half = 0.5 * np.log(variance)
-    return Drift(mean, error, half, 0.5 * spread / variance, np.zeros_like(mean))
+    told = np.ones(len(mean), bool)  # of weights that are nearly alike
+    return Drift(mean, error, half, 0.5 * spread / variance, np.zeros_like(mean), told)

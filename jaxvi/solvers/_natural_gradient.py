@@ -194,7 +194,7 @@ class NaturalGradient(Solver):
         phi, last, trust = settle(here, moved, narrower, (usable, bound, error, promised))
         monitor = record(state.monitor, innovation, usable)
         estimates = state.estimates
-        if estimates is not None:
+        if estimates is not None and tally is not None:
             estimates = estimates._replace(sums=jnp.where(usable, estimates.sums + tally, 0.0))
         state = state._replace(
             phi=phi, last=last, trust=trust, monitor=monitor, estimates=estimates
