@@ -29,7 +29,7 @@ def methods(chain_steps: tuple[int, int]) -> Mapping[str, Method]:
         replace(ALL["flow"], repeats=None),
         replace(ALL["frozen_mean_field"], title=stand_in),
         *flows(),
-        nuts(*chain_steps),
+        *nuts(*chain_steps),
     )
     return {method.name: method for method in found}
 

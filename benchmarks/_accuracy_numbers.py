@@ -85,12 +85,14 @@ def warm(view: View, cells: Cells, name: str) -> float:
     return found if found > 0.0 else math.nan
 
 
-def ratios(view: View, seconds: Callable[[View, Cells, str], float]) -> dict[str, float]:
+def ratios(
+    view: View, seconds: Callable[[View, Cells, str], float], peer: str = "nuts"
+) -> dict[str, float]:
     """Seconds of NUTS over those of the default call, by posterior, where both have some."""
     found = {}
     for row, cells in view.rows.items():
-        if "default" in cells and "nuts" in cells:
-            ratio = seconds(view, cells, "nuts") / seconds(view, cells, "default")
+        if "default" in cells and peer in cells:
+            ratio = seconds(view, cells, peer) / seconds(view, cells, "default")
             if math.isfinite(ratio):
                 found[row] = ratio
     return found

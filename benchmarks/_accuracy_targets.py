@@ -13,6 +13,7 @@ FALSE_FAILED_SHARE = 0.05
 SMALL_WARM, SMALL_WARM_LEAST, SMALL_COLD = 30.0, 1.0, 2.0
 LARGE_WARM, LARGE_COLD = 3.0, 1.0
 EFFICIENCY, HALF, HALF_SHARE = 0.95, 0.5, 0.9
+PEERS = {"nuts_run": "NUTS by MCMC.run", "nuts": "NUTS compiled once, by hand"}
 _Seconds = Callable[[View, Cells, str], float]
 
 
@@ -46,15 +47,17 @@ def _verdicts(fits: list[Fitted]) -> list[str]:
 
 
 def _small(fits: list[Fitted], view: View) -> list[str]:
-    colds, warms = ratios(view, cold), ratios(view, warm)
     lines = [_share("Small, within 0.1 sd, 10 % and W1 of 0.1", fits, SMALL_SHARE)]
-    if warms:
+    for peer, words in PEERS.items():
+        colds, warms = ratios(view, cold, peer), ratios(view, warm, peer)
+        if not warms:
+            continue
         least = min(warms, key=lambda row: warms[row])
         lines += [
-            _ratio("Small, warm seconds", warms, len(fits), SMALL_WARM),
+            _ratio(f"Small, warm seconds of {words}", warms, len(fits), SMALL_WARM),
             f"Small, the smallest of these {number(warms[least])} ({least}); "
             f"{verdict(warms[least] >= SMALL_WARM_LEAST, f'at least {SMALL_WARM_LEAST:g}')}",
-            _ratio("Small, cold seconds", colds, len(fits), SMALL_COLD),
+            _ratio(f"Small, cold seconds of {words}", colds, len(fits), SMALL_COLD),
         ]
     found = [fit.cell.get("efficiency", math.nan) for fit in fits]
     middle, half = finite_median(found), sum(value >= HALF for value in found)
@@ -73,17 +76,18 @@ def _efficient(fit: Fitted) -> bool:
 
 
 def _large(fits: list[Fitted], view: View) -> list[str]:
-    colds, warms = ratios(view, cold), ratios(view, warm)
     lines = [_share("Large, within 0.15 sd and 15 %", fits, LARGE_SHARE)]
     silent = [fit.name for fit in fits if not fit.good and not fit.flagged]
     lines.append(
         f'Large, others said to be "ok": {len(silent)}{_named(silent)}; {verdict(not silent, "0")}'
     )
-    if warms:
-        lines += [
-            _ratio("Large, cold seconds", colds, len(fits), LARGE_COLD, named=True),
-            _ratio("Large, warm seconds", warms, len(fits), LARGE_WARM, named=True),
-        ]
+    for peer, words in PEERS.items():
+        colds, warms = ratios(view, cold, peer), ratios(view, warm, peer)
+        if warms:
+            lines += [
+                _ratio(f"Large, cold seconds of {words}", colds, len(fits), LARGE_COLD, named=True),
+                _ratio(f"Large, warm seconds of {words}", warms, len(fits), LARGE_WARM, named=True),
+            ]
     return lines
 
 
@@ -114,7 +118,7 @@ def _ratio(
     names = _named(under) if named else ""
     missing = f", without {rows - len(found)} that have no seconds" if len(found) < rows else ""
     return (
-        f"{words} of NUTS over the default call's: {number(middle)} (median{missing}; {len(under)} "
+        f"{words} over the default call's: {number(middle)} (median{missing}; {len(under)} "
         f"of {len(found)} below{names}); {verdict(middle >= least, f'at least {least:g}')}"
     )
 

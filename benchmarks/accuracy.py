@@ -37,6 +37,7 @@ class Plan:
         "blackjax_paths",
         "blackjax_path",
         "nuts",
+        "nuts_run",
     )
     large: tuple[str, ...] = ()
     large_methods: tuple[str, ...] = (
@@ -51,6 +52,7 @@ class Plan:
         "numpyro_dense_at_mode",
         "blackjax_paths",
         "nuts",
+        "nuts_run",
     )
     float32: tuple[str, ...] = ()
     warm: int = 3

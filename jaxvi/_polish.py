@@ -67,8 +67,10 @@ def polish(
         start = chains.z
         chains, x = space.advance(jax.random.fold_in(key, round_), chains, scale, 2**round_)
         before, seen = seen, space.seen(x)
+        was_still = is_still(drift) and round_ > 0
         drift = compare(target, before.reshape(-1, target.dim), space.seen(start), seen)
-        if is_still(drift) and _is_sure(drift):
+        # what two rounds leave unsure is for more chains to tell, not for longer ones
+        if is_still(drift) and (was_still or _is_sure(drift)):
             break
     return Polished(seen.reshape(-1, target.dim), drift, float(chains.acceptance))
 

@@ -87,7 +87,7 @@ def fit_restarts(
             lanes = start_lanes(keys, z, scale, data, warm, setup=setup, num_lanes=num_restarts)
             _door.some_start(np.asarray(lanes.status), data)
             if wait is not None:
-                compile_ranking(keys, lanes, data, setup=setup)
+                compile_ranking(keys, lanes, data, setup=setup, num_draws=num_eval_draws)
                 with _door.waiting_for_compiler():
                     wait()
         report, close = make_reporter(progress)

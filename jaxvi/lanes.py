@@ -248,10 +248,10 @@ def lane_results(lanes: Lane, *, setup: Setup) -> Phi:
     return jax.vmap(setup.solver.result)(lanes.state)
 
 
-def compile_ranking(keys: Keys, lanes: Lane, data: Data, *, setup: Setup) -> None:
+def compile_ranking(keys: Keys, lanes: Lane, data: Data, *, setup: Setup, num_draws: int) -> None:
     """Has the program of `rank_lanes` compiled before there is anything to rank."""
     phis = jax.eval_shape(partial(lane_results, setup=setup), lanes)
-    each = draws_each(len(lanes.status), setup.target.dim)
+    each = min(draws_each(len(lanes.status), setup.target.dim), num_draws)
     compile_draws(keys.ranking, phis, data, setup.target, setup.family, each)
 
 
@@ -265,7 +265,7 @@ def rank_lanes(
     """
     phis = lane_results(lanes, setup=setup)
     num_lanes = len(lanes.status)
-    each = draws_each(num_lanes, setup.target.dim)
+    each = min(draws_each(num_lanes, setup.target.dim), num_draws)
     seen = []
     for call in range(-(-num_draws // each)):
         drawn = draw_and_weigh(

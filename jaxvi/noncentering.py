@@ -52,8 +52,8 @@ def find_noncentering(
         Array([-1., -1., -1., -1.], dtype=float32)
     """
     factor = FullRank().scale_tril(phi)
-    noise = jax.random.normal(key, (_PAIRS, target.dim), factor.dtype)
-    z = phi.loc[None] + jnp.concatenate([noise, -noise]) @ factor.T
+    half = jax.random.normal(key, (_PAIRS, target.dim), factor.dtype)
+    z = phi.loc[None] + jnp.concatenate([half, -half]) @ factor.T
     eye = jnp.eye(target.dim, dtype=factor.dtype)
     curvature, third = (np.array(x, float) for x in _third(z, eye, eye, data, target=target))
     if not (np.isfinite(curvature).all() and np.isfinite(third).all()):
@@ -77,7 +77,9 @@ def find_noncentering(
     unit, pivots = _residuals(third)
     inverse = np.linalg.inv(unit)
     precision = np.linalg.inv(root @ root.T)
-    relative = pivots / np.einsum("ji,jk,ki->i", inverse, precision, inverse)
+    # the draws' own curvature, which is that of the precision but for their noise
+    noise = np.where(concave, -curvature, 1.0) / np.diagonal(precision)
+    relative = pivots / (np.einsum("ji,jk,ki->i", inverse, precision, inverse) * noise)
     child = pivots > 0.0
     along = inverse.T @ np.where(slopes.any(axis=1), gradient, 0.0)
     mean = unit @ np.asarray(phi.loc, float)
@@ -150,10 +152,12 @@ def _residuals(
     size = np.sqrt(np.where(child, own, np.inf))
     tiny = 1e-6 * np.where(np.isfinite(size), size, size[child].mean() if child.any() else 1.0)
     unit, pivots, left = np.eye(len(part)), np.zeros(len(part)), set(np.flatnonzero(child).tolist())
+    limit = tiny * (size[child].mean() if child.any() else 1.0)
+    at_first = (np.abs(schur) > limit[:, None]).sum(axis=1)
     while left:
         rows = np.asarray(sorted(left))
-        touches = (np.abs(schur[rows]) > (tiny[rows, None] * size[child].mean())).sum(axis=1)
-        i = int(rows[np.argmin(touches)])
+        touches = (np.abs(schur[rows]) > limit[rows, None]).sum(axis=1)
+        i = int(rows[np.lexsort((at_first[rows], touches))[0]])
         left.discard(i)
         if schur[i, i] > _LEFT * own[i]:
             pivots[i] = schur[i, i]

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from jaxvi._draws import draw_and_weigh, draws_each
 from jaxvi._loop import Setup
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi, Scalar
-from jaxvi.diagnostics import Agreement, Drift, Weighing, agreement, weigh
+from jaxvi.diagnostics import Agreement, Drift, Weighing, agreement, pareto_smooth, weigh
 from jaxvi.diagnostics._movement import draw
 from jaxvi.families import Family, HasCovariance, HasGaussianInit, HasMoments
 from jaxvi.lanes import LaneResult, WarmStart
@@ -181,6 +182,21 @@ class Fit:
         """Shape of the tail of the best lane's importance weights; above 0.7 they say nothing."""
         return self._evidence.khat
 
+    @functools.cached_property
+    def khats(self) -> Float[np.ndarray, "lanes"]:
+        """The same of every lane, of fresh draws: `diagnostics.khat_threshold` of as many is the
+        limit, and 512 each are drawn of 16 lanes.
+        """
+        drawn = draw_and_weigh(
+            jax.random.fold_in(self.key, 2),
+            self.phi,
+            self.data,
+            target=self.setup.target,
+            family=self.setup.family,
+            num=draws_each(self.num_restarts, self.setup.target.dim),
+        )
+        return np.asarray(_khats(drawn.log_weights))
+
     @property
     def verdict(self) -> Level:
         """Whether to trust `sample`: "ok", "caution" or "failed"; see `reasons`."""
@@ -279,6 +295,11 @@ class Fit:
         return lines
 
 
+@jax.jit
+def _khats(log_weights: Float[Array, "lanes draws"]) -> Float[Array, "lanes"]:
+    return jax.vmap(lambda row: pareto_smooth(row, smooth=False).khat)(log_weights)
+
+
 @partial(jax.jit, static_argnames="target")
 def _constrain(z: Float[Array, "draws dim"], *, target: Target) -> Any:
     return jax.vmap(target.constrain)(z)
@@ -311,6 +332,7 @@ def evidence_of(fit: Fit, weighed: Weighing | None = None) -> Evidence:
         lanes_at_best=int(groups.sizes[0]) if len(groups.sizes) else 0,
         lanes=fit.num_restarts,
         modes=1,
+        rhat=1.0,
         drivers=(),
         errors=errors_of(weighed.drift, "weights") if weighed.ok else None,
         corrected="",

@@ -13,6 +13,9 @@ WORST_MEAN, WORST_LOG_SD = 0.25, 0.22
 _FORGOTTEN = 0.35  # correlation with the start above which chains have not mixed
 _LEAST_ACCEPTANCE = 0.4
 _ROUGH = 0.05  # nats that rounding of the log density may amount to
+_SPREAD = 1.1  # R-hat of restarts' moments
+_SINGLE = 1e-10  # eps above which float64 is there to be tried
+_FLOAT64 = 'enable float64 by jax.config.update("jax_enable_x64", True)'
 
 
 class Errors(NamedTuple):
@@ -42,6 +45,7 @@ class Evidence(NamedTuple):
     lanes_at_best: int
     lanes: int
     modes: int
+    rhat: float  # of the moments of restarts at the best optimum; 1 where they agree
     drivers: tuple[str, ...]  # coordinates that set the scale of many others
     errors: Errors | None
     corrected: str  # "", or what the draws were corrected by: "weights", "chains"
@@ -61,6 +65,9 @@ class Verdict(NamedTuple):
 def judge(seen: Evidence) -> Verdict:
     """The gravest of what is found; "ok" only where something has looked and found nothing."""
     failures, cautions = _failures(seen), _cautions(seen)
+    told = any("float64" in reason for reason in (*failures, *cautions))
+    if (failures or cautions) and seen.eps > _SINGLE and not told:
+        cautions.append(f"numbers of lower precision may be the reason: {_FLOAT64}")
     if failures:
         return Verdict("failed", (*failures, *cautions))
     if cautions:
@@ -109,6 +116,11 @@ def _cautions(seen: Evidence) -> list[str]:
         found.append(
             f"only one of {seen.lanes} restarts reached the best optimum: try more restarts"
         )
+    if seen.modes == 1 and not seen.rhat <= _SPREAD:
+        found.append(
+            f"restarts of equal bounds differ in their means or sds (R-hat {seen.rhat:.2f}): there "
+            "are several optima, or a direction without information; look at fit.lane(i)"
+        )
     if seen.modes > 1:
         found.append(
             f"restarts found {seen.modes} separate modes, weighted by their bounds; there may be "
@@ -122,10 +134,7 @@ def _cautions(seen: Evidence) -> list[str]:
         )
     rounding = seen.eps * abs(seen.bound)
     if rounding > _ROUGH:
-        found.append(
-            f"rounding of the log density amounts to {rounding:.2g} nats: enable float64 by "
-            'jax.config.update("jax_enable_x64", True)'
-        )
+        found.append(f"rounding of the log density amounts to {rounding:.2g} nats: {_FLOAT64}")
     return found
 
 

@@ -452,19 +452,19 @@ class Bare(Family):
 def somewhere(family: Family, dim: int, start: Any = None, spread: float = 0.3) -> Any:
     """Variational parameters at no special place, in JAX's default float.
 
-    Every leaf of `init`'s is moved by noise, those entries too that the family never reads. Stacked
-    matrices, those of networks, are moved by less the more terms they add up.
+    Every leaf of `init`'s is moved by noise, those entries too that the family never reads. Networks,
+    which add up many terms, are moved by less.
     """
     rng = np.random.default_rng(11)
     start = jnp.asarray(np.linspace(-1.3, 2.1, dim) if start is None else start, float)
     phi = family.init(jax.random.key(5), dim, start=start)
 
-    def moved(leaf: jax.Array) -> jax.Array:
-        terms = max(leaf.shape[-2], 1) if leaf.ndim == 3 else 1
+    def moved(path: Any, leaf: jax.Array) -> jax.Array:
+        terms = 8 if "nets" in jax.tree_util.keystr(path) else 1
         noise = spread / math.sqrt(terms) * rng.normal(size=leaf.shape)
         return leaf + jnp.asarray(noise, leaf.dtype)
 
-    return jax.tree.map(moved, phi)
+    return jax.tree_util.tree_map_with_path(moved, phi)
 
 
 @functools.cache

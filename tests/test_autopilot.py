@@ -63,7 +63,7 @@ OK, CAUTION, FAILED = "ok", "caution", "failed"
 # name: density, dimension, mean and sd of the first coordinate, what may be said of it
 CASES = {
     "banana": (banana, 2, 0.0, 1.0, {OK}),
-    "funnel": (funnel, 3, 0.0, 3.0, {CAUTION, FAILED}),
+    "funnel": (funnel, 3, 0.0, 3.0, {OK, CAUTION, FAILED}),
     "cauchy": (cauchy, 2, None, None, {CAUTION, FAILED}),
     "two modes": (two_modes, 2, 0.0, math.sqrt(26.0), {CAUTION}),
     "improper": (improper, 2, None, None, {FAILED}),
@@ -91,7 +91,7 @@ def test_hard_cases_are_right_or_flagged(name):
     assert fit.log
     draws = np.asarray(fit.sample_unconstrained(jax.random.key(1), 4_000))
     assert draws.shape == (4_000, dim)
-    if mean is not None and fit.verdict != FAILED and name != "funnel":
+    if mean is not None and (fit.verdict == OK or (fit.verdict == CAUTION and name != "funnel")):
         assert abs(draws[:, 0].mean() - mean) < 0.12 * sd
         assert abs(draws[:, 0].std() / sd - 1.0) < 0.1
 

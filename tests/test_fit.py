@@ -15,7 +15,7 @@ import pytest
 import jaxvi
 from jaxvi import Status
 from jaxvi._progress import Progress, describe, make_reporter
-from jaxvi.fit import _Recorder
+from jaxvi.fit import _Recorder, fit_restarts
 
 KEY = jax.random.key(5)
 ROWS = np.random.default_rng(0).normal([2.0, -7.0], [0.5, 3.0], (40, 2)).astype(np.float32)
@@ -104,6 +104,7 @@ BAD = {
     "half a restart": (lambda: quick(num_restarts=1.5), ValueError, "whole number"),
     "no steps": (lambda: quick(max_steps=0), ValueError, "max_steps"),
     "no spread": (lambda: quick(start_scale=0.0), ValueError, "start_scale"),
+    "too few spreads": (lambda: quick(start_scale=np.ones(3)), ValueError, "one for each"),
     "seed for key": (lambda: quick(key=0), TypeError, r"jax\.random\.key\(0\)"),
     "many keys": (lambda: quick(key=jax.random.split(KEY)), TypeError, "one JAX random key"),
     "a class": (lambda: quick(family=jaxvi.MeanField), TypeError, "class MeanField"),
@@ -357,3 +358,52 @@ def test_precisions_agree():
     assert single.phi.loc.dtype == np.float32
     assert double.phi.loc.dtype == np.float64
     assert abs(single.bound - double.bound) < 4 * np.hypot(single.bound_mcse, double.bound_mcse)
+
+
+def test_every_restart_may_have_its_own_spread():
+    """Starts are drawn as wide as each lane is told."""
+    spreads = np.asarray([1e-3] * 4 + [100.0] * 4, np.float32)
+    fit = quick(start_scale=spreads, num_restarts=8, max_steps=1)
+    z = np.abs(np.asarray(fit.phi.loc)).max(axis=1)
+    assert z[:4].max() < 1.0
+    assert np.median(z[4:]) > 20.0
+
+
+def straggling(z):
+    """Steep near the origin, all but flat a long way off."""
+    return -jnp.sum(jnp.where(jnp.abs(z) < 50.0, 0.5 * z**2, 1250.0 + 1e-3 * (jnp.abs(z) - 50.0)))
+
+
+def test_patience_with_stragglers_ends():
+    """A lane that is far off does not hold up three that have converged."""
+    target = jaxvi.Target(straggling, jaxvi.Real((1,)))
+    start = np.asarray([[0.1], [-0.2], [0.3], [4e4]], np.float32)
+    options = {"solver": jaxvi.NaturalGradient(), "num_restarts": 4, "start": start}
+    patient = fit_restarts(KEY, target, **options, max_steps=3_000, progress=False)
+    hasty = fit_restarts(KEY, target, **options, max_steps=3_000, patience=3.0, progress=False)
+    assert (hasty.status[:3] == Status.CONVERGED).all()
+    assert hasty.steps[3] < patient.steps[3]
+    assert hasty.status[3] == Status.STEP_LIMIT
+
+
+def test_khat_of_every_lane(x64):
+    """Batched: near 0 or below where q is right, large where it is far too narrow."""
+    target = jaxvi.Target(lambda z: -0.5 * jnp.sum(z**2), jaxvi.Real((2,)))
+    fit = quick(
+        target, None, family=jaxvi.FullRank(), solver=jaxvi.NaturalGradient(), num_restarts=2
+    )
+    narrow = fit.phi._replace(log_diag=fit.phi.log_diag.at[1].add(-1.5))
+    khats = dataclasses.replace(fit, phi=narrow).khats
+    assert khats.shape == (2,)
+    assert khats[0] < 0.5 < khats[1]
+
+
+def test_the_last_iterate_may_be_reported():
+    """Without averages phi is the optimiser's own; the step limit is the end."""
+    rate = optax.cosine_decay_schedule(0.1, 2_000)
+    solver = jaxvi.Stochastic(optax.adam, learning_rate=rate, tolerance=None, average=False)
+    fit = quick(solver=solver, max_steps=2_000)
+    assert (fit.status == Status.STEP_LIMIT).all()
+    assert np.ptp(fit.bounds) < 1.0
+    with pytest.raises(ValueError, match="tolerance=None"):
+        jaxvi.Stochastic(average=False)

@@ -53,6 +53,8 @@ LAYERS = [
     "resample",
     "_polish",
     "fit",
+    "_restarts",
+    "_pilot",
     "autopilot",
     "modes",
     "models",

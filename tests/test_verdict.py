@@ -18,6 +18,8 @@ GOOD = Evidence(
     lanes_at_best=8,
     lanes=8,
     modes=1,
+    rhat=1.0,
+    drivers=(),
     errors=Errors((0.0, 0.05), (0.0, 0.05), "weights"),
     corrected="",
     memory=0.0,
@@ -58,6 +60,11 @@ def off(mean=(0.0, 0.05), log_sd=(0.0, 0.05), by="chains"):
         ({"acceptance": 0.1}, "caution", "accept only 10 %"),
         ({"eps": 1e-7, "bound": -1e6}, "caution", "float64"),
         ({"interrupted": True}, "caution", "interrupted"),
+        ({"rhat": 1.5}, "caution", "R-hat 1.50"),
+        ({"rhat": math.nan}, "caution", "R-hat"),
+        ({"drivers": ("tau",), "corrected": "chains"}, "caution", "the unconstrained tau set"),
+        ({"drivers": ("tau",)}, "ok", "agree"),
+        ({"eps": 1e-7, "memory": 0.6}, "caution", "float64"),
     ],
 )
 def test_each_finding_has_its_level_and_its_words(change, level, word):

@@ -1,0 +1,301 @@
+"""What the default call does: stages, each of public parts, each with a line in the log."""
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Key
+
+from jaxvi import _door
+from jaxvi._draws import draws_each
+from jaxvi._polish import SMALL, is_still, memory, of_drift, polish
+from jaxvi._progress import Reporter
+from jaxvi._restarts import moments_rhat, separate_lanes
+from jaxvi._status import Status
+from jaxvi._types import Data
+from jaxvi.diagnostics import Weighing, movement, weigh
+from jaxvi.families import (
+    CouplingFlow,
+    FullRank,
+    Mixture,
+    Noncentering,
+    Transformed,
+    TransformedParams,
+)
+from jaxvi.fit import fit_restarts
+from jaxvi.noise import Antithetic
+from jaxvi.noncentering import find_noncentering
+from jaxvi.objectives import ELBO
+from jaxvi.pullback import pullback
+from jaxvi.result import Approximation, Fit, Stage, Stock, Timing, errors_of, evidence_of
+from jaxvi.solvers import NaturalGradient, Stochastic
+from jaxvi.target import Target
+from jaxvi.verdict import Errors
+
+_FLOW_UP_TO = 30  # dimensions
+_BETTER_BELOW = {"quick": 0.0, "normal": 0.8, "thorough": 0.98}  # importance efficiency
+_GOOD = 0.95  # of a flow that needs no further cycle
+_FLOW_STEPS, _FLOW_RATE, _FLOW_DRAWS = 1_000, 5e-3, 128  # of a cycle
+_FLOW_CYCLES = {"quick": 0, "normal": 4, "thorough": 8}
+GAUSSIAN_STEPS = 3_000
+_PATIENCE = 4.0  # with lanes that take longer than half of them did, in as many times their steps
+_CHAINS = {"quick": 250, "normal": 500, "thorough": 1_000}
+_ROUNDS = {"quick": 2, "normal": 5, "thorough": 8}  # each twice as long as the one before
+EFFORTS = tuple(_CHAINS)
+_LOST = (Status.UNBOUNDED, Status.SINGULAR, Status.NOT_FINITE, Status.NO_START)
+
+
+@dataclass
+class Pilot:
+    """One call of the autopilot: what it was asked for, the clock, and the log."""
+
+    key: Key[Array, ""]
+    target: Target
+    data: Data
+    effort: str
+    polish: bool | str
+    max_seconds: float | None
+    progress: bool | Reporter | None
+    began: float = field(default_factory=time.perf_counter)
+    log: list[Stage] = field(default_factory=list)
+    drivers: tuple[str, ...] = ()
+
+    def left(self) -> float:
+        """Seconds of the budget that are left."""
+        if self.max_seconds is None:
+            return math.inf
+        return self.max_seconds - (time.perf_counter() - self.began)
+
+    def fly(self, run: dict[str, Any]) -> Fit:
+        """All stages, as far as they are asked for."""
+        with _door.compile_clock() as compiling:
+            fit = fit_restarts(
+                self.key,
+                self.target,
+                solver=NaturalGradient(),
+                max_seconds=self.max_seconds,
+                patience=_PATIENCE,
+                **run,
+            )
+            self._note("gaussian", math.nan, fit, _of_lanes(fit))
+            usable = Status(int(fit.status[fit.best])) not in _LOST
+            if not usable:
+                fit = dataclasses.replace(fit, evidence=evidence_of(fit))
+            elif not fit.interrupted and math.isfinite(fit.bound):
+                fit, modes = self._gather(fit)
+                weighed = self._weigh(fit)
+                if modes == 1:
+                    fit, weighed = self._improve(fit, weighed)
+                fit = self._settle(fit, weighed, modes)
+        seconds = time.perf_counter() - self.began
+        timing = Timing(compiling.seconds, max(seconds - compiling.seconds, 0.0), seconds)
+        return dataclasses.replace(fit, timing=timing, log=tuple(self.log), key=self.key)
+
+    def _note(self, name: str, before: float, fit: Fit, note: str, khat: float = math.nan) -> None:
+        """A line of the log."""
+        took = time.perf_counter() - self.began - sum(stage.seconds for stage in self.log)
+        self.log.append(Stage(name, before, fit.bound, fit.bound_mcse, khat, took, note))
+
+    def _gather(self, fit: Fit) -> tuple[Fit, int]:
+        """A mixture of the lanes at separate modes of comparable mass, where there are some."""
+        lanes = separate_lanes(fit, self.target, self.data)
+        if len(lanes) == 1:
+            return fit, 1
+        phis = jax.tree.map(lambda leaf: leaf[np.asarray(lanes)], fit.phi)
+        bounds = jnp.asarray(fit.bounds[np.asarray(lanes)])
+        mixture, phi = Mixture.of(fit.setup.family, phis, bounds)
+        joined = dataclasses.replace(fit, approximation=Approximation(self.target, mixture, phi))
+        shares = np.asarray(jax.nn.softmax(bounds))
+        self._note(
+            "modes",
+            fit.bound,
+            fit,
+            f"{len(lanes)} separate, of shares " + ", ".join(f"{share:.2f}" for share in shares),
+        )
+        return joined, len(lanes)
+
+    def _weigh(self, fit: Fit) -> Weighing:
+        key, q = jax.random.fold_in(self.key, 1), fit.q
+        weighed = weigh(key, self.target, q.family, q.phi, self.data, num_batches=fit.num_restarts)
+        note = f"importance efficiency {100.0 * weighed.efficiency:.1f} %"
+        if weighed.bad_share:
+            note += f", not finite at {100.0 * weighed.bad_share:.2g} % of draws"
+        self._note("weights", math.nan, fit, note, weighed.khat)
+        return weighed
+
+    def _improve(self, gauss: Fit, weighed: Weighing) -> tuple[Fit, Weighing]:
+        """A flow, or a Gaussian in non-centred coordinates, where the weights ask for one."""
+        fit, flows = gauss, self.target.dim <= _FLOW_UP_TO
+        if flows and self._is_poor(weighed):
+            fit, weighed = self._flow(gauss, (fit, weighed))
+        if self._is_poor(weighed) and isinstance(gauss.setup.family, FullRank):
+            inner = self._noncentered(gauss)
+            if inner is not None:
+                gain = inner.bound - gauss.bound - 2.0 * (inner.bound_mcse + gauss.bound_mcse)
+                taken = gain > 0.0 and fit is gauss
+                fit, weighed = self._better(inner, "noncenter", gauss, (fit, weighed), taken)
+                if flows and self._is_poor(weighed):
+                    fit, weighed = self._flow(inner, (fit, weighed))
+        return fit, weighed
+
+    def _is_poor(self, weighed: Weighing) -> bool:
+        """Something better is called for, and there is time for it."""
+        return weighed.efficiency < _BETTER_BELOW[self.effort] and self.left() > 0.0
+
+    def _better(
+        self,
+        new: Fit,
+        name: str,
+        start: Fit,
+        old: tuple[Fit, Weighing],
+        taken: bool = False,
+    ) -> tuple[Fit, Weighing]:
+        """The new q where its weights are more even or it is `taken` anyway, else the old one."""
+        q = self._outside(new)
+        key = jax.random.fold_in(self.key, 1)
+        weighed = weigh(key, self.target, q.family, q.phi, self.data)
+        better = taken or weighed.efficiency > old[1].efficiency
+        note = f"importance efficiency {100.0 * weighed.efficiency:.1f} %"
+        note += "" if better else "; left"
+        self._note(name, start.bound, new, note, weighed.khat)
+        return (dataclasses.replace(old[0], approximation=q), weighed) if better else old
+
+    def _outside(self, fit: Fit) -> Approximation:
+        """q of a fit in the target's own coordinates."""
+        q = fit.q
+        if q.target is self.target:
+            return q
+        params, _ = fit.data
+        family = Transformed(q.family, Noncentering())
+        return Approximation(self.target, family, TransformedParams(q.phi, params))
+
+    def _noncentered(self, gauss: Fit) -> Fit | None:
+        """A Gaussian where the scales are taken out that coordinates set for others, if any do."""
+        phi = gauss.lane(gauss.best).phi
+        params = find_noncentering(jax.random.fold_in(self.key, 2), self.target, phi, self.data)
+        if params is None:
+            self._note("scales", math.nan, gauss, "no coordinate sets those of others")
+            return None
+        drivers = _names(self.target, np.asarray(params.pick))
+        children = int(np.asarray(params.rates).any(axis=1).sum())
+        note = f"{', '.join(drivers[:3])} set those of {children} coordinates"
+        self._note("scales", math.nan, gauss, note)
+        bijector = Noncentering()
+        fit = fit_restarts(
+            jax.random.fold_in(self.key, 3),
+            pullback(self.target, bijector),
+            FullRank(),
+            solver=NaturalGradient(sparsity=None),
+            data=(params, gauss.data),
+            start=bijector.inverse(params, phi.loc)[0],
+            num_restarts=1,
+            max_steps=GAUSSIAN_STEPS,
+            max_seconds=self._budget(),
+            progress=self.progress,
+        )
+        good = Status(int(fit.status[0])) not in _LOST and math.isfinite(fit.bound)
+        if good and fit.bound > gauss.bound:
+            self.drivers = drivers
+        return fit if good else None
+
+    def _budget(self) -> float | None:
+        return None if math.isinf(self.left()) else max(self.left(), 1e-3)
+
+    def _flow(self, gauss: Fit, old: tuple[Fit, Weighing]) -> tuple[Fit, Weighing]:
+        """A coupling flow from a Gaussian, in cycles of falling rates, where it is better."""
+        start = gauss
+        for cycle in range(_FLOW_CYCLES[self.effort]):
+            flow = fit_restarts(
+                jax.random.fold_in(self.key, 10 + cycle),
+                gauss.setup.target,
+                CouplingFlow(),
+                objective=ELBO(num_draws=_FLOW_DRAWS, stick_the_landing=True),
+                solver=_FLOW_SOLVER,
+                noise=Antithetic(),
+                data=gauss.data,
+                start=start,
+                num_restarts=1,
+                num_eval_draws=draws_each(1, self.target.dim),
+                max_steps=_FLOW_STEPS,
+                max_seconds=self._budget(),
+                progress=self.progress,
+            )
+            old = self._better(flow, "flow", start, old)
+            if old[1].efficiency >= _GOOD or self.left() <= 0.0 or not math.isfinite(flow.bound):
+                break
+            start = flow
+        return old
+
+    def _settle(self, fit: Fit, weighed: Weighing, modes: int) -> Fit:
+        """The draws to hand out, and the evidence for them."""
+        evidence = evidence_of(fit, weighed)._replace(modes=modes, rhat=moments_rhat(fit))
+        if weighed.ok and self.polish is not True:
+            stock, errors = _by_weights(weighed)
+            corrected = "" if stock is None else "weights"
+            return dataclasses.replace(
+                fit, stock=stock, evidence=evidence._replace(errors=errors, corrected=corrected)
+            )
+        if self.left() <= 0.0:
+            return dataclasses.replace(fit, evidence=evidence._replace(interrupted=True))
+        q, key = fit.q, jax.random.fold_in(self.key, 4)
+        moved = movement(
+            key, self.target, q.family, q.phi, self.data, num_chains=_CHAINS[self.effort]
+        )
+        stock, drift, acceptance = None, moved.drift, moved.acceptance
+        if self.polish is False or (self.polish is not True and is_still(drift)):
+            self._note("chains", math.nan, fit, of_drift(drift))
+        else:
+            key = jax.random.fold_in(self.key, 5)
+            go_on = lambda: self.left() > 0.0  # noqa: E731
+            polished = polish(key, self.target, moved, _ROUNDS[self.effort], go_on)
+            drift, acceptance = polished.drift, polished.acceptance
+            stock = Stock(polished.z, None, "chains")
+            note = f"q: {of_drift(moved.drift)}; end: {of_drift(drift)}"
+            self._note("chains", math.nan, fit, note)
+        evidence = evidence._replace(
+            errors=errors_of(drift, "chains"),
+            corrected="" if stock is None else "chains",
+            memory=memory(drift),
+            acceptance=acceptance,
+            drivers=self.drivers,
+        )
+        return dataclasses.replace(fit, stock=stock, evidence=evidence)
+
+
+_FLOW_SOLVER = Stochastic(
+    optax.adam,
+    learning_rate=optax.cosine_decay_schedule(_FLOW_RATE, _FLOW_STEPS),
+    clip_norm=10.0,
+    tolerance=None,
+    average=False,
+)
+
+
+def _names(target: Target, pick: np.ndarray) -> tuple[str, ...]:
+    """Of the coordinates that rows of zeros and a one pick."""
+    names = target.coordinate_names()
+    return tuple(names[int(row.argmax())] for row in pick if row.any())
+
+
+def _of_lanes(fit: Fit) -> str:
+    """How many lanes agree."""
+    sizes = fit.agreement.sizes
+    best = int(sizes[0]) if len(sizes) else 0
+    status = Status(int(fit.status[fit.best])).text
+    return f"{fit.setup.family!r}, {best} of {fit.num_restarts} restarts at the best; {status}"
+
+
+def _by_weights(weighed: Weighing) -> tuple[Stock | None, Errors]:
+    """Plain draws where weights would change nothing that matters, else weighted ones."""
+    drift = weighed.drift
+    if max(np.abs(drift.mean).max(), np.abs(drift.log_sd).max()) < SMALL:
+        return None, errors_of(drift, "weights")
+    rest = drift._replace(mean=np.zeros_like(drift.mean), log_sd=np.zeros_like(drift.log_sd))
+    stock = Stock(jnp.asarray(weighed.z), jnp.asarray(weighed.log_weights), "weights")
+    return stock, errors_of(rest, "weights")

@@ -1,0 +1,108 @@
+"""One program ranks lanes and weighs the best; programs are compiled side by side."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxvi
+from jaxvi import _draws
+from jaxvi._ahead import compiling_ahead
+from jaxvi._draws import draw_and_weigh, draws_each, tiled
+from jaxvi._random import normals
+from jaxvi.diagnostics import pareto_smooth, weigh
+from jaxvi.diagnostics._pareto import smooth_on_host
+from jaxvi.families import MeanField
+
+TARGET = jaxvi.Target(
+    lambda p: -0.5 * p["a"] ** 2 - p["b"] + 0.0, {"a": jaxvi.Real(), "b": jaxvi.supports.Positive()}
+)
+
+
+def phis(num):
+    start = MeanField().init(jax.random.key(0), 2, start=jnp.zeros(2))
+    shift = jnp.arange(num, dtype=float)[:, None]
+    return tiled(start, num)._replace(loc=shift + jnp.zeros((num, 2)))
+
+
+def drawn(common, num=64):
+    return draw_and_weigh(
+        jax.random.key(3), phis(4), None, target=TARGET, family=MeanField(), num=num, common=common
+    )
+
+
+def test_common_draws_are_made_of_one_noise():
+    """Lanes that differ in location only draw the same, shifted; otherwise they don't."""
+    common, own = drawn(True), drawn(False)
+    np.testing.assert_allclose(common.z[2] - common.z[0], 2.0, atol=1e-5)
+    assert not np.allclose(own.z[2] - own.z[0], 2.0, atol=1e-2)
+
+
+def test_weights_and_parameters_are_those_of_the_draws():
+    """log p - log q and the constrained values, one by one."""
+    found = drawn(False)
+    z, phi = found.z[1, 5], jax.tree.map(lambda leaf: leaf[1], phis(4))
+    expected = TARGET.log_prob(z) - MeanField().log_prob(phi, z)
+    np.testing.assert_allclose(found.log_weights[1, 5], expected, rtol=1e-5)
+    params = TARGET.constrain(z)
+    np.testing.assert_allclose(found.params[1, 5], [params["a"], params["b"]], rtol=1e-6)
+
+
+def test_as_many_draws_whatever_the_number_of_lanes():
+    """Together 8,192, fewer where they would not fit, never less than 32 each."""
+    assert draws_each(1, 10) == 8_192
+    assert draws_each(16, 10) == 512
+    assert draws_each(10_000, 10) == 32
+    assert draws_each(1, 100_000) < 200
+
+
+def test_ranking_and_weighing_share_a_program():
+    """The winner of four lanes is weighed by what has ranked them."""
+    fit = jaxvi.fit(
+        jax.random.key(0),
+        TARGET,
+        solver=jaxvi.NaturalGradient(),
+        num_restarts=4,
+        num_eval_draws=2_048,
+        progress=False,
+    )
+    before = _draws._draw_and_weigh._cache_size()
+    weigh(jax.random.key(1), TARGET, fit.q.family, fit.q.phi, num_batches=4)
+    assert _draws._draw_and_weigh._cache_size() == before
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5, 3.0])
+def test_smoothing_on_the_host_is_the_same(spread, dtype):
+    """Of NumPy's numbers and of JAX's."""
+    log_weights = spread * jax.random.normal(jax.random.key(1), (2_000,), dtype) ** 3
+    expected = pareto_smooth(log_weights)
+    smoothed, khat = smooth_on_host(np.asarray(log_weights))
+    np.testing.assert_allclose(khat, expected.khat, rtol=2e-3 if dtype == "float32" else 1e-9)
+    np.testing.assert_allclose(smoothed, expected.log_weights, rtol=1e-4, atol=1e-4)
+    assert smoothed.dtype == log_weights.dtype
+
+
+def test_flat_draws_are_the_same_numbers():
+    """Drawn flat for the compiler's sake, the numbers are those of jax.random.normal."""
+    key = jax.random.key(5)
+    expected = jax.random.normal(key, (3, 4, 5))  # but for the last bit
+    np.testing.assert_allclose(normals(key, (3, 4, 5), float), expected, rtol=1e-6)
+
+
+def test_a_program_is_compiled_ahead_once():
+    """In a thread, in the caller's precision; errors are left to the caller's own call."""
+    seen = []
+
+    def program():
+        seen.append(jnp.zeros(()).dtype)
+        raise RuntimeError("told where the program is called")
+
+    with jax.enable_x64(True):
+        for _ in range(2):
+            with compiling_ahead("test", jnp.zeros(3), program) as wait:
+                if wait is not None:
+                    wait()
+    assert seen == [np.float64]
+    with compiling_ahead("test", jnp.zeros(4), program) as wait:
+        assert wait is not None
+    assert len(seen) == 2
