@@ -15,7 +15,7 @@ from jaxvi._types import Data, Phi
 from jaxvi.families import Family, transform_and_log_prob
 from jaxvi.target import Target
 
-NUM_DRAWS = 8_192  # of all lanes together
+_MOST_DRAWS = 8_192  # of all lanes together
 _FEWEST = 32  # of a lane
 _SLICE = 512  # of one lane: as many points at a time as a few optimisation steps take
 _MOST_NUMBERS = 2**25  # 256 MiB of float64
@@ -31,7 +31,7 @@ class Drawn(NamedTuple):
 
 def draws_each(num_lanes: int, dim: int) -> int:
     """Draws of every lane in one call."""
-    most = min(NUM_DRAWS, _MOST_NUMBERS // (2 * dim))
+    most = min(_MOST_DRAWS, _MOST_NUMBERS // (2 * dim))
     return max(most // num_lanes, _FEWEST)
 
 

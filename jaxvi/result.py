@@ -184,8 +184,9 @@ class Fit:
 
     @functools.cached_property
     def khats(self) -> Float[np.ndarray, "lanes"]:
-        """The same of every lane, of fresh draws: `diagnostics.khat_threshold` of as many is the
-        limit, and 512 each are drawn of 16 lanes.
+        """k-hat of every lane's q, batched, of fresh draws: 512 each of 16 lanes, 8,192 of one.
+
+        `diagnostics.khat_threshold` of so many is the limit.
         """
         drawn = draw_and_weigh(
             jax.random.fold_in(self.key, 2),

@@ -452,8 +452,8 @@ class Bare(Family):
 def somewhere(family: Family, dim: int, start: Any = None, spread: float = 0.3) -> Any:
     """Variational parameters at no special place, in JAX's default float.
 
-    Every leaf of `init`'s is moved by noise, those entries too that the family never reads. Networks,
-    which add up many terms, are moved by less.
+    Every leaf of `init`'s is moved by noise, those entries too that the family never reads, and
+    networks, which add up many terms, by less.
     """
     rng = np.random.default_rng(11)
     start = jnp.asarray(np.linspace(-1.3, 2.1, dim) if start is None else start, float)

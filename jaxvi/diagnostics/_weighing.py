@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxvi._draws import NUM_DRAWS, draw_and_weigh, tiled
+from jaxvi._draws import draw_and_weigh, draws_each, tiled
 from jaxvi._types import Data, Phi
 from jaxvi.diagnostics._movement import Drift
 from jaxvi.diagnostics._pareto import khat_threshold, smooth_on_host
@@ -52,7 +52,7 @@ def weigh(
     phi: Phi,
     data: Data = None,
     *,
-    num_draws: int = NUM_DRAWS,
+    num_draws: int | None = None,
     num_batches: int = 1,
 ) -> Weighing:
     """Weigh draws of q by p / q, and compare weighted with plain moments.
@@ -63,9 +63,10 @@ def weigh(
         family: q's family.
         phi: q's parameters.
         data: handed to the log density.
-        num_draws: draws; standard errors fall with their root.
+        num_draws: draws; standard errors fall with their root. By default 8,192, or as many as
+            take 256 MiB.
         num_batches: of which they are made; with the number of a fit's restarts, and as many draws
-            as by default, the program that has ranked these serves again.
+            as by default, the program that has ranked these may serve again.
 
     Example:
         >>> fit = jaxvi.fit(key, target, solver=jaxvi.NaturalGradient())
@@ -73,13 +74,16 @@ def weigh(
         >>> weighed.efficiency > 0.9
         True
     """
+    each = draws_each(num_batches, target.dim)
+    if num_draws is not None:
+        each = max(num_draws // num_batches, 1)
     drawn = draw_and_weigh(
         key,
         tiled(phi, num_batches),
         data,
         target=target,
         family=family,
-        num=max(num_draws // num_batches, 1),
+        num=each,
     )
     z, params, raw = (np.asarray(x).reshape(-1, *x.shape[2:]) for x in drawn)
     weights = np.where(np.isfinite(raw), raw, -np.inf).astype(raw.dtype)
