@@ -5,10 +5,20 @@ from typing import Any
 
 from benchmarks import _machine
 from benchmarks._accuracy_numbers import Cell, Fitted, cold, finite_median, fitted, ratios, warm
-from benchmarks._accuracy_targets import targets
+from benchmarks._accuracy_targets import PEERS, targets
 from benchmarks._solvers_tables import Cells, View, cost, median_cost, numbers_table, words
 from benchmarks._table import number, table
 
+_SAID = (
+    "posterior",
+    "draws",
+    "W1",
+    "q alone",
+    "verdict",
+    "k-hat",
+    "efficiency",
+    "corrected by",
+)
 _TITLES = {
     "small": "**1. Small posteriors**",
     "large": "**2. Larger posteriors**",
@@ -18,7 +28,7 @@ _TITLES = {
 
 def render(results: dict[str, Any]) -> str:
     """Everything that has been measured, as Markdown."""
-    parts = [_heading(results), targets(results)]
+    parts = [_machine.heading("posteriors", results), targets(results)]
     for section, title in _TITLES.items():
         found = results["sections"].get(section)
         if found and found.get("rows"):
@@ -27,19 +37,6 @@ def render(results: dict[str, Any]) -> str:
             part = _float32 if section == "float32" else _section
             parts += [title, *part(view, fits)]
     return "\n\n".join(parts)
-
-
-def _heading(results: dict[str, Any]) -> str:
-    machine, sections = results["machine"], results["sections"]
-    note = "A quick run, too short to quote. " if results["quick"] else ""
-    dates = sorted({section["date"] for section in sections.values()})
-    minutes = sum(section.get("minutes", 0.0) for section in sections.values())
-    return (
-        f"### posteriors, {_machine.label(machine)}\n\n"
-        f"{note}`{results['command']}`, {' and '.join(dates)}, {minutes:.1f} minutes. "
-        f"{_machine.sentence(machine)}; BlackJAX {machine['blackjax']}. Seconds of warm runs are "
-        f"medians of {results['plan']['warm']} with other keys."
-    )
 
 
 def _section(view: View, fits: list[Fitted]) -> list[str]:
@@ -115,22 +112,9 @@ def _seconds(cells: Cells, name: str) -> str:
 
 
 def _default_table(view: View, fits: list[Fitted]) -> str:
-    colds, warms = ratios(view, cold), ratios(view, warm)
-    header = [
-        "posterior",
-        "draws",
-        "W1",
-        "q alone",
-        "verdict",
-        "k-hat",
-        "efficiency",
-        "corrected by",
-        "evaluations",
-        "cold, s",
-        "warm, s",
-        "NUTS cold",
-        "NUTS warm",
-    ]
+    found = [ratios(view, seconds, peer) for peer in PEERS for seconds in (cold, warm)]
+    header = [*_SAID, "evaluations", "cold, s", "warm, s"]
+    header += ["MCMC.run cold", "warm", "NUTS compiled once, cold", "warm"]
     rows = []
     for fit in fits:
         cells = view.rows[fit.row]
@@ -141,8 +125,7 @@ def _default_table(view: View, fits: list[Fitted]) -> str:
                 cost(view, cells, "default"),
                 number(cold(view, cells, "default")),
                 number(warm(view, cells, "default")),
-                _times(colds, fit.row),
-                _times(warms, fit.row),
+                *(_times(each, fit.row) for each in found),
             ]
         )
     return table(header, rows)
@@ -198,18 +181,7 @@ def _chains_table(view: View) -> str:
 
 def _float32(view: View, fits: list[Fitted]) -> list[str]:
     """Errors, verdicts and whether the remedy is named."""
-    header = [
-        "posterior",
-        "draws",
-        "W1",
-        "q alone",
-        "verdict",
-        "k-hat",
-        "efficiency",
-        "corrected by",
-        "names float64",
-        "cold, s",
-    ]
+    header = [*_SAID, "names float64", "cold, s"]
     rows = [
         [
             *_said(fit, "within" if fit.small else "within_loosely"),

@@ -5,6 +5,7 @@ import os
 import platform
 import re
 from pathlib import Path
+from typing import Any
 
 
 def describe() -> dict[str, str | int]:
@@ -65,3 +66,17 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "missing"
+
+
+def heading(name: str, results: dict[str, Any]) -> str:
+    """What was measured by which command, when, for how long and on what."""
+    machine, sections = results["machine"], results["sections"]
+    note = "A quick run, too short to quote. " if results["quick"] else ""
+    dates = sorted({section["date"] for section in sections.values()})
+    minutes = sum(section.get("minutes", 0.0) for section in sections.values())
+    return (
+        f"### {name}, {label(machine)}\n\n"
+        f"{note}`{results['command']}`, {' and '.join(dates)}, {minutes:.1f} minutes. "
+        f"{sentence(machine)}; BlackJAX {machine['blackjax']}. Seconds of warm runs are "
+        f"medians of {results['plan']['warm']} with other keys."
+    )

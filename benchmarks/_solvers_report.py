@@ -37,7 +37,7 @@ _MEAN_FIELDS = (
 
 def render(results: dict[str, Any]) -> str:
     """Everything that has been measured, as Markdown."""
-    parts = [_heading(results)]
+    parts = [_machine.heading("solvers", results)]
     for name, part in (
         ("gaussian", _gaussian),
         ("small", _small),
@@ -50,19 +50,6 @@ def render(results: dict[str, Any]) -> str:
             view = View(section["rows"], results["methods"])
             parts += [f"{part.__doc__}", *part(view, results)]
     return "\n\n".join(parts)
-
-
-def _heading(results: dict[str, Any]) -> str:
-    machine, sections = results["machine"], results["sections"]
-    note = "A quick run, too short to quote. " if results["quick"] else ""
-    dates = sorted({section["date"] for section in sections.values()})
-    minutes = sum(section.get("minutes", 0.0) for section in sections.values())
-    return (
-        f"### solvers, {_machine.label(machine)}\n\n"
-        f"{note}`{results['command']}`, {' and '.join(dates)}, {minutes:.1f} minutes. "
-        f"{_machine.sentence(machine)}; BlackJAX {machine['blackjax']}. Seconds of warm runs are "
-        f"medians of {results['plan']['warm']} with other keys."
-    )
 
 
 def _verdict(good: bool, target: str) -> str:
