@@ -234,7 +234,9 @@ class Pilot:
 
     def _settle(self, fit: Fit, weighed: Weighing, modes: int) -> Fit:
         """The draws to hand out, and the evidence for them."""
-        evidence = evidence_of(fit, weighed)._replace(modes=modes, rhat=moments_rhat(fit))
+        # where q is not the Gaussian any more, whether Gaussians agree says nothing of it
+        rhat = moments_rhat(fit) if fit.approximation is None else 1.0
+        evidence = evidence_of(fit, weighed)._replace(modes=modes, rhat=rhat)
         if weighed.ok and self.polish is not True:
             stock, errors = _by_weights(weighed)
             corrected = "" if stock is None else "weights"
