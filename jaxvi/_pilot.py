@@ -182,9 +182,9 @@ class Pilot:
         if params is None:
             self._note("scales", math.nan, gauss, "no coordinate sets those of others")
             return None
-        drivers = _names(self.target, np.asarray(params.pick))
+        self.drivers = _names(self.target, np.asarray(params.pick))
         children = int(np.asarray(params.rates).any(axis=1).sum())
-        note = f"{', '.join(drivers[:3])} set those of {children} coordinates"
+        note = f"{', '.join(self.drivers[:3])} set those of {children} coordinates"
         self._note("scales", math.nan, gauss, note)
         bijector = Noncentering()
         fit = fit_restarts(
@@ -200,8 +200,6 @@ class Pilot:
             progress=self.progress,
         )
         good = Status(int(fit.status[0])) not in _LOST and math.isfinite(fit.bound)
-        if good and fit.bound > gauss.bound:
-            self.drivers = drivers
         return fit if good else None
 
     def _budget(self) -> float | None:

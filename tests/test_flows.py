@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from problems import (
     FAMILIES,
@@ -304,15 +305,20 @@ def banana(z: Any) -> Any:
 
 
 @functools.cache
+FALLING = jaxvi.Stochastic(
+    learning_rate=optax.cosine_decay_schedule(0.01, 2_000), tolerance=None, average=False
+)
+
+
 def fit_banana(family: Family) -> jaxvi.Fit:
     return jaxvi.fit(
         jax.random.key(3),
         jaxvi.Target(banana, jaxvi.Real(2)),
         family,
-        solver=jaxvi.Stochastic(learning_rate=0.01),
+        solver=FALLING,
         objective=ELBO(num_draws=32, stick_the_landing=True),
         num_restarts=1,
-        max_steps=1_200,
+        max_steps=2_000,
     )
 
 
