@@ -304,12 +304,12 @@ def banana(z: Any) -> Any:
     return 2.3 - math.log(2.0 * math.pi) - math.log(1.5 * 0.4) - 0.5 * (a * a + b * b)
 
 
-@functools.cache
 FALLING = jaxvi.Stochastic(
     learning_rate=optax.cosine_decay_schedule(0.01, 2_000), tolerance=None, average=False
 )
 
 
+@functools.cache
 def fit_banana(family: Family) -> jaxvi.Fit:
     return jaxvi.fit(
         jax.random.key(3),
