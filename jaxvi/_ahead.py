@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 _KNOWN: OrderedDict[int, None] = OrderedDict()  # hashes, which keep nobody's data alive
 _MOST_KNOWN = 1_000
@@ -30,7 +31,7 @@ def compiling_ahead(
     if key in _KNOWN:
         yield None
         return
-    wide = bool(jax.config.jax_enable_x64)  # each thread has its own
+    wide = jnp.result_type(float) == jnp.float64  # each thread has its own
 
     def work() -> None:
         with contextlib.suppress(Exception), jax.enable_x64(wide):
