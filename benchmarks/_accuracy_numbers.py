@@ -98,6 +98,27 @@ def ratios(
     return found
 
 
+def matched(
+    view: View, seconds: Callable[[View, Cells, str], float], lengths: tuple[str, ...]
+) -> tuple[dict[str, float], list[str]]:
+    """Seconds of NUTS run until it is within, over the default call's; and where it never was.
+
+    There, the longest run's stand as the least that it would take. Where the default call itself
+    is not within, the shortest run's.
+    """
+    found, never = {}, []
+    for row, cells in view.rows.items():
+        ran = [name for name in lengths if "cold_seconds" in cells.get(name, {})]
+        if not ran or "default" not in cells:
+            continue
+        if not cells["default"].get("within_loosely", False):
+            ran = ran[:1]
+        elif not cells[ran[-1]]["within_loosely"]:
+            never.append(row)
+        found[row] = seconds(view, cells, ran[-1]) / seconds(view, cells, "default")
+    return {row: ratio for row, ratio in found.items() if math.isfinite(ratio)}, never
+
+
 def error(cell: Cell) -> float:
     """The larger of the errors of means and sds, in tolerances; NaN where there are none."""
     found = cell.get("mean_error", math.nan) / MEAN, cell.get("sd_error", math.nan) / SD

@@ -4,7 +4,16 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from benchmarks._accuracy_numbers import GROSS, Fitted, cold, finite_median, fitted, ratios, warm
+from benchmarks._accuracy_numbers import (
+    GROSS,
+    Fitted,
+    cold,
+    finite_median,
+    fitted,
+    matched,
+    ratios,
+    warm,
+)
 from benchmarks._solvers_tables import Cells, View
 from benchmarks._table import number
 
@@ -14,6 +23,7 @@ SMALL_WARM, SMALL_WARM_LEAST, SMALL_COLD = 30.0, 1.0, 2.0
 LARGE_WARM, LARGE_COLD = 3.0, 1.0
 EFFICIENCY, HALF, HALF_SHARE = 0.95, 0.5, 0.9
 PEERS = {"nuts_run": "NUTS by MCMC.run", "nuts": "NUTS compiled once, by hand"}
+LENGTHS = ("nuts_run", "nuts_run_2", "nuts_run_4", "nuts_run_8")
 _Seconds = Callable[[View, Cells, str], float]
 
 
@@ -88,6 +98,18 @@ def _large(fits: list[Fitted], view: View) -> list[str]:
                 _ratio(f"Large, cold seconds of {words}", colds, len(fits), LARGE_COLD, named=True),
                 _ratio(f"Large, warm seconds of {words}", warms, len(fits), LARGE_WARM, named=True),
             ]
+    return [*lines, *_matched(view, len(fits))] if view.has(LENGTHS[-1]) else lines
+
+
+def _matched(view: View, rows: int) -> list[str]:
+    """NUTS of the same accuracy: as long as it takes."""
+    lines = []
+    for kind, seconds, least in (("cold", cold, LARGE_COLD), ("warm", warm, LARGE_WARM)):
+        found, never = matched(view, seconds, LENGTHS)
+        words = f"Large, {kind} seconds of NUTS by MCMC.run until it is within"
+        if never:
+            words += f" (never in 8 times 1,000 + 1,000 steps{_named(never).replace(' (', ': ')}"
+        lines.append(_ratio(words, found, rows, least, named=True))
     return lines
 
 

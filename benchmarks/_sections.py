@@ -36,7 +36,8 @@ class Wanted:
             asked = not only or row in only or name in only
             if asked and not (self.args.resume and name in self.rows.get(row, {})):
                 chosen.append(name)
-        needed = {self.methods[name].after for name in chosen if name in self.methods}
+        there = [self.methods[name] for name in chosen if name in self.methods]
+        needed = {method.after for method in there} | {method.unless for method in there}
         return tuple(name for name in methods if name in needed | set(chosen))
 
 

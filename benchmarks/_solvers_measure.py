@@ -80,6 +80,7 @@ def measure(
     """
     found: dict[str, Outcome | None] = {}
     found_counted: dict[str, Outcome | None] = {}
+    short: set[str] = set()  # of the tolerances
     counting_task = replace(task, target=counted(task.target), eval_draws=2)
     for name in names:
         method = methods[name]
@@ -88,6 +89,9 @@ def measure(
             continue
         if method.after is not None and found.get(method.after) is None:
             yield name, {"status": f"not run: no {method.after}"}
+            continue
+        if method.unless is not None and method.unless not in short:
+            yield name, {"status": "not needed"}
             continue
         if method.after is None:
             jax.clear_caches()
@@ -104,6 +108,8 @@ def measure(
                         cell.update(_reach(name, counting_task, found))
         except Exception as error:
             cell = {"status": "raised", "raised": f"{type(error).__name__}: {error}"[:500]}
+        if not cell.get("within_loosely", True):
+            short.add(name)
         yield name, cell
 
 

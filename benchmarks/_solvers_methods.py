@@ -66,7 +66,8 @@ class Method:
     """A row: `run(task, key, outcome of "after", lanes)`; `after` has been run with this task.
 
     `counted` is False where the number of evaluations is a plain product, `evaluations`, so that
-    no run is spent on it. `repeats` overrides how often a warm run is timed.
+    no run is spent on it. `repeats` overrides how often a warm run is timed. `unless` names a
+    method after which this is not run where that one's draws, or an earlier one's, were within.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Method:
     package: str | None = None
     evaluations: int | None = None
     repeats: int | None = None
+    unless: str | None = None
 
 
 def of_fit(fit: jaxvi.Fit, key: Key[Array, ""]) -> Outcome:

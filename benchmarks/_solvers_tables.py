@@ -55,15 +55,15 @@ def evaluations(view: View, cells: Cells, name: str | None) -> float:
 
 
 def cost(view: View, cells: Cells, name: str) -> str:
-    """The same in words."""
+    """The same in words; none is of a method whose evaluations are another row's."""
     count = evaluations(view, cells, name)
-    return f"{count:,.0f}" if math.isfinite(count) else "-"
+    return f"{count:,.0f}" if math.isfinite(count) and count else "-"
 
 
 def median_cost(view: View, name: str) -> str:
     """The median over rows."""
     totals = [evaluations(view, cells, name) for cells in view.rows.values() if name in cells]
-    totals = [total for total in totals if math.isfinite(total)]
+    totals = [total for total in totals if math.isfinite(total) and total]
     return f"{median(totals):,.0f}" if totals else "-"
 
 

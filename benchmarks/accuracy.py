@@ -53,6 +53,9 @@ class Plan:
         "blackjax_paths",
         "nuts",
         "nuts_run",
+        "nuts_run_2",
+        "nuts_run_4",
+        "nuts_run_8",
     )
     float32: tuple[str, ...] = ()
     warm: int = 3

@@ -39,7 +39,7 @@ from jaxvi.target import Target
 from jaxvi.verdict import Errors
 
 _FLOW_UP_TO = 30  # dimensions
-_BETTER_BELOW = {"quick": 0.0, "normal": 0.8, "thorough": 0.98}  # importance efficiency
+_BETTER_BELOW = {"quick": 0.0, "normal": 0.55, "thorough": 0.98}  # importance efficiency
 _GOOD = 0.95  # of a flow that needs no further cycle
 _FLOW_STEPS, _FLOW_RATE, _FLOW_DRAWS = 1_000, 5e-3, 128  # of a cycle
 _FLOW_CYCLES = {"quick": 0, "normal": 4, "thorough": 8}
@@ -137,8 +137,11 @@ class Pilot:
         if self._is_poor(weighed) and isinstance(gauss.setup.family, FullRank):
             inner = self._noncentered(gauss)
             if inner is not None:
-                gain = inner.bound - gauss.bound - 2.0 * (inner.bound_mcse + gauss.bound_mcse)
-                taken = gain > 0.0 and fit is gauss
+                gain = inner.bound - gauss.bound
+                if gain < 0.0:  # no funnel, then
+                    self.drivers = ()
+                clear = gain > 2.0 * (inner.bound_mcse + gauss.bound_mcse)
+                taken = clear and fit is gauss
                 fit, weighed = self._better(inner, "noncenter", gauss, (fit, weighed), taken)
                 if flows and self._is_poor(weighed):
                     fit, weighed = self._flow(inner, (fit, weighed))

@@ -167,6 +167,26 @@ def test_ratios_name_what_is_below(results):
     assert "0.900 (small7); at least 1: **missed**" in line
 
 
+def test_nuts_takes_as_long_as_it_takes(results):
+    lengths = [f"nuts_run{end}" for end in ("", "_2", "_4", "_8")]
+    for name in lengths:
+        results["methods"][name] = {"title": name, "after": None}
+    short = {"within_loosely": False}
+    for row, cells in rows_of(results, "large").items():
+        cells["nuts_run"] = sampled(warm=0.1)
+        cells.update({name: {"status": "not needed"} for name in lengths[1:]})
+        if row != "large4":  # within at once
+            cells["nuts_run"] |= short
+            cells["nuts_run_2"] = sampled(warm=0.4)
+    rows_of(results, "large")["large0"]["nuts_run_2"] |= short
+    rows_of(results, "large")["large0"]["nuts_run_4"] = {**sampled(warm=2.0), **short}
+    rows_of(results, "large")["large1"]["default"] = fitted(mean=0.2, verdict="caution")
+    line = line_of(render(results), "Large, warm seconds of NUTS by MCMC.run until it is within")
+    # 20 (never), 1 (the default call is not within), 4, 4, 1
+    assert "(never in 8 times 1,000 + 1,000 steps: large0)" in line
+    assert "4.00 (median; 2 of 5 below (large1, large4)); at least 3: met" in line
+
+
 def test_what_raised_stays_and_is_not_within(results):
     for name in SMALL[:2]:
         rows_of(results, "small")[name]["default"] = {
