@@ -7,7 +7,7 @@ but its arithmetic.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,16 @@ from jaxvi._types import Data, Phi, Scalar
 from jaxvi.families import Family
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
-from jaxvi.solvers import BlockTrace, HasPreparation, HasRequirements, Problem, Solver
+from jaxvi.solvers import (
+    Ascent,
+    BlockTrace,
+    ConjugateModel,
+    ConjugateProblem,
+    HasPreparation,
+    HasRequirements,
+    Problem,
+    Solver,
+)
 from jaxvi.target import Target
 
 # noise drawn ahead, in numbers: 4 MiB of float32, so that a block's noise stays in cache
@@ -56,6 +65,40 @@ class Setup:
         """What a solver may evaluate, with these data."""
         return Problem(self.target, self.family, self.objective, data)
 
+    @property
+    def shared(self) -> bool:
+        """Whether all lanes see the same noise."""
+        return self.noise.shared
+
+    def draw(self, key: Key[Array, ""], step: int | Int[Array, ""], dtype: jnp.dtype) -> Array:
+        """The noise of a step."""
+        num, dim = self.objective.num_draws, self.target.dim
+        return self.noise.draw(key, step, self.family, num, dim, dtype)
+
+
+@dataclass(frozen=True)
+class ConjugateSetup:
+    """The same for a model whose bound and ascent are closed formulas: there is no noise."""
+
+    model: ConjugateModel
+    solver: Solver
+
+    @property
+    def shared(self) -> bool:
+        """Lanes share that there is none."""
+        return True
+
+    def draw(self, key: Key[Array, ""], step: int | Int[Array, ""], dtype: jnp.dtype) -> Array:
+        """Nothing."""
+        return jnp.zeros((0, 0), dtype)
+
+    def problem(self, data: Ascent) -> ConjugateProblem:
+        """What the solver may evaluate, with these data."""
+        return ConjugateProblem(self.model, data)
+
+
+AnySetup: TypeAlias = Setup | ConjugateSetup
+
 
 class Lane(NamedTuple):
     """One restart: the solver's state, a status code, and what the loop keeps about it."""
@@ -67,7 +110,7 @@ class Lane(NamedTuple):
     bound: Scalar  # mean bound over the last good block
 
 
-def start_lane(setup: Setup, phi: Phi, usable: Bool[Array, ""], data: Data) -> Lane:
+def start_lane(setup: AnySetup, phi: Phi, usable: Bool[Array, ""], data: Data) -> Lane:
     """A lane before its first step; not `usable` where no finite start was found."""
     dtype = jax.tree.leaves(phi)[0].dtype
     return Lane(
@@ -79,36 +122,23 @@ def start_lane(setup: Setup, phi: Phi, usable: Bool[Array, ""], data: Data) -> L
     )
 
 
-def block_length(setup: Setup) -> int:
+def block_length(setup: AnySetup) -> int:
     """Steps a block, fewer than the solver asks for where their noise would be large."""
-    row = jax.eval_shape(
-        lambda: setup.noise.draw(
-            jax.random.key(0),
-            0,
-            setup.family,
-            setup.objective.num_draws,
-            setup.target.dim,
-            jnp.dtype("float32"),
-        )
-    )
+    row = jax.eval_shape(lambda: setup.draw(jax.random.key(0), 0, jnp.dtype("float32")))
     ahead = max(_SHORTEST_BLOCK, _NOISE_AHEAD // max(row.size, 1))
     return min(setup.solver.block_steps, ahead)
 
 
 def draw_block(
-    setup: Setup, key: Key[Array, ""], first_step: Int[Array, ""], dtype: jnp.dtype
+    setup: AnySetup, key: Key[Array, ""], first_step: Int[Array, ""], dtype: jnp.dtype
 ) -> Array:
     """Noise for the block that begins with `first_step`, steps leading."""
     steps = first_step + jnp.arange(block_length(setup), dtype=jnp.int32)
-    return jax.vmap(
-        lambda step: setup.noise.draw(
-            key, step, setup.family, setup.objective.num_draws, setup.target.dim, dtype
-        )
-    )(steps)
+    return jax.vmap(lambda step: setup.draw(key, step, dtype))(steps)
 
 
 def advance_block(
-    setup: Setup,
+    setup: AnySetup,
     lane: Lane,
     noise: Array,
     num_steps: Int[Array, ""],
@@ -137,7 +167,7 @@ def advance_block(
 
 
 def _review_block(
-    setup: Setup, lane: Lane, state: Any, bound: Scalar, first: Scalar, trace: BlockTrace
+    setup: AnySetup, lane: Lane, state: Any, bound: Scalar, first: Scalar, trace: BlockTrace
 ) -> Lane:
     """Undo a failed block, let the solver review, keep a lane that had ended as it was."""
     # a sane ascent doesn't fall this far below where it began; a diverging one does on its way
@@ -165,7 +195,7 @@ def _review_block(
 
 
 def run_lane(
-    setup: Setup, key: Key[Array, ""], lane: Lane, max_steps: Int[Array, ""], data: Data
+    setup: AnySetup, key: Key[Array, ""], lane: Lane, max_steps: Int[Array, ""], data: Data
 ) -> Lane:
     """Blocks until the lane ends or has taken `max_steps` steps; one compiled loop."""
     length = block_length(setup)
@@ -183,7 +213,7 @@ def run_lane(
 
 
 def run_lanes(
-    setup: Setup,
+    setup: AnySetup,
     keys: Key[Array, "..."],
     lanes: Lane,
     first_step: Int[Array, ""],
@@ -199,7 +229,7 @@ def run_lanes(
     """
     length = block_length(setup)
     dtype = lanes.bound.dtype
-    shared = setup.noise.shared
+    shared = setup.shared
     step_lanes = jax.vmap(
         lambda lane, noise, count, step: advance_block(setup, lane, noise, count, step, data),
         (0, None if shared else 0, None, None),

@@ -2,10 +2,9 @@
 
 import contextlib
 import math
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from jaxtyping import Array, Float
 
 from jaxvi import _door
 from jaxvi._ahead import compiling_ahead
+from jaxvi._interrupts import interrupts
 from jaxvi._loop import Lane, Setup, block_length
 from jaxvi._progress import Progress, Reporter, make_reporter
 from jaxvi._status import Status
@@ -173,7 +173,7 @@ def _run_chunks(
     length = block_length(setup)
     recorder = _Recorder(lanes.status.shape[0])
     blocks, step, seconds, began = 1, 0, 0.0, time.perf_counter()
-    with _interrupts() as interrupted, contextlib.suppress(_Stop):
+    with interrupts() as interrupted, contextlib.suppress(_Stop):
         while step < max_steps and bool((np.asarray(lanes.status) == Status.RUNNING).any()):
             first, goal = step, min(step + blocks * length, max_steps)
             with _door.compile_clock() as compiling:
@@ -219,30 +219,6 @@ def _report(
     except KeyboardInterrupt:
         interrupted.set()
         raise _Stop from None
-
-
-@contextlib.contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """The first Ctrl-C sets the event, so that the chunk in flight is kept; a second one raises.
-
-    Only the main thread can take signals; elsewhere the event is never set.
-    """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def handle(number: int, frame: Any) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 class _Recorder:

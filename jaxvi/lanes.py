@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxvi._draws import compile_draws, draw_and_weigh, draws_each
 from jaxvi._log_probs import value_and_gradient
-from jaxvi._loop import Lane, Setup, run_lane, run_lanes, start_lane
+from jaxvi._loop import AnySetup, Lane, Setup, run_lane, run_lanes, start_lane
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.families import Family, HasGaussianInit
@@ -231,19 +231,19 @@ def advance_lanes(
     last_step: Int[Array, ""],
     data: Data,
     *,
-    setup: Setup,
+    setup: AnySetup,
     rows: int,
 ) -> tuple[Lane, Float[Array, "rows lanes"], Int[Array, ""]]:
     """A chunk of the run: at most `rows` blocks of every lane."""
     noise_keys = keys.noise
-    if not setup.noise.shared:
+    if not setup.shared:
         indices = jnp.arange(lanes.status.shape[0], dtype=jnp.int32)
         noise_keys = jax.vmap(jax.random.fold_in, (None, 0))(keys.noise, indices)
     return run_lanes(setup, noise_keys, lanes, first_step, last_step, rows, data)
 
 
 @partial(jax.jit, static_argnames="setup")
-def lane_results(lanes: Lane, *, setup: Setup) -> Phi:
+def lane_results(lanes: Lane, *, setup: AnySetup) -> Phi:
     """Every lane's parameters, as far as it has come."""
     return jax.vmap(setup.solver.result)(lanes.state)
 

@@ -45,6 +45,7 @@ LAYERS = [
     "_loop",
     "lanes",
     "_ahead",
+    "_interrupts",
     "_progress",
     "diagnostics",
     "verdict",

@@ -1,5 +1,12 @@
-"""Ready-made targets, written the fast way."""
+"""Ready-made targets and conjugate models, written the fast way."""
 
+from jaxvi.models._conjugate_mixture import (
+    ConjugateGaussianMixture,
+    MixtureData,
+    MixturePhi,
+    MixturePrior,
+    Sums,
+)
 from jaxvi.models._gaussian_mixture import (
     GaussianMixtureDensity,
     GaussianMixtureStart,
@@ -9,8 +16,13 @@ from jaxvi.models._gaussian_mixture import (
 )
 
 __all__ = [
+    "ConjugateGaussianMixture",
     "GaussianMixtureDensity",
     "GaussianMixtureStart",
+    "MixtureData",
+    "MixturePhi",
+    "MixturePrior",
+    "Sums",
     "gaussian_mixture",
     "mean_responsibilities",
     "responsibilities",

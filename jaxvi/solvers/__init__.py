@@ -12,6 +12,13 @@ from jaxvi.solvers._base import (
     default_family,
 )
 from jaxvi.solvers._batch_and_match import BatchAndMatch, BatchAndMatchState
+from jaxvi.solvers._coordinate_ascent import (
+    Ascent,
+    ConjugateModel,
+    ConjugateProblem,
+    CoordinateAscent,
+    CoordinateAscentState,
+)
 from jaxvi.solvers._frozen_noise import FrozenNoise, FrozenNoiseState
 from jaxvi.solvers._laplace import Laplace, LaplaceState
 from jaxvi.solvers._natural_gradient import NaturalGradient, NaturalGradientState
@@ -19,9 +26,14 @@ from jaxvi.solvers._pathfinder import Pathfinder, PathfinderState
 from jaxvi.solvers._stochastic import Stochastic, StochasticState
 
 __all__ = [
+    "Ascent",
     "BatchAndMatch",
     "BatchAndMatchState",
     "BlockTrace",
+    "ConjugateModel",
+    "ConjugateProblem",
+    "CoordinateAscent",
+    "CoordinateAscentState",
     "Defaults",
     "FrozenNoise",
     "FrozenNoiseState",

@@ -75,7 +75,7 @@ class BlockTrace(NamedTuple):
     failed: Bool[Array, ""]
     step: Int[Array, ""]
     bounds: Callable[[Phi], Float[Array, "steps"]]
-    problem: Problem
+    problem: Any  # a Problem, or that of a conjugate model
     noise: Noise
 
 
@@ -85,10 +85,12 @@ class Solver(abc.ABC):
     `step` runs inside the compiled inner loop and does no bookkeeping; `review` runs once a block
     of `block_steps` steps, and there a solver adapts and stops. A state is a NamedTuple of
     arrays with a field `phi`. A solver that `guards_itself` never takes a step to where things
-    are not finite, and may report a bound that falls: the loop undoes none of its blocks.
+    are not finite, and may report a bound that falls: the loop undoes none of its blocks. One that
+    is `conjugate` is run on a `ConjugateModel`, not on a log density.
     """
 
     guards_itself: ClassVar[bool] = False
+    conjugate: ClassVar[bool] = False
 
     @property
     @abc.abstractmethod

@@ -1,0 +1,5 @@
+"""scikit-learn's estimators, compiled and batched over restarts."""
+
+from jaxvi.estimators._bayesian_mixture import BayesianGaussianMixture
+
+__all__ = ["BayesianGaussianMixture"]

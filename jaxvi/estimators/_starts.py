@@ -1,0 +1,223 @@
+"""Where restarts of a mixture begin: responsibilities, as scikit-learn draws them, or batched."""
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, Key
+
+from jaxvi.estimators._ascend import first_step, from_responsibilities, given
+from jaxvi.estimators._rows import Layout, in_blocks
+from jaxvi.models import ConjugateGaussianMixture, MixtureData, MixturePhi
+
+ONE_BY_ONE = 10  # restarts for which k-means is scikit-learn's own, one after the other
+_LLOYD_STEPS = 300
+_TOLERANCE = 1e-4  # of k-means, in variances
+_AT_ONCE = 2**22  # numbers
+
+
+class Starter:
+    """Where restarts of a mixture on some rows begin."""
+
+    def __init__(
+        self,
+        model: ConjugateGaussianMixture,
+        x: Float[np.ndarray, "rows dim"],
+        data: MixtureData,
+        centre: Float[np.ndarray, "dim"],
+        init: str,
+        num_restarts: int,
+        rng: Any,
+    ) -> None:
+        self.model, self.x, self.data, self.init, self.rng = model, x, data, init, rng
+        self.centre = jnp.asarray(centre)
+        self.together = num_restarts > ONE_BY_ONE and init in ("kmeans", "k-means++")
+
+    def __call__(self, first: int, num: int) -> MixturePhi:
+        """The next `num` restarts, lanes leading."""
+        blocks, _, rows = self.data.x.shape
+        components = self.model.num_components
+        some = min(num, max(1, _AT_ONCE // (blocks * rows * components)))
+        found = []
+        for begin in range(0, num, some):
+            lanes = min(some, num - begin)
+            if self.together:
+                found.append(self._batched(lanes))
+            elif blocks * rows * components > _AT_ONCE:
+                found.append(self._in_pieces())
+            else:
+                shares = jnp.asarray(np.stack([self._whole() for _ in range(lanes)]))
+                found.append(self._first(shares))
+        if len(found) == 1:
+            return found[0]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *found)
+
+    def _batched(self, lanes: int) -> MixturePhi:
+        shares = batched_responsibilities(
+            jax.random.key(int(self.rng.randint(2**31))),
+            self.data.x,
+            self.data.weight,
+            init=self.init,
+            num_components=self.model.num_components,
+            num_lanes=lanes,
+        )
+        return self._first(shares)
+
+    def _first(self, shares: Float[Array, "lanes blocks components rows"]) -> MixturePhi:
+        return from_responsibilities(shares, self.data, self.centre, model=self.model)
+
+    def _whole(self) -> Float[np.ndarray, "blocks components rows"]:
+        place = Layout(self.data.x.shape[0], self.data.x.shape[2])
+        components = self.model.num_components
+        (shares,) = responsibilities(self.init, self.x, components, self.rng, len(self.x))
+        return in_blocks(shares, place)
+
+    def _in_pieces(self) -> MixturePhi:
+        """One restart; its responsibilities are never there all at once."""
+        rows, components = self.data.x.shape[2], self.model.num_components
+        blocks = max(1, _AT_ONCE // (rows * components))
+        pieces = responsibilities(self.init, self.x, components, self.rng, blocks * rows)
+        sums = None
+        for number, shares in enumerate(pieces):
+            here = slice(number * blocks, (number + 1) * blocks)
+            x, weight = self.data.x[here], self.data.weight[here]
+            part = self.data._replace(x=x, weight=weight)
+            packed = jnp.asarray(in_blocks(shares, Layout(len(x), rows)))
+            found = given(packed, part, model=self.model)
+            sums = found if sums is None else sums.plus(found)
+        assert sums is not None
+        phi = first_step(sums, self.data, self.centre, model=self.model)
+        return jax.tree.map(lambda leaf: leaf[None], phi)
+
+
+def responsibilities(
+    init: str, x: Float[np.ndarray, "rows dim"], num_components: int, rng: Any, piece: int
+) -> Iterator[Float[np.ndarray, "some components"]]:
+    """Those of one restart, `piece` rows at a time; random numbers are used as scikit-learn's."""
+    num = len(x)
+    if init == "random":
+        for first in range(0, num, piece):
+            some = min(piece, num - first)
+            raw = rng.uniform(size=(some, num_components)).astype(x.dtype, copy=False)
+            yield raw / raw.sum(axis=1, keepdims=True)
+        return
+    rows, columns = _chosen(init, x, num_components, rng)
+    for first in range(0, num, piece):
+        some = min(piece, num - first)
+        here = (rows >= first) & (rows < first + some)
+        found = np.zeros((some, num_components), x.dtype)
+        found[rows[here] - first, columns[here]] = 1.0
+        yield found
+
+
+def _chosen(
+    init: str, x: Float[np.ndarray, "rows dim"], num_components: int, rng: Any
+) -> tuple[Int[np.ndarray, "ones"], Int[np.ndarray, "ones"]]:
+    """Rows and the components that they surely belong to."""
+    from sklearn.cluster import KMeans, kmeans_plusplus
+
+    components = np.arange(num_components)
+    if init == "kmeans":
+        labels = KMeans(n_clusters=num_components, n_init=1, random_state=rng).fit(x).labels_
+        return np.arange(len(x)), labels
+    if init == "random_from_data":
+        return rng.choice(len(x), size=num_components, replace=False), components
+    _, rows = kmeans_plusplus(x, num_components, random_state=rng)
+    return rows, components
+
+
+@partial(jax.jit, static_argnames=("init", "num_components", "num_lanes"))
+def batched_responsibilities(
+    key: Key[Array, ""],
+    x: Float[Array, "blocks dim rows"],
+    weight: Float[Array, "blocks rows"],
+    *,
+    init: str,
+    num_components: int,
+    num_lanes: int,
+) -> Float[Array, "lanes blocks components rows"]:
+    """k-means++ (Arthur and Vassilvitskii 2007), with Lloyd's steps after it for "kmeans"."""
+    blocks, dim, size = x.shape
+    flat = x.transpose(1, 0, 2).reshape(dim, blocks * size)
+    mass = weight.reshape(-1)
+
+    def one(key: Key[Array, ""]) -> Array:
+        rows = _plusplus(key, flat, mass, num_components)
+        if init == "k-means++":
+            hard = jax.nn.one_hot(rows, flat.shape[1], dtype=x.dtype)
+        else:
+            labels = _lloyd(flat, mass, flat[:, rows])
+            hard = jax.nn.one_hot(labels, num_components, dtype=x.dtype, axis=0) * mass[None]
+        return hard.reshape(num_components, blocks, size).transpose(1, 0, 2)
+
+    return jax.vmap(one)(jax.random.split(key, num_lanes))
+
+
+def _distances(
+    x: Float[Array, "dim rows"], squares: Float[Array, "rows"], centres: Float[Array, "dim some"]
+) -> Float[Array, "some rows"]:
+    """Squared, not below zero."""
+    cross = centres.T @ x
+    found = squares[None] - 2.0 * cross + jnp.sum(centres**2, axis=0)[:, None]
+    return jnp.maximum(found, 0.0)
+
+
+def _plusplus(
+    key: Key[Array, ""],
+    x: Float[Array, "dim rows"],
+    mass: Float[Array, "rows"],
+    num_components: int,
+) -> Int[Array, "components"]:
+    """Rows chosen by squared distance; of several tries each time, the one that helps most."""
+    squares = jnp.sum(x**2, axis=0)
+    tries = 2 + int(math.log(num_components))
+
+    def draw(key: Key[Array, ""], density: Array, num: int) -> Array:
+        total = jnp.cumsum(density)
+        # where all rows are centres already, any row
+        total = jnp.where(total[-1] > 0.0, total, jnp.cumsum(mass))
+        found = jnp.searchsorted(total, jax.random.uniform(key, (num,), x.dtype) * total[-1])
+        return jnp.minimum(found, len(mass) - 1)
+
+    first = draw(key, mass, 1)[0]
+    nearest = _distances(x, squares, x[:, first][:, None])[0] * mass
+    rows = jnp.zeros(num_components, first.dtype).at[0].set(first)
+
+    def add(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        rows, nearest = carry
+        some = draw(jax.random.fold_in(key, i), nearest, tries)
+        closer = jnp.minimum(nearest[None], _distances(x, squares, x[:, some]) * mass[None])
+        best = jnp.argmin(closer.sum(axis=1))
+        return rows.at[i].set(some[best]), closer[best]
+
+    return lax.fori_loop(1, num_components, add, (rows, nearest))[0]
+
+
+def _lloyd(
+    x: Float[Array, "dim rows"], mass: Float[Array, "rows"], centres: Float[Array, "dim some"]
+) -> Int[Array, "rows"]:
+    """Labels when the centres have come to rest; an empty component keeps its centre."""
+    squares = jnp.sum(x**2, axis=0)
+    num = centres.shape[1]
+    still = _TOLERANCE * jnp.sum(squares) / jnp.sum(mass) / x.shape[0]
+
+    def nearest(centres: Array) -> Array:
+        return jnp.argmin(_distances(x, squares, centres), axis=0)
+
+    def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        count, centres, _ = carry
+        hard = jax.nn.one_hot(nearest(centres), num, dtype=x.dtype) * mass[:, None]
+        size = hard.sum(axis=0)[None]
+        fresh = jnp.where(size > 0.0, x @ hard / jnp.maximum(size, 1.0), centres)
+        return count + 1, fresh, jnp.sum((fresh - centres) ** 2)
+
+    def going(carry: tuple[Array, Array, Array]) -> Array:
+        return (carry[0] < _LLOYD_STEPS) & (carry[2] > still)
+
+    start = (jnp.zeros((), jnp.int32), centres, jnp.full((), jnp.inf, x.dtype))
+    return nearest(lax.while_loop(going, step, start)[1])

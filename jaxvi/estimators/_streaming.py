@@ -1,0 +1,217 @@
+"""Mixtures of rows that come in blocks: stochastic variational inference, and exact passes."""
+
+import math
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxvi._types import Scalar
+from jaxvi.diagnostics import agreement
+from jaxvi.estimators._rows import as_data
+from jaxvi.models import ConjugateGaussianMixture, MixtureData, MixturePhi, Sums
+
+
+class Stream(NamedTuple):
+    """What is kept between two blocks: sums by row, on the host, and how many rows went by."""
+
+    sums: Sums
+    centre: Float[np.ndarray, "dim"]
+    seen: int
+
+
+class Moments(NamedTuple):
+    """Of all rows."""
+
+    num: int
+    mean: Float[np.ndarray, "dim"]
+    scatter: Float[np.ndarray, "dim dim"]
+
+    def surrogate(self) -> Float[np.ndarray, "rows dim"]:
+        """Few rows with the same mean and covariance, for what asks for rows but needs no more."""
+        values, vectors = np.linalg.eigh(self.scatter / (self.num - 1))
+        dim = len(values)
+        arms = vectors * np.sqrt(np.maximum(values, 0.0) * (2 * dim - 1) / 2.0)[None]
+        return self.mean[None] + np.concatenate([arms.T, -arms.T])
+
+
+def is_stream(X: Any) -> bool:
+    """An iterator, or an iterable of blocks of rows; what is rows already is none."""
+    if hasattr(X, "__next__"):
+        return True
+    if any(hasattr(X, name) for name in ("__array__", "shape", "dtype", "__dataframe__")):
+        return False
+    if isinstance(X, list | tuple):
+        return bool(X) and all(getattr(block, "ndim", 0) == 2 for block in X)
+    return isinstance(X, Iterable) and not isinstance(X, str | bytes | dict)
+
+
+def fit(mixture: Any, stream: Iterable[Any]) -> Any:
+    """A whole iterable: stochastic steps, and exact ones where it can be gone through again."""
+    mixture.__dict__.pop("_stream", None)
+    blocks = iter(stream)
+    if blocks is stream:
+        for block in blocks:
+            step(mixture, block)
+        if not hasattr(mixture, "_stream"):
+            raise ValueError("expected an iterator of at least one block of rows; it was empty.")
+        return mixture
+    moments = _moments(mixture, blocks)
+    mixture._check_parameters(moments.surrogate().astype(mixture._stream_dtype))
+    for number, block in enumerate(stream):
+        x = mixture._rows(block, reset=False)
+        if number == 0:
+            _begin(mixture, x)
+        else:
+            _step(mixture, x, moments.num)
+    _exact(mixture, stream, moments.num)
+    return mixture
+
+
+def step(mixture: Any, X: Any) -> Any:
+    """One block; the first is fitted as a whole."""
+    first = not hasattr(mixture, "_stream")
+    x = mixture._rows(X, reset=first)
+    if first:
+        if len(x) < mixture.n_components:
+            raise ValueError(
+                f"expected a first block of at least n_components = {mixture.n_components} rows; "
+                f"got {len(x)}; try larger blocks."
+            )
+        mixture._check_parameters(x)
+        _begin(mixture, x)
+    else:
+        _step(mixture, x, None)
+    return mixture
+
+
+def _moments(mixture: Any, blocks: Iterator[Any]) -> Moments:
+    """Of all blocks, merged as Chan et al. (1983) do."""
+    found = None
+    for block in blocks:
+        x = mixture._rows(block, reset=found is None)
+        mixture._stream_dtype = x.dtype
+        wide = np.asarray(x, np.float64)
+        mean = wide.mean(axis=0)
+        wide = wide - mean
+        scatter, num = wide.T @ wide, len(x)
+        if found is not None:
+            total, gap = found.num + num, mean - found.mean
+            scatter += found.scatter + np.outer(gap, gap) * (found.num * num / total)
+            mean, num = found.mean + gap * (num / total), total
+        found = Moments(num, mean, scatter)
+    if found is None:
+        raise ValueError("expected an iterable of at least one block of rows; it was empty.")
+    return found
+
+
+def _begin(mixture: Any, x: Float[np.ndarray, "rows dim"]) -> None:
+    """All restarts on the first block; the best goes on."""
+    mixture._fit_rows(x)
+    centre = np.asarray(mixture.mean_prior_, x.dtype)
+    with mixture._place(x.dtype):
+        data = _data(mixture, x, centre)
+        sums = expect(mixture._phi(centre, x.dtype), data, model=mixture._model)
+        by_row = jax.tree.map(lambda leaf: np.asarray(leaf) / len(x), sums)
+    mixture._stream = Stream(by_row, centre, len(x))
+    mixture.n_steps_ = 0
+
+
+def _data(
+    mixture: Any, x: Float[np.ndarray, "rows dim"], centre: Float[np.ndarray, "dim"]
+) -> MixtureData:
+    tied = mixture.covariance_type == "tied"
+    return as_data(x, centre, mixture._prior(centre, x.dtype), mixture._layout(x), tied)
+
+
+def _step(mixture: Any, x: Float[np.ndarray, "rows dim"], total: int | None) -> None:
+    """A natural gradient step of a rate that falls."""
+    sums, centre, seen = mixture._stream
+    x, seen = x.astype(centre.dtype, copy=False), seen + len(x)
+    total = total or mixture.total_samples or seen
+    rate = (mixture.learning_offset + mixture.n_steps_ + 1.0) ** -mixture.learning_decay
+    with mixture._place(x.dtype):
+        phi, sums, bound = _stochastic_step(
+            mixture._phi(centre, x.dtype),
+            sums,
+            _data(mixture, x, centre),
+            jnp.asarray(rate, x.dtype),
+            jnp.asarray(len(x), x.dtype),
+            jnp.asarray(total, x.dtype),
+            model=mixture._model,
+        )
+        phi, sums = jax.tree.map(np.asarray, (phi, sums))
+    if not np.isfinite(bound):
+        raise ValueError(
+            "the covariances became ill-defined in a stochastic step, whose outcome is left out: "
+            "try larger blocks, a larger reg_covar, or float64 data."
+        )
+    mixture._set_phi(phi, centre, x.dtype)
+    mixture._stream = Stream(sums, centre, seen)
+    mixture.n_steps_ += 1
+    mixture.converged_ = False  # whether there is more to come is not known
+    mixture.lower_bound_ = float(bound)
+
+
+@partial(jax.jit, static_argnames="model")
+def _stochastic_step(
+    phi: MixturePhi,
+    by_row: Sums,
+    data: MixtureData,
+    rate: Scalar,
+    rows: Scalar,
+    total: Scalar,
+    *,
+    model: ConjugateGaussianMixture,
+) -> tuple[MixturePhi, Sums, Scalar]:
+    """Sums go towards those of the block: in natural parameters that is the gradient."""
+    fresh = model.expect(phi, data)
+    mixed = jax.tree.map(lambda old, new: old + rate * (new / rows - old), by_row, fresh)
+    whole = jax.tree.map(lambda leaf: total * leaf, mixed)
+    phi = model.maximise(whole, data)
+    return phi, mixed, model.bound(phi, whole, data)
+
+
+@partial(jax.jit, static_argnames="model")
+def expect(phi: MixturePhi, data: MixtureData, *, model: ConjugateGaussianMixture) -> Sums:
+    """Sums of a block."""
+    return model.expect(phi, data)
+
+
+@partial(jax.jit, static_argnames="model")
+def _update(
+    sums: Sums, data: MixtureData, *, model: ConjugateGaussianMixture
+) -> tuple[MixturePhi, Array]:
+    phi = model.maximise(sums, data)
+    return phi, model.bound(phi, sums, data)
+
+
+def _exact(mixture: Any, stream: Iterable[Any], total: int) -> None:
+    """Coordinate ascent whose sums are had block by block."""
+    _, centre, _ = mixture._stream
+    mixture.converged_, mixture.lower_bounds_, before = False, [], -math.inf
+    for passes in range(1, mixture.max_iter + 1):
+        with mixture._place(centre.dtype):
+            sums, phi = None, mixture._phi(centre, centre.dtype)
+            for block in stream:
+                x = mixture._rows(block, reset=False).astype(centre.dtype, copy=False)
+                data = _data(mixture, x, centre)
+                part = expect(phi, data, model=mixture._model)
+                sums = part if sums is None else jax.tree.map(jnp.add, sums, part)
+            new, bound = _update(sums, data, model=mixture._model)
+            new, bound = jax.tree.map(np.asarray, new), float(bound)
+            by_row = jax.tree.map(lambda leaf: np.asarray(leaf) / total, sums)
+        mixture._set_phi(new, centre, centre.dtype)
+        mixture._stream = Stream(by_row, centre, total)
+        mixture.lower_bounds_.append(bound)
+        mixture.lower_bound_, mixture.n_iter_ = bound, passes
+        if abs(bound - before) < mixture.tol:
+            mixture.converged_ = True
+            break
+        before = bound
+    mixture.restart_bounds_ = np.asarray([mixture.lower_bound_])
+    mixture.agreement_ = agreement(mixture.restart_bounds_, np.zeros(1))

@@ -1,0 +1,109 @@
+"""Coordinate ascent on the exact bound of a conditionally conjugate model."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from jaxvi import _tree
+from jaxvi._status import Status
+from jaxvi._types import Data, Phi, Scalar
+from jaxvi.solvers._base import BlockTrace, Solver, StepInfo
+
+
+@runtime_checkable
+class ConjugateModel(Protocol):
+    """A model in which both halves of coordinate ascent are closed formulas; hashable.
+
+    Local variables belong to rows of data, such as the component that a row comes from; global
+    ones, with parameters phi, to all rows. `expect` makes the local half and says all that the
+    global half needs to know of it, as sums over rows: they may be had in blocks and added.
+    """
+
+    def expect(self, phi: Phi, data: Data) -> Any:
+        """Expected sufficient statistics, and the entropy, of the best q of local variables."""
+
+    def maximise(self, stats: Any, data: Data) -> Phi:
+        """The best q of global variables."""
+
+    def bound(self, phi: Phi, stats: Any, data: Data) -> Scalar:
+        """The bound in nats, up to a constant, where phi is `maximise(stats)`."""
+
+
+class Ascent(NamedTuple):
+    """What a conjugate run is given as data: the model's own, and the change at which to stop."""
+
+    data: Data
+    tolerance: Scalar
+
+
+class ConjugateProblem(NamedTuple):
+    """What the solver may evaluate."""
+
+    model: ConjugateModel
+    given: Ascent
+
+
+class CoordinateAscentState(NamedTuple):
+    """Global parameters, the bound there, and by how much the last step raised it."""
+
+    phi: Phi
+    bound: Scalar
+    change: Scalar
+
+
+@dataclass(frozen=True)
+class CoordinateAscent(Solver):
+    r"""The best q of the local variables, then of the global ones, in turn (Bishop 2006, 10.1.1).
+
+    Each half maximises the bound over its own factor, so that it never falls. A lane has converged
+    where a step changes the bound by less than the `tolerance` of its `Ascent`; one whose bound
+    is not finite keeps the parameters from before. Steps have no noise and no rate.
+
+    It is run on a `ConjugateModel`, as `jaxvi.estimators` do, not on a log density.
+    """
+
+    guards_itself: ClassVar[bool] = True
+    conjugate: ClassVar[bool] = True
+
+    @property
+    def block_steps(self) -> int:
+        """Every step is judged."""
+        return 1
+
+    def check(self, family: Any, objective: Any, noise: Any, dim: int) -> None:
+        """A log density will not do."""
+        raise TypeError(
+            "CoordinateAscent: expected a conjugate model; got a target; try "
+            "jaxvi.estimators.BayesianGaussianMixture, or another solver."
+        )
+
+    def init(self, phi: Phi, problem: Any) -> CoordinateAscentState:
+        """At phi, whose bound is not known yet."""
+        infinite = jnp.full((), jnp.inf, problem.given.tolerance.dtype)
+        return CoordinateAscentState(phi, -infinite, infinite)
+
+    def step(
+        self, state: CoordinateAscentState, noise: Array, problem: Any
+    ) -> tuple[CoordinateAscentState, StepInfo]:
+        """Both halves once."""
+        model, data = problem.model, problem.given.data
+        stats = model.expect(state.phi, data)
+        phi = model.maximise(stats, data)
+        bound = model.bound(phi, stats, data)
+        phi = _tree.where(jnp.isfinite(bound), phi, state.phi)
+        return CoordinateAscentState(phi, bound, bound - state.bound), StepInfo(bound)
+
+    def review(
+        self, state: CoordinateAscentState, trace: BlockTrace
+    ) -> tuple[CoordinateAscentState, Int[Array, ""]]:
+        """Lost, at its end, or going on."""
+        done = jnp.abs(state.change) < trace.problem.given.tolerance
+        status = jnp.where(done, Status.CONVERGED, Status.RUNNING)
+        status = jnp.where(jnp.isfinite(state.bound), status, Status.NOT_FINITE)
+        return state, status.astype(jnp.int32)
+
+    def result(self, state: CoordinateAscentState) -> Phi:
+        """The last."""
+        return state.phi
