@@ -112,9 +112,10 @@ class Lane(NamedTuple):
 
 def start_lane(setup: AnySetup, phi: Phi, usable: Bool[Array, ""], data: Data) -> Lane:
     """A lane before its first step; not `usable` where no finite start was found."""
+    problem: Any = setup.problem(data)
     dtype = jax.tree.leaves(phi)[0].dtype
     return Lane(
-        state=setup.solver.init(phi, setup.problem(data)),
+        state=setup.solver.init(phi, problem),
         status=jnp.where(usable, Status.RUNNING, Status.NO_START).astype(jnp.int32),
         step=jnp.zeros((), jnp.int32),
         floor=jnp.full((), -jnp.inf, dtype),
@@ -147,7 +148,7 @@ def advance_block(
 ) -> Lane:
     """`num_steps` steps of one lane, then the solver's review; a lane that has ended stays."""
 
-    problem = setup.problem(data)
+    problem: Any = setup.problem(data)
 
     def one_step(i: Array, carry: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
         state, total, first = carry

@@ -27,6 +27,7 @@ MOST_FUNCTION_LINES, MOST_FILE_LINES = 60, 400
 LAYERS = [
     "_types",
     "_random",
+    "_special",
     "_tree",
     "_linalg",
     "_status",

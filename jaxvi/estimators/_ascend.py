@@ -1,31 +1,35 @@
 """Coordinate ascent of many restarts of a mixture: lanes of the engine's own loop."""
 
+import os
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxvi import _tree
 from jaxvi._interrupts import interrupts
 from jaxvi._loop import ConjugateSetup, Lane, start_lane
 from jaxvi._status import Status
-from jaxvi.lanes import advance_lanes, split_key
+from jaxvi.lanes import Keys, advance_lanes
 from jaxvi.models import ConjugateGaussianMixture, MixtureData, MixturePhi, Sums
 from jaxvi.solvers import Ascent, CoordinateAscent
 
 _ROWS = 128  # of history that a program keeps
+_LEAST_LANES = 4  # of a thread
 _CHUNK = 2e10  # products of a chunk, about a second of two cores
 
 
 class Ascended(NamedTuple):
     """Restarts at their ends. `trace` has every restart's bound after every step, else NaN."""
 
-    phis: MixturePhi
+    phis: Any  # a `MixturePhi` of NumPy arrays
     bounds: Float[np.ndarray, "lanes"]
     status: Int[np.ndarray, "lanes"]
     steps: Int[np.ndarray, "lanes"]
@@ -38,50 +42,109 @@ class Ascended(NamedTuple):
         """The largest bound; the first of equals."""
         return int(np.argmax(np.where(np.isfinite(self.bounds), self.bounds, -np.inf)))
 
-    def phi(self, lane: int) -> MixturePhi:
+    def phi(self, lane: int) -> Any:
         """One restart's."""
-        return jax.tree.map(lambda leaf: np.asarray(leaf[lane]), self.phis)
+        return jax.tree.map(lambda leaf: leaf[lane], self.phis)
 
 
 def ascend(
     model: ConjugateGaussianMixture,
     data: MixtureData,
-    phis: MixturePhi,
+    phis: Any,
     bounds: Float[np.ndarray, "lanes"] | None,
     tolerance: float,
     max_steps: int,
 ) -> Ascended:
-    """All lanes from `phis`, whose `bounds` are known where a run goes on, until they end."""
+    """All lanes from `phis`, whose `bounds` are known where a run goes on, until they end.
+
+    On a CPU small lanes are dealt to threads: XLA would run them on one core.
+    """
+    given = Ascent(data, np.asarray(tolerance, data.x.dtype))  # type: ignore[arg-type]
     setup = ConjugateSetup(model, CoordinateAscent())
-    given = Ascent(data, jnp.asarray(tolerance, data.x.dtype))
-    lanes = _start(phis, bounds, given, setup=setup)
-    keys, traces, step, began = split_key(jax.random.key(0)), [], 0, time.perf_counter()
-    pace = _steps_of_a_chunk(model, data, lanes)
+    num = len(phis.means)
+    hands = max(1, min(_cores(data), num // _LEAST_LANES)) if bounds is None else 1
+    each = -(-num // hands)
     with interrupts() as interrupted:
-        while step < max_steps and not interrupted.is_set():
-            goal = min(step + pace, max_steps)
-            lanes, rows, reached = advance_lanes(
-                keys, lanes, jnp.int32(step), jnp.int32(goal), given, setup=setup, rows=_ROWS
-            )
-            traces.append(np.asarray(rows)[: int(reached) - step])
-            step = int(reached)
-            if not (np.asarray(lanes.status) == Status.RUNNING).any():
-                break
+        if hands == 1:
+            lanes = _start(phis, bounds, np.ones(num, bool), given, setup=setup)
+            return _run(lanes, given, setup, max_steps, interrupted)
+        phis = jax.tree.map(np.asarray, phis)
+        deals = []
+        for hand in range(hands):
+            # equal numbers, so that one program serves all: a lane too many never starts
+            places = np.arange(each) * hands + hand
+            some = jax.tree.map(lambda leaf, at=np.minimum(places, num - 1): leaf[at], phis)
+            deals.append(_start(some, None, places < num, given, setup=setup))
+        deals[0] = _advance(deals[0], given, setup, 0, 0)[0]  # compiles
+        wide, device = jnp.result_type(float) == jnp.float64, jax.config.jax_default_device
+
+        def work(deal: Lane) -> Ascended:
+            with jax.enable_x64(wide), jax.default_device(device):
+                return _run(deal, given, setup, max_steps, interrupted)
+
+        with ThreadPoolExecutor(hands) as pool:
+            return _dealt(list(pool.map(work, deals)), num)
+
+
+def _cores(data: MixtureData) -> int:
+    """Threads that run programs side by side."""
+    (device,) = data.x.devices()
+    return (os.cpu_count() or 1) if device.platform == "cpu" else 1
+
+
+def _dealt(runs: list[Ascended], num: int) -> Ascended:
+    """In the order before dealing, without what was added."""
+    hands, each = len(runs), len(runs[0].bounds)
+    joined = _joined(runs)
+    order = np.arange(hands * each).reshape(hands, each).T.reshape(-1)[:num]
+    return joined._replace(
+        phis=jax.tree.map(lambda leaf: leaf[order], joined.phis),
+        bounds=joined.bounds[order],
+        status=joined.status[order],
+        steps=joined.steps[order],
+        trace=joined.trace[:, order],
+        seconds=max(run.seconds for run in runs),
+        interrupted=any(run.interrupted for run in runs),
+    )
+
+
+def _run(
+    lanes: Lane, given: Ascent, setup: ConjugateSetup, max_steps: int, stop: threading.Event
+) -> Ascended:
+    """Chunks until all lanes have ended, a limit, or an interrupt."""
+    traces, step, began = [], 0, time.perf_counter()
+    pace = _steps_of_a_chunk(setup.model, given.data, lanes)
+    while step < max_steps and not stop.is_set():
+        lanes, rows, reached = _advance(lanes, given, setup, step, min(step + pace, max_steps))
+        traces.append(np.asarray(rows)[: int(reached) - step])
+        step = int(reached)
+        if not (np.asarray(lanes.status) == Status.RUNNING).any():
+            break
     steps = np.asarray(lanes.step)
     trace = np.concatenate(traces) if traces else np.zeros((0, len(steps)))
     trace = np.where(np.arange(len(trace))[:, None] < steps[None], trace, np.nan)
     return Ascended(
-        lanes.state.phi,
+        jax.tree.map(np.asarray, lanes.state.phi),
         np.asarray(lanes.state.bound),
         np.asarray(lanes.status),
         steps,
         trace,
         time.perf_counter() - began,
-        interrupted.is_set(),
+        stop.is_set(),
     )
 
 
-def _steps_of_a_chunk(model: ConjugateGaussianMixture, data: MixtureData, lanes: Lane) -> int:
+def _advance(
+    lanes: Lane, given: Ascent, setup: ConjugateSetup, step: int, goal: int
+) -> tuple[Lane, Array, Array]:
+    key = jax.random.key(0)  # there is no noise
+    keys = Keys(key, key, key)
+    return advance_lanes(
+        keys, lanes, np.int32(step), np.int32(goal), given, setup=setup, rows=_ROWS
+    )
+
+
+def _steps_of_a_chunk(model: Any, data: MixtureData, lanes: Lane) -> int:
     """So many that an interrupt is soon seen."""
     blocks, dim, rows = data.x.shape
     features = dim * dim if model.covariance_type == "full" else 2 * dim
@@ -91,16 +154,17 @@ def _steps_of_a_chunk(model: ConjugateGaussianMixture, data: MixtureData, lanes:
 
 @partial(jax.jit, static_argnames="setup")
 def _start(
-    phis: MixturePhi,
+    phis: Any,
     bounds: Any,
+    there: Any,
     given: Ascent,
     *,
     setup: ConjugateSetup,
 ) -> Lane:
-    def one(phi: MixturePhi) -> Lane:
-        return start_lane(setup, phi, _tree.all_finite(phi), given)
+    def one(phi: MixturePhi, there: Bool[Array, ""]) -> Lane:
+        return start_lane(setup, phi, _tree.all_finite(phi) & there, given)
 
-    lanes = jax.vmap(one)(phis)
+    lanes = jax.vmap(one)(phis, there)
     if bounds is None:
         return lanes
     return lanes._replace(state=lanes.state._replace(bound=jnp.asarray(bounds)))
@@ -108,9 +172,9 @@ def _start(
 
 @partial(jax.jit, static_argnames="model")
 def from_responsibilities(
-    responsibilities: Float[Array, "lanes blocks components rows"],
+    responsibilities: Any,
     data: MixtureData,
-    centre: Float[Array, "dim"],
+    centre: Any,
     *,
     model: ConjugateGaussianMixture,
 ) -> MixturePhi:
@@ -124,7 +188,7 @@ def from_responsibilities(
 
 @partial(jax.jit, static_argnames="model")
 def first_step(
-    sums: Sums, data: MixtureData, centre: Float[Array, "dim"], *, model: ConjugateGaussianMixture
+    sums: Sums, data: MixtureData, centre: Any, *, model: ConjugateGaussianMixture
 ) -> MixturePhi:
     """Parameters from responsibilities that are given.
 
@@ -142,13 +206,17 @@ def first_step(
 
 @partial(jax.jit, static_argnames="model")
 def given(
-    responsibilities: Float[Array, "blocks components rows"],
+    responsibilities: Any,
     data: MixtureData,
+    first: Any,
     *,
     model: ConjugateGaussianMixture,
 ) -> Sums:
-    """Sums of one lane."""
-    return model.given(responsibilities, data)
+    """Sums over some blocks, of which `first` is the first."""
+    num = len(responsibilities)
+    x = jax.lax.dynamic_slice_in_dim(data.x, first, num)
+    weight = jax.lax.dynamic_slice_in_dim(data.weight, first, num)
+    return model.given(responsibilities, data._replace(x=x, weight=weight))
 
 
 @partial(jax.jit, static_argnames="model")
@@ -195,7 +263,7 @@ def _joined(groups: list[Ascended]) -> Ascended:
         missing = np.full((length - len(group.trace), len(group.bounds)), np.nan)
         traces.append(np.concatenate([group.trace, missing]))
     return Ascended(
-        jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(group.phis for group in groups)),
+        jax.tree.map(lambda *leaves: np.concatenate(leaves), *(group.phis for group in groups)),
         np.concatenate([group.bounds for group in groups]),
         np.concatenate([group.status for group in groups]),
         np.concatenate([group.steps for group in groups]),

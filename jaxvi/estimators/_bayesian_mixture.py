@@ -204,6 +204,17 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
             self, X, dtype=_FLOATS, ensure_min_samples=2 if reset else 1, reset=reset
         )
 
+    def _checkcovariance_prior_parameter(self, X: Any) -> None:
+        """scikit-learn's, which makes all four kinds of a default to use one."""
+        if self.covariance_prior is not None:
+            super()._checkcovariance_prior_parameter(X)
+        elif self.covariance_type in ("full", "tied"):
+            self.covariance_prior_ = np.atleast_2d(np.cov(X.T))
+        else:
+            variances: Any = np.var(X, axis=0, ddof=1)
+            of_all = self.covariance_type == "spherical"
+            self.covariance_prior_ = variances.mean() if of_all else variances
+
     def _layout(self, x: Float[np.ndarray, "rows dim"]) -> Layout:
         dim = x.shape[1]
         return layout(len(x), dim * (dim + 3) // 2 if self.covariance_type == "full" else 2 * dim)
@@ -222,9 +233,9 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
         with jax.enable_x64(dtype == np.float64), jax.default_device(device):
             yield
 
-    def _prior(self, centre: Float[np.ndarray, "dim"], dtype: Any) -> MixturePrior:
+    def _prior(self, centre: Float[np.ndarray, "dim"], dtype: Any) -> Any:
         mean = np.asarray(self.mean_prior_, np.float64) - centre
-        parts = (
+        parts: Any = (
             self.weight_concentration_prior_,
             self.mean_precision_prior_,
             mean,
@@ -232,7 +243,7 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
             self.covariance_prior_,
             self.reg_covar,
         )
-        return MixturePrior(*(jnp.asarray(part, dtype) for part in parts))
+        return MixturePrior(*(jax.tree.map(lambda part: np.asarray(part, dtype), parts)))
 
     def _run(
         self, x: Float[np.ndarray, "rows dim"], centre: Float[np.ndarray, "dim"], data: MixtureData
@@ -287,10 +298,10 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
         self._set_parameters(
             (weights, phi.mean_precision, means, dof, phi.covariances, phi.precisions_cholesky)
         )
-        self.weights_ = self.weights_.astype(dtype)
-        self.precisions_ = np.asarray(self.precisions_, dtype)
+        for name in ("weights_", "precisions_"):  # where scikit-learn has float64
+            setattr(self, name, np.asarray(getattr(self, name), dtype))
 
-    def _phi(self, centre: Float[np.ndarray, "dim"], dtype: Any) -> MixturePhi:
+    def _phi(self, centre: Float[np.ndarray, "dim"], dtype: Any) -> Any:
         """q by the fitted attributes."""
         weights = self.weight_concentration_
         if not self._model.sticks:
@@ -303,7 +314,7 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
             self.covariances_,
             self.precisions_cholesky_,
         )
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), phi)
+        return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), phi)
 
     def _labels(
         self, data: MixtureData, centre: Float[np.ndarray, "dim"], num_rows: int

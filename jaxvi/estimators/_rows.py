@@ -1,15 +1,16 @@
 """Rows of data as a conjugate model wants them: centred, features leading, in padded blocks."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Float
 
-from jaxvi.models import MixtureData, MixturePrior
+from jaxvi.models import MixtureData
 
 _BLOCK = 2**17  # numbers of a block, features times rows
+_ALIGNED = 64  # bytes
 _LEAST, _MOST = 256, 8192  # rows of a block
 
 
@@ -44,26 +45,39 @@ def in_blocks(rows: Float[np.ndarray, "rows columns"], place: Layout) -> Float[n
     """(blocks, columns, rows), zero where there is no row."""
     num, columns = rows.shape
     whole, rest = divmod(num, place.rows)
-    blocks = np.zeros((place.blocks, columns, place.rows), rows.dtype)
+    blocks = _aligned((place.blocks, columns, place.rows), rows.dtype)
     inner = rows[: whole * place.rows].reshape(whole, place.rows, columns)
     blocks[:whole] = inner.transpose(0, 2, 1)
+    blocks[whole:] = 0.0
     if rest:
         blocks[whole, :, :rest] = rows[whole * place.rows :].T
     return blocks
 
 
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array that JAX takes over on a CPU without copying it."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + _ALIGNED, np.uint8)
+    first = -memory.ctypes.data % _ALIGNED
+    return memory[first : first + size].view(dtype).reshape(shape)
+
+
 def as_data(
     rows: Float[np.ndarray, "rows dim"],
     centre: Float[np.ndarray, "dim"],
-    prior: MixturePrior,
+    prior: Any,
     place: Layout,
     tied: bool,
 ) -> MixtureData:
     """Rows less `centre`, in blocks; `prior.mean` is taken to be centred already."""
     x = in_blocks(rows, place)
-    weight = np.zeros((place.blocks, place.rows), rows.dtype)
-    weight.reshape(-1)[: len(rows)] = 1.0
-    np.subtract(x, centre[None, :, None].astype(x.dtype), out=x)
-    x *= weight[:, None, :]
+    weight = _aligned((place.blocks, place.rows), rows.dtype)
+    weight.reshape(-1)[:] = np.arange(place.padded) < len(rows)
+    x -= centre.astype(x.dtype)[None, :, None]
+    used, rest = divmod(len(rows), place.rows)
+    x[used + (rest > 0) :] = 0.0
+    if rest:
+        x[used, :, rest:] = 0.0
     cross = np.einsum("bir,bjr->ij", x, x, optimize=True) if tied else np.zeros((0, 0), x.dtype)
-    return MixtureData(jnp.asarray(x), jnp.asarray(weight), jnp.asarray(cross, x.dtype), prior)
+    x, weight, cross = jax.device_put((x, weight, cross))
+    return MixtureData(x, weight, cross, prior)

@@ -38,7 +38,7 @@ class Starter:
         self.centre = jnp.asarray(centre)
         self.together = num_restarts > ONE_BY_ONE and init in ("kmeans", "k-means++")
 
-    def __call__(self, first: int, num: int) -> MixturePhi:
+    def __call__(self, first: int, num: int) -> Any:
         """The next `num` restarts, lanes leading."""
         blocks, _, rows = self.data.x.shape
         components = self.model.num_components
@@ -51,11 +51,10 @@ class Starter:
             elif blocks * rows * components > _AT_ONCE:
                 found.append(self._in_pieces())
             else:
-                shares = jnp.asarray(np.stack([self._whole() for _ in range(lanes)]))
-                found.append(self._first(shares))
+                found.append(self._first(self._whole(lanes)))
         if len(found) == 1:
             return found[0]
-        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *found)
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
 
     def _batched(self, lanes: int) -> MixturePhi:
         shares = batched_responsibilities(
@@ -68,14 +67,21 @@ class Starter:
         )
         return self._first(shares)
 
-    def _first(self, shares: Float[Array, "lanes blocks components rows"]) -> MixturePhi:
+    def _first(self, shares: Any) -> MixturePhi:
         return from_responsibilities(shares, self.data, self.centre, model=self.model)
 
-    def _whole(self) -> Float[np.ndarray, "blocks components rows"]:
-        place = Layout(self.data.x.shape[0], self.data.x.shape[2])
-        components = self.model.num_components
-        (shares,) = responsibilities(self.init, self.x, components, self.rng, len(self.x))
-        return in_blocks(shares, place)
+    def _whole(self, lanes: int) -> Float[np.ndarray, "lanes blocks components rows"]:
+        """Several restarts' at once."""
+        num, components = len(self.x), self.model.num_components
+        blocks, _, rows = self.data.x.shape
+        room = np.zeros((lanes, blocks * rows, components), self.x.dtype)
+        if self.init == "random":  # one after the other, these are the same numbers
+            raw = self.rng.uniform(size=(lanes, num, components)).astype(self.x.dtype, copy=False)
+            room[:, :num] = raw / raw.sum(axis=2, keepdims=True)
+        else:
+            for lane in room:
+                (lane[:num],) = responsibilities(self.init, self.x, components, self.rng, num)
+        return room.reshape(lanes, blocks, rows, components).transpose(0, 1, 3, 2)
 
     def _in_pieces(self) -> MixturePhi:
         """One restart; its responsibilities are never there all at once."""
@@ -84,11 +90,9 @@ class Starter:
         pieces = responsibilities(self.init, self.x, components, self.rng, blocks * rows)
         sums = None
         for number, shares in enumerate(pieces):
-            here = slice(number * blocks, (number + 1) * blocks)
-            x, weight = self.data.x[here], self.data.weight[here]
-            part = self.data._replace(x=x, weight=weight)
-            packed = jnp.asarray(in_blocks(shares, Layout(len(x), rows)))
-            found = given(packed, part, model=self.model)
+            place = Layout(-(-len(shares) // rows), rows)
+            packed = in_blocks(shares, place)
+            found = given(packed, self.data, np.int32(number * blocks), model=self.model)
             sums = found if sums is None else sums.plus(found)
         assert sums is not None
         phi = first_step(sums, self.data, self.centre, model=self.model)

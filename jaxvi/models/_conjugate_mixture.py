@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.scipy.special import betaln, digamma, gammaln
 from jaxtyping import Array, Float
 
+from jaxvi._special import betaln, digamma, gammaln
 from jaxvi._types import Scalar
 from jaxvi.models._covariances import KINDS, Covariance
 
