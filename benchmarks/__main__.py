@@ -6,7 +6,12 @@ import sys
 
 # Each name's module gives HELP, add_arguments(parser) and run(args) -> exit status. That of
 # `posteriors` has another name, which is the package of the posteriors themselves.
-COMMANDS = {"engine": "engine", "solvers": "solvers", "posteriors": "accuracy"}
+COMMANDS = {
+    "engine": "engine",
+    "solvers": "solvers",
+    "posteriors": "accuracy",
+    "mixture": "mixture",
+}
 
 
 def main(argv: list[str]) -> int:

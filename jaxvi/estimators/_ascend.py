@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from jaxvi.models import ConjugateGaussianMixture, MixtureData, MixturePhi, Sums
 from jaxvi.solvers import Ascent, CoordinateAscent
 
 _ROWS = 128  # of history that a program keeps
-_LEAST_LANES = 4  # of a thread
+_LEAST_LANES, _MOST_LANES = 4, 32  # of a thread at a time
 _CHUNK = 2e10  # products of a chunk, about a second of two cores
 
 
@@ -46,6 +46,16 @@ class Ascended(NamedTuple):
         """One restart's."""
         return jax.tree.map(lambda leaf: leaf[lane], self.phis)
 
+    def first(self, num: int) -> "Ascended":
+        """The first `num` restarts alone."""
+        return self._replace(
+            phis=jax.tree.map(lambda leaf: leaf[:num], self.phis),
+            bounds=self.bounds[:num],
+            status=self.status[:num],
+            steps=self.steps[:num],
+            trace=self.trace[:, :num],
+        )
+
 
 def ascend(
     model: ConjugateGaussianMixture,
@@ -63,49 +73,37 @@ def ascend(
     setup = ConjugateSetup(model, CoordinateAscent())
     num = len(phis.means)
     hands = max(1, min(_cores(data), num // _LEAST_LANES)) if bounds is None else 1
-    each = -(-num // hands)
     with interrupts() as interrupted:
         if hands == 1:
             lanes = _start(phis, bounds, np.ones(num, bool), given, setup=setup)
             return _run(lanes, given, setup, max_steps, interrupted)
-        phis = jax.tree.map(np.asarray, phis)
-        deals = []
-        for hand in range(hands):
-            # equal numbers, so that one program serves all: a lane too many never starts
-            places = np.arange(each) * hands + hand
-            some = jax.tree.map(lambda leaf, at=np.minimum(places, num - 1): leaf[at], phis)
-            deals.append(_start(some, None, places < num, given, setup=setup))
-        deals[0] = _advance(deals[0], given, setup, 0, 0)[0]  # compiles
+        # equal numbers, so that one program serves all: a lane too many never starts; not too
+        # many, so that few wait for the slowest of them
+        each = min(-(-num // hands), _MOST_LANES)
+        places = np.arange(-(-num // each) * each)
+        phis = jax.tree.map(lambda leaf: np.asarray(leaf)[np.minimum(places, num - 1)], phis)
+        lanes = jax.tree.map(np.asarray, _start(phis, None, places < num, given, setup=setup))
+        deals = [
+            jax.tree.map(lambda leaf, first=first: leaf[first : first + each], lanes)
+            for first in places[::each]
+        ]
+        _advance(deals[0], given, setup, 0, 0)  # compiles
         wide, device = jnp.result_type(float) == jnp.float64, jax.config.jax_default_device
 
         def work(deal: Lane) -> Ascended:
             with jax.enable_x64(wide), jax.default_device(device):
                 return _run(deal, given, setup, max_steps, interrupted)
 
+        began = time.perf_counter()
         with ThreadPoolExecutor(hands) as pool:
-            return _dealt(list(pool.map(work, deals)), num)
+            joined = _joined(list(pool.map(work, deals)))
+        return joined.first(num)._replace(seconds=time.perf_counter() - began)
 
 
 def _cores(data: MixtureData) -> int:
     """Threads that run programs side by side."""
     (device,) = data.x.devices()
     return (os.cpu_count() or 1) if device.platform == "cpu" else 1
-
-
-def _dealt(runs: list[Ascended], num: int) -> Ascended:
-    """In the order before dealing, without what was added."""
-    hands, each = len(runs), len(runs[0].bounds)
-    joined = _joined(runs)
-    order = np.arange(hands * each).reshape(hands, each).T.reshape(-1)[:num]
-    return joined._replace(
-        phis=jax.tree.map(lambda leaf: leaf[order], joined.phis),
-        bounds=joined.bounds[order],
-        status=joined.status[order],
-        steps=joined.steps[order],
-        trace=joined.trace[:, order],
-        seconds=max(run.seconds for run in runs),
-        interrupted=any(run.interrupted for run in runs),
-    )
 
 
 def _run(
@@ -137,11 +135,16 @@ def _run(
 def _advance(
     lanes: Lane, given: Ascent, setup: ConjugateSetup, step: int, goal: int
 ) -> tuple[Lane, Array, Array]:
-    key = jax.random.key(0)  # there is no noise
-    keys = Keys(key, key, key)
     return advance_lanes(
-        keys, lanes, np.int32(step), np.int32(goal), given, setup=setup, rows=_ROWS
+        _no_noise(), lanes, np.int32(step), np.int32(goal), given, setup=setup, rows=_ROWS
     )
+
+
+@cache
+def _no_noise() -> Keys:
+    """Steps have none; what lanes are advanced with asks for keys."""
+    key = jax.random.key(0)
+    return Keys(key, key, key)
 
 
 def _steps_of_a_chunk(model: Any, data: MixtureData, lanes: Lane) -> int:
@@ -269,5 +272,5 @@ def _joined(groups: list[Ascended]) -> Ascended:
         np.concatenate([group.steps for group in groups]),
         np.concatenate(traces, axis=1),
         sum(group.seconds for group in groups),
-        groups[-1].interrupted,
+        any(group.interrupted for group in groups),
     )

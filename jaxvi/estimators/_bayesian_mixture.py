@@ -20,7 +20,7 @@ from jaxvi._status import Status
 from jaxvi.diagnostics import agreement
 from jaxvi.estimators import _streaming
 from jaxvi.estimators._ascend import Ascended, ascend, in_groups, labels, log_joint
-from jaxvi.estimators._rows import Layout, as_data, in_blocks, layout
+from jaxvi.estimators._rows import Layout, as_data, in_blocks, layout, scatter
 from jaxvi.estimators._starts import Starter
 from jaxvi.models import ConjugateGaussianMixture, MixtureData, MixturePhi, MixturePrior
 
@@ -79,7 +79,7 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
     Example:
         >>> from jaxvi.estimators import BayesianGaussianMixture
         >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [4, 2], [12, 4], [10, 7]])
-        >>> mixture = BayesianGaussianMixture(n_components=2, n_init=5, random_state=42).fit(X)
+        >>> mixture = BayesianGaussianMixture(n_components=2, random_state=42).fit(X)
         >>> mixture.means_.round(1)
         array([[2.5, 2.3],
                [8.5, 4.5]])
@@ -208,12 +208,10 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
         """scikit-learn's, which makes all four kinds of a default to use one."""
         if self.covariance_prior is not None:
             super()._checkcovariance_prior_parameter(X)
-        elif self.covariance_type in ("full", "tied"):
-            self.covariance_prior_ = np.atleast_2d(np.cov(X.T))
-        else:
-            variances: Any = np.var(X, axis=0, ddof=1)
-            of_all = self.covariance_type == "spherical"
-            self.covariance_prior_ = variances.mean() if of_all else variances
+            return
+        matrix = self.covariance_type in ("full", "tied")
+        found = scatter(X, whole=matrix) / max(len(X) - 1, 1)
+        self.covariance_prior_ = found.mean() if self.covariance_type == "spherical" else found
 
     def _layout(self, x: Float[np.ndarray, "rows dim"]) -> Layout:
         dim = x.shape[1]

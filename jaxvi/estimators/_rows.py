@@ -9,7 +9,8 @@ from jaxtyping import Float
 
 from jaxvi.models import MixtureData
 
-_BLOCK = 2**17  # numbers of a block, features times rows
+_BLOCK = 2**15  # numbers of a block, features times rows
+_PIECE = 2**16  # rows of which copies are made
 _ALIGNED = 64  # bytes
 _LEAST, _MOST = 256, 8192  # rows of a block
 
@@ -52,6 +53,16 @@ def in_blocks(rows: Float[np.ndarray, "rows columns"], place: Layout) -> Float[n
     if rest:
         blocks[whole, :, :rest] = rows[whole * place.rows :].T
     return blocks
+
+
+def scatter(rows: Float[np.ndarray, "rows dim"], whole: bool) -> Float[np.ndarray, "dim *dim"]:
+    """Sums of products of deviations from the mean; of squares alone where not `whole`."""
+    mean = rows.mean(axis=0, dtype=np.float64)
+    found: Any = 0.0
+    for first in range(0, len(rows), _PIECE):
+        gaps = rows[first : first + _PIECE] - mean
+        found = found + (gaps.T @ gaps if whole else np.einsum("ri,ri->i", gaps, gaps))
+    return found
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

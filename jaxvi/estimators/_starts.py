@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from jaxvi.estimators._ascend import first_step, from_responsibilities, given
 from jaxvi.estimators._rows import Layout, in_blocks
@@ -18,7 +18,8 @@ from jaxvi.models import ConjugateGaussianMixture, MixtureData, MixturePhi
 ONE_BY_ONE = 10  # restarts for which k-means is scikit-learn's own, one after the other
 _LLOYD_STEPS = 300
 _TOLERANCE = 1e-4  # of k-means, in variances
-_AT_ONCE = 2**22  # numbers
+_AT_ONCE = 2**22  # numbers, of several restarts' responsibilities
+_PIECE = 2**19  # numbers, of one restart's
 
 
 class Starter:
@@ -48,7 +49,7 @@ class Starter:
             lanes = min(some, num - begin)
             if self.together:
                 found.append(self._batched(lanes))
-            elif blocks * rows * components > _AT_ONCE:
+            elif blocks * rows * components > _PIECE:
                 found.append(self._in_pieces())
             else:
                 found.append(self._first(self._whole(lanes)))
@@ -57,14 +58,11 @@ class Starter:
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
 
     def _batched(self, lanes: int) -> MixturePhi:
-        shares = batched_responsibilities(
-            jax.random.key(int(self.rng.randint(2**31))),
-            self.data.x,
-            self.data.weight,
-            init=self.init,
-            num_components=self.model.num_components,
-            num_lanes=lanes,
-        )
+        components = self.model.num_components
+        tries = 2 + int(math.log(components))
+        # drawn here: a generator of random numbers is much to compile
+        chances = self.rng.uniform(size=(lanes, components, tries)).astype(self.x.dtype)
+        shares = batched_responsibilities(chances, self.data.x, self.data.weight, init=self.init)
         return self._first(shares)
 
     def _first(self, shares: Any) -> MixturePhi:
@@ -86,7 +84,7 @@ class Starter:
     def _in_pieces(self) -> MixturePhi:
         """One restart; its responsibilities are never there all at once."""
         rows, components = self.data.x.shape[2], self.model.num_components
-        blocks = max(1, _AT_ONCE // (rows * components))
+        blocks = max(1, _PIECE // (rows * components))
         pieces = responsibilities(self.init, self.x, components, self.rng, blocks * rows)
         sums = None
         for number, shares in enumerate(pieces):
@@ -135,23 +133,25 @@ def _chosen(
     return rows, components
 
 
-@partial(jax.jit, static_argnames=("init", "num_components", "num_lanes"))
+@partial(jax.jit, static_argnames="init")
 def batched_responsibilities(
-    key: Key[Array, ""],
+    chances: Float[Array, "lanes components tries"],
     x: Float[Array, "blocks dim rows"],
     weight: Float[Array, "blocks rows"],
     *,
     init: str,
-    num_components: int,
-    num_lanes: int,
 ) -> Float[Array, "lanes blocks components rows"]:
-    """k-means++ (Arthur and Vassilvitskii 2007), with Lloyd's steps after it for "kmeans"."""
+    """k-means++ (Arthur and Vassilvitskii 2007), with Lloyd's steps after it for "kmeans".
+
+    `chances`, uniform in [0, 1), say which rows are tried as centres.
+    """
     blocks, dim, size = x.shape
+    num_components = chances.shape[1]
     flat = x.transpose(1, 0, 2).reshape(dim, blocks * size)
     mass = weight.reshape(-1)
 
-    def one(key: Key[Array, ""]) -> Array:
-        rows = _plusplus(key, flat, mass, num_components)
+    def one(chances: Array) -> Array:
+        rows = _plusplus(chances, flat, mass)
         if init == "k-means++":
             hard = jax.nn.one_hot(rows, flat.shape[1], dtype=x.dtype)
         else:
@@ -159,7 +159,7 @@ def batched_responsibilities(
             hard = jax.nn.one_hot(labels, num_components, dtype=x.dtype, axis=0) * mass[None]
         return hard.reshape(num_components, blocks, size).transpose(1, 0, 2)
 
-    return jax.vmap(one)(jax.random.split(key, num_lanes))
+    return jax.vmap(one)(chances)
 
 
 def _distances(
@@ -172,29 +172,27 @@ def _distances(
 
 
 def _plusplus(
-    key: Key[Array, ""],
+    chances: Float[Array, "components tries"],
     x: Float[Array, "dim rows"],
     mass: Float[Array, "rows"],
-    num_components: int,
 ) -> Int[Array, "components"]:
     """Rows chosen by squared distance; of several tries each time, the one that helps most."""
     squares = jnp.sum(x**2, axis=0)
-    tries = 2 + int(math.log(num_components))
+    num_components = len(chances)
 
-    def draw(key: Key[Array, ""], density: Array, num: int) -> Array:
+    def draw(chances: Array, density: Array) -> Array:
         total = jnp.cumsum(density)
         # where all rows are centres already, any row
         total = jnp.where(total[-1] > 0.0, total, jnp.cumsum(mass))
-        found = jnp.searchsorted(total, jax.random.uniform(key, (num,), x.dtype) * total[-1])
-        return jnp.minimum(found, len(mass) - 1)
+        return jnp.minimum(jnp.searchsorted(total, chances * total[-1]), len(mass) - 1)
 
-    first = draw(key, mass, 1)[0]
+    first = draw(chances[0, :1], mass)[0]
     nearest = _distances(x, squares, x[:, first][:, None])[0] * mass
     rows = jnp.zeros(num_components, first.dtype).at[0].set(first)
 
     def add(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         rows, nearest = carry
-        some = draw(jax.random.fold_in(key, i), nearest, tries)
+        some = draw(chances[i], nearest)
         closer = jnp.minimum(nearest[None], _distances(x, squares, x[:, some]) * mass[None])
         best = jnp.argmin(closer.sum(axis=1))
         return rows.at[i].set(some[best]), closer[best]

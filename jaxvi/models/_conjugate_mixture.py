@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -216,8 +215,3 @@ def _halves(dof: Float[Array, "*components"], dim: int) -> Float[Array, "*compon
     """(nu - i) / 2, i below `dim`."""
     steps = jnp.arange(dim, dtype=dof.dtype)
     return 0.5 * (dof[..., None] - steps.reshape((1,) * dof.ndim + (dim,)))
-
-
-def scatter(x: Float[np.ndarray, "blocks dim rows"]) -> Float[np.ndarray, "dim dim"]:
-    """The sum of x x^T over all rows."""
-    return np.einsum("bir,bjr->ij", x, x, optimize=True)
