@@ -163,18 +163,15 @@ def test_bound_never_falls(covariance, prior):
 
 
 @pytest.mark.parametrize("init", ["kmeans", "k-means++"])
-def test_many_restarts_begin_together(init):
-    x = load_iris().data
-    mixture = BayesianGaussianMixture(
-        n_components=3, n_init=24, init_params=init, random_state=0, max_iter=500
-    ).fit(x)
-    other = Theirs(n_components=3, n_init=5, random_state=0, max_iter=500).fit(x)
-    assert mixture.restart_bounds_.shape == (24,)
-    assert mixture.lower_bound_ > other.lower_bound_ - 0.05
-    again = BayesianGaussianMixture(
-        n_components=3, n_init=24, init_params=init, random_state=0, max_iter=500
-    ).fit(x)
-    np.testing.assert_array_equal(mixture.restart_bounds_, again.restart_bounds_)
+def test_many_restarts_begin_together_where_scikit_learns_do(init):
+    x, choices = load_iris().data, {"n_components": 4, "init_params": init, "max_iter": 500}
+    ours = BayesianGaussianMixture(n_init=24, random_state=0, **choices).fit(x)
+    rng = np.random.RandomState(0)
+    bounds = [Theirs(random_state=rng, **choices).fit(x).lower_bound_ for _ in range(24)]
+    # where a row is as near to one centre as to another, rounding decides
+    np.testing.assert_allclose(ours.restart_bounds_, bounds, rtol=1e-5)
+    again = BayesianGaussianMixture(n_init=24, random_state=0, **choices).fit(x)
+    np.testing.assert_array_equal(ours.restart_bounds_, again.restart_bounds_)
 
 
 CASES = {

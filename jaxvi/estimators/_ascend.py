@@ -88,7 +88,7 @@ def ascend(
             for first in places[::each]
         ]
         _advance(deals[0], given, setup, 0, 0)  # compiles
-        wide, device = jnp.result_type(float) == jnp.float64, jax.config.jax_default_device
+        wide, (device,) = jnp.result_type(float) == jnp.float64, data.x.devices()
 
         def work(deal: Lane) -> Ascended:
             with jax.enable_x64(wide), jax.default_device(device):

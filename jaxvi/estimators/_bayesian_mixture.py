@@ -41,8 +41,9 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
     the bound (Bishop 2006, section 10.2; Blei and Jordan 2006). Bounds are scikit-learn's: in
     nats, summed over rows, constants left out. Precision is that of X: float64 or float32.
 
-    With the same `random_state`, restarts begin where scikit-learn's do, except that more than 10
-    of `init_params` "kmeans" or "k-means++" begin by batched k-means of our own.
+    With the same `random_state`, restarts begin where scikit-learn's do. Where there are more than
+    10, k-means for all of them is one program, from the same random numbers: only ties, rounding
+    and clusters that become empty can make a difference.
 
     Args:
         n_components: mixture components.

@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxvi._types import Scalar
 from jaxvi.estimators._ascend import first_step, from_responsibilities, given
 from jaxvi.estimators._rows import Layout, in_blocks
 from jaxvi.models import ConjugateGaussianMixture, MixtureData, MixturePhi
@@ -58,11 +59,17 @@ class Starter:
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
 
     def _batched(self, lanes: int) -> MixturePhi:
-        components = self.model.num_components
-        tries = 2 + int(math.log(components))
-        # drawn here: a generator of random numbers is much to compile
-        chances = self.rng.uniform(size=(lanes, components, tries)).astype(self.x.dtype)
-        shares = batched_responsibilities(chances, self.data.x, self.data.weight, init=self.init)
+        others = self.model.num_components - 1
+        tries = 2 + int(math.log(others + 1))
+        # one restart after the other, these are the numbers that scikit-learn's use
+        chances = self.rng.uniform(size=(lanes, 1 + others * tries)).astype(self.x.dtype)
+        shares = batched_responsibilities(
+            chances[:, 0],
+            chances[:, 1:].reshape(lanes, others, tries),
+            self.data.x,
+            self.data.weight,
+            init=self.init,
+        )
         return self._first(shares)
 
     def _first(self, shares: Any) -> MixturePhi:
@@ -135,7 +142,8 @@ def _chosen(
 
 @partial(jax.jit, static_argnames="init")
 def batched_responsibilities(
-    chances: Float[Array, "lanes components tries"],
+    first: Float[Array, "lanes"],
+    others: Float[Array, "lanes others tries"],
     x: Float[Array, "blocks dim rows"],
     weight: Float[Array, "blocks rows"],
     *,
@@ -143,15 +151,17 @@ def batched_responsibilities(
 ) -> Float[Array, "lanes blocks components rows"]:
     """k-means++ (Arthur and Vassilvitskii 2007), with Lloyd's steps after it for "kmeans".
 
-    `chances`, uniform in [0, 1), say which rows are tried as centres.
+    Numbers uniform in [0, 1) say which rows are tried as the first centre and as the others.
+    From the same numbers scikit-learn's labels are the same, but for ties and rounding, and for
+    clusters that become empty, which it moves and which stay here.
     """
     blocks, dim, size = x.shape
-    num_components = chances.shape[1]
+    num_components = others.shape[1] + 1
     flat = x.transpose(1, 0, 2).reshape(dim, blocks * size)
     mass = weight.reshape(-1)
 
-    def one(chances: Array) -> Array:
-        rows = _plusplus(chances, flat, mass)
+    def one(first: Array, others: Array) -> Array:
+        rows = _plusplus(first, others, flat, mass)
         if init == "k-means++":
             hard = jax.nn.one_hot(rows, flat.shape[1], dtype=x.dtype)
         else:
@@ -159,7 +169,7 @@ def batched_responsibilities(
             hard = jax.nn.one_hot(labels, num_components, dtype=x.dtype, axis=0) * mass[None]
         return hard.reshape(num_components, blocks, size).transpose(1, 0, 2)
 
-    return jax.vmap(one)(chances)
+    return jax.vmap(one)(first, others)
 
 
 def _distances(
@@ -172,32 +182,33 @@ def _distances(
 
 
 def _plusplus(
-    chances: Float[Array, "components tries"],
+    first: Scalar,
+    others: Float[Array, "others tries"],
     x: Float[Array, "dim rows"],
     mass: Float[Array, "rows"],
 ) -> Int[Array, "components"]:
     """Rows chosen by squared distance; of several tries each time, the one that helps most."""
     squares = jnp.sum(x**2, axis=0)
-    num_components = len(chances)
 
-    def draw(chances: Array, density: Array) -> Array:
+    def draw(chances: Array, density: Array, side: str) -> Array:
         total = jnp.cumsum(density)
         # where all rows are centres already, any row
         total = jnp.where(total[-1] > 0.0, total, jnp.cumsum(mass))
-        return jnp.minimum(jnp.searchsorted(total, chances * total[-1]), len(mass) - 1)
+        found = jnp.searchsorted(total, chances * total[-1], side=side)
+        return jnp.minimum(found, len(mass) - 1)
 
-    first = draw(chances[0, :1], mass)[0]
-    nearest = _distances(x, squares, x[:, first][:, None])[0] * mass
-    rows = jnp.zeros(num_components, first.dtype).at[0].set(first)
+    row = draw(first, mass, "right")
+    nearest = _distances(x, squares, x[:, row][:, None])[0] * mass
+    rows = jnp.zeros(len(others) + 1, row.dtype).at[0].set(row)
 
     def add(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         rows, nearest = carry
-        some = draw(chances[i], nearest)
+        some = draw(others[i], nearest, "left")
         closer = jnp.minimum(nearest[None], _distances(x, squares, x[:, some]) * mass[None])
         best = jnp.argmin(closer.sum(axis=1))
-        return rows.at[i].set(some[best]), closer[best]
+        return rows.at[i + 1].set(some[best]), closer[best]
 
-    return lax.fori_loop(1, num_components, add, (rows, nearest))[0]
+    return lax.fori_loop(0, len(others), add, (rows, nearest))[0]
 
 
 def _lloyd(
