@@ -258,3 +258,46 @@ def run_lanes(
         unfinished, body, (lanes, history, zero, first_step.astype(jnp.int32))
     )
     return lanes, history, step
+
+
+def run_cohorts(
+    setup: AnySetup,
+    keys: Key[Array, "..."],
+    lanes: Lane,
+    cohort: Int[Array, "lanes"],
+    cohort_steps: Int[Array, "cohorts"],
+    num_steps: Int[Array, ""],
+    blocks: Int[Array, ""],
+    least_running: Int[Array, ""],
+    rows: int,
+    data: Data,
+) -> tuple[Lane, Float[Array, "rows lanes"], Int[Array, ""]]:
+    """As `run_lanes`, for lanes that began at different times: each at the step of its cohort.
+
+    Lanes of a cohort share their noise, if lanes do, and see what they would see alone. All take
+    blocks of `num_steps` steps, at most `blocks` of them and only while `least_running` lanes run.
+    Returns the lanes, the mean bound of every lane by block, and how many blocks there were.
+    """
+    dtype = lanes.bound.dtype
+    step_lanes = jax.vmap(
+        lambda lane, noise, step: advance_block(setup, lane, noise, num_steps, step, data)
+    )
+
+    def draw(steps: Int[Array, "cohorts"]) -> Array:
+        if setup.shared:
+            noise = jax.vmap(lambda step: draw_block(setup, keys, step, dtype))(steps)
+            return noise[cohort]
+        return jax.vmap(lambda key, step: draw_block(setup, key, step, dtype))(keys, steps[cohort])
+
+    def body(carry: tuple[Lane, Array, Array]) -> tuple[Lane, Array, Array]:
+        lanes, history, row = carry
+        steps = cohort_steps + row * num_steps
+        lanes = step_lanes(lanes, draw(steps), steps[cohort])
+        return lanes, lax.dynamic_update_index_in_dim(history, lanes.bound, row, 0), row + 1
+
+    def unfinished(carry: tuple[Lane, Array, Array]) -> Array:
+        running = jnp.sum(carry[0].status == Status.RUNNING)
+        return (carry[2] < blocks) & (running >= least_running)
+
+    history = jnp.full((rows, lanes.bound.shape[0]), jnp.nan, dtype)
+    return lax.while_loop(unfinished, body, (lanes, history, jnp.zeros((), jnp.int32)))

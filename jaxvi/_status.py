@@ -19,6 +19,7 @@ class Status(IntEnum):
     NO_START = 6
     UNBOUNDED = 7
     SINGULAR = 8
+    OVERTAKEN = 9
 
     @property
     def text(self) -> str:
@@ -72,5 +73,9 @@ _TEXTS: dict[Status, tuple[str, str]] = {
         "The log density is flat along some direction, or its second derivatives are not finite, "
         "where the search ended: add a prior, or use a solver that needs gradients only, such "
         "as BatchAndMatch.",
+    ),
+    Status.OVERTAKEN: (
+        "overtaken",
+        "Fell behind another restart in a race and was dropped: leave race out to see it end.",
     ),
 }

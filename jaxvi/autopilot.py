@@ -41,6 +41,8 @@ def fit(
     effort: str = "normal",
     max_seconds: float | None = None,
     polish: bool | str = "auto",
+    pool: int | None = None,
+    race: bool = False,
     progress: bool | Reporter | None = None,
 ) -> Fit:
     """Fit a posterior, check the fit, and say how far it can be trusted.
@@ -85,6 +87,11 @@ def fit(
         max_seconds: time after which nothing new is begun; what runs ends soon after.
         polish: whether chains mend the draws: "auto" where it is called for; True runs them in any
             case, False never.
+        pool: lanes that run at once where there are more restarts: one that has ended makes room
+            for the next, which sees what it would see in a lane of its own. None runs up to 64
+            restarts together, and of more as many as fit in memory easily.
+        race: drop restarts that are behind the best by more than they can be expected to make up,
+            and give their lanes to others. Needs a family, solver, objective or noise.
         progress: None or True for a bar on a terminal and a line every ten seconds elsewhere,
             False for silence, or a callable that takes a `Progress`.
 
@@ -121,11 +128,18 @@ def fit(
         "start_scale": start_scale,
         "max_steps": max_steps,
         "num_eval_draws": num_eval_draws,
+        "pool": pool,
         "progress": progress,
     }
     if not auto:
+        run["race"] = race
         parts: dict[str, Any] = {"objective": objective, "solver": solver, "noise": noise}
         return fit_restarts(key, target, family, **parts, **run, max_seconds=max_seconds)
+    if race:
+        raise ValueError(
+            "race: expected False with the default call, whose restarts look for separate modes; "
+            "got True; try a family or a solver with it, such as jaxvi.FullRank()."
+        )
     pilot = Pilot(key, target, data, effort, polish, max_seconds, progress)
     return pilot.fly(run)
 

@@ -17,18 +17,21 @@ from jaxvi import _door
 from jaxvi._ahead import compiling_ahead
 from jaxvi._interrupts import interrupts
 from jaxvi._loop import Lane, Setup, block_length
-from jaxvi._progress import Progress, Reporter, make_reporter
-from jaxvi._status import Status
-from jaxvi._types import Data
-from jaxvi.lanes import (
-    Keys,
-    advance_lanes,
-    compile_ranking,
-    make_setup,
-    rank_lanes,
-    split_key,
-    start_lanes,
+from jaxvi._pool import (
+    MOST_TOGETHER,
+    Pool,
+    PoolUse,
+    Starts,
+    out_of_memory,
+    usual_width,
+    warn_of_memory,
 )
+from jaxvi._progress import Progress, Reporter, make_reporter
+from jaxvi._race import Race
+from jaxvi._ranking import compile_ranking, rank_phis
+from jaxvi._status import Status
+from jaxvi._types import Data, Phi
+from jaxvi.lanes import Keys, advance_lanes, lane_results, make_setup, split_key, start_lanes
 from jaxvi.result import Fit, History, Timing, warm_start
 from jaxvi.target import Target
 
@@ -54,6 +57,8 @@ def fit_restarts(
     num_eval_draws: Any = 2_000,
     max_seconds: Any = None,
     patience: float | None = None,
+    pool: Any = None,
+    race: Any = False,
     progress: bool | Reporter | None = None,
 ) -> Fit:
     """`jaxvi.fit` with one solver: every restart is a lane of one compiled batch.
@@ -78,29 +83,32 @@ def fit_restarts(
     scale = _door.start_scales(start_scale, num_restarts, dtype)
     if max_seconds is not None:
         _door.positive("max_seconds", max_seconds)
+    if pool is not None:
+        _door.whole("pool", pool, 1)
+    _door.one_of("race", race, (True, False))
     warm = warm_start(start, setup, dtype) if isinstance(start, Fit) else None
     z = None if warm else _door.starts(target, start, num_restarts, dtype)
     with _door.compile_clock() as compiling:
         setup = setup.prepared(data, dtype)
         keys = split_key(key)
-        with _compiling(setup, keys, (z, scale, data, warm), num_restarts) as wait:
-            lanes = start_lanes(keys, z, scale, data, warm, setup=setup, num_lanes=num_restarts)
-            _door.some_start(np.asarray(lanes.status), data)
-            if wait is not None:
-                compile_ranking(keys, lanes, data, setup=setup, num_draws=num_eval_draws)
-                with _door.waiting_for_compiler():
-                    wait()
         report, close = make_reporter(progress)
         budget = math.inf if max_seconds is None else began + max_seconds
         limits = _Limits(max_steps, budget, patience)
-        run = _run_chunks(keys, lanes, data, setup, limits, report)
+        starts = Starts(z, scale, data, warm)
+        width = _width(pool, race, num_restarts, setup, keys, starts)
+        if width is None:
+            run = _run_together(keys, starts, setup, num_restarts, num_eval_draws, limits, report)
+        else:
+            run = _run_pool(keys, starts, setup, num_restarts, width, race, limits, report)
         close()
-        phi, ranking = rank_lanes(keys, run.lanes, data, setup=setup, num_draws=num_eval_draws)
+        _door.some_start(run.status, data)
+        started = run.status != Status.NO_START
+        ranking = rank_phis(keys, run.phi, started, data, setup=setup, num_draws=num_eval_draws)
     return Fit(
         setup=setup,
-        phi=phi,
-        status=_final_status(run),
-        steps=np.asarray(run.lanes.step),
+        phi=run.phi,
+        status=run.status,
+        steps=run.steps,
         bounds=ranking.bound,
         bounds_mcse=ranking.mcse,
         difference_mcse=ranking.difference_mcse,
@@ -112,7 +120,45 @@ def fit_restarts(
         interrupted=run.interrupted,
         key=key,
         data=data,
+        pool=run.pool,
     )
+
+
+def _width(
+    pool: int | None, race: bool, num_restarts: int, setup: Setup, keys: Keys, starts: Starts
+) -> int | None:
+    """Lanes of a pool; None where all restarts run together."""
+    if pool is None:
+        few = num_restarts <= MOST_TOGETHER
+        pool = num_restarts if few else usual_width(setup, keys, starts)
+    return min(pool, num_restarts) if race or pool < num_restarts else None
+
+
+def _run_together(
+    keys: Keys,
+    starts: Starts,
+    setup: Setup,
+    num_lanes: int,
+    num_eval_draws: int,
+    limits: "_Limits",
+    report: Reporter,
+) -> "_Run":
+    """All restarts as one batch; where it doesn't fit in memory, as a pool of half as many."""
+    z, scale, data, warm = starts
+    try:
+        with _compiling(setup, keys, tuple(starts), num_lanes) as wait:
+            lanes = start_lanes(keys, z, scale, data, warm, setup=setup, num_lanes=num_lanes)
+            _door.some_start(np.asarray(lanes.status), data)
+            if wait is not None:
+                compile_ranking(keys, lanes, data, setup=setup, num_draws=num_eval_draws)
+                with _door.waiting_for_compiler():
+                    wait()
+        return _run_chunks(keys, lanes, data, setup, limits, report)
+    except Exception as error:
+        if num_lanes == 1 or not out_of_memory(error):
+            raise
+        warn_of_memory(num_lanes)
+    return _run_pool(keys, starts, setup, num_lanes, num_lanes // 2, False, limits, report)
 
 
 def _compiling(
@@ -147,17 +193,57 @@ class _Limits(NamedTuple):
 
 
 class _Run(NamedTuple):
-    lanes: Lane
+    phi: Phi
+    status: np.ndarray
+    steps: np.ndarray
     history: History
     seconds: float
     interrupted: bool
+    pool: PoolUse | None = None
 
 
-def _final_status(run: _Run) -> np.ndarray:
-    status = np.array(run.lanes.status)
-    left = Status.INTERRUPTED if run.interrupted else Status.STEP_LIMIT
-    status[status == Status.RUNNING] = left
-    return status
+def _run_pool(
+    keys: Keys,
+    starts: Starts,
+    setup: Setup,
+    num_restarts: int,
+    width: int,
+    race: bool,
+    limits: _Limits,
+    report: Reporter,
+) -> _Run:
+    """Restarts in turn in the lanes of a pool, until all have ended, a limit, or an interrupt."""
+    racing = Race(keys.ranking, setup, starts.data, num_restarts) if race else None
+    pool = Pool(keys, setup, starts, num_restarts, width, limits.max_steps, racing)
+    began = time.perf_counter()
+    with interrupts() as interrupted, contextlib.suppress(_Stop):
+        while pool.ended < num_restarts:
+            pool = pool.turn()
+            _report_pool(report, pool, time.perf_counter() - began, interrupted)
+            if time.perf_counter() >= limits.until:
+                interrupted.set()
+            if interrupted.is_set():
+                break
+    results = pool.end()
+    phi = jax.tree.map(jnp.asarray, results.phi)
+    history = History(*pool.history.table(limits.max_steps, len(results.steps)))
+    stopped = interrupted.is_set()
+    status, steps = results.status, results.steps
+    return _Run(phi, status, steps, history, pool.seconds, stopped, pool.use())
+
+
+def _report_pool(
+    report: Reporter, pool: Pool, seconds: float, interrupted: threading.Event
+) -> None:
+    left = pool.num_restarts - pool.ended
+    progress = Progress(
+        pool.last_step, pool.max_steps, pool.num_restarts, left, pool.best_bound, seconds
+    )
+    try:
+        report(progress)
+    except KeyboardInterrupt:
+        interrupted.set()
+        raise _Stop from None
 
 
 def _run_chunks(
@@ -193,8 +279,12 @@ def _run_chunks(
                 interrupted.set()
             if interrupted.is_set():
                 break
-    history = recorder.history()
-    return _Run(lanes, history, seconds, interrupted.is_set())
+    status = np.array(lanes.status)
+    left = Status.INTERRUPTED if interrupted.is_set() else Status.STEP_LIMIT
+    status[status == Status.RUNNING] = left
+    phi = lane_results(lanes, setup=setup)
+    steps, history = np.asarray(lanes.step), recorder.history()
+    return _Run(phi, status, steps, history, seconds, interrupted.is_set())
 
 
 class _Stop(Exception):

@@ -5,11 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxvi._draws import compile_draws, draw_and_weigh, draws_each
 from jaxvi._log_probs import value_and_gradient
 from jaxvi._loop import AnySetup, Lane, Setup, run_lane, run_lanes, start_lane
 from jaxvi._status import Status
@@ -46,21 +44,6 @@ class WarmStart(NamedTuple):
     loc: Float[Array, "dim"]
     phi: Phi | None
     scale_tril: Float[Array, "dim dim"] | None
-
-
-class Ranking(NamedTuple):
-    """Fresh bounds of all lanes on common draws.
-
-    `difference_mcse` is the standard error of a lane's bound minus the best lane's, which common
-    draws make smaller than that of two separate bounds.
-    """
-
-    bound: Float[np.ndarray, "lanes"]
-    mcse: Float[np.ndarray, "lanes"]
-    difference_mcse: Float[np.ndarray, "lanes"]
-    num_bad: Int[np.ndarray, "lanes"]  # draws where the log density was not finite
-    best: int
-    log_weights: Float[np.ndarray, "draws"]  # of the best lane: log p - log q
 
 
 @jax.jit
@@ -211,16 +194,31 @@ def start_lanes(
     `start_scale` is one for all, or one for each.
     """
     lanes = jnp.arange(num_lanes, dtype=jnp.int32)
-    scales = jnp.broadcast_to(start_scale, num_lanes)
+    return lanes_at_starts(setup, keys, lanes, z, start_scale, data, warm)
+
+
+def lanes_at_starts(
+    setup: Setup,
+    keys: Keys,
+    lanes: Int[Array, "lanes"],
+    z: Float[Array, "*all dim"] | None,
+    start_scale: Float[Array, "*each"],
+    data: Data,
+    warm: WarmStart | None,
+) -> Lane:
+    """Some restarts; z and scales are those of all."""
     if warm is not None:
         return jax.vmap(lambda lane: _warm_lane(setup, keys.start, lane, warm, data))(lanes)
     batched = z is not None and z.ndim == 2
+    scales = start_scale[lanes] if start_scale.ndim else jnp.broadcast_to(start_scale, len(lanes))
 
     def one(lane: Array, scale: Array, z: Array | None) -> Lane:
         jitter = jnp.asarray(False) if batched else lane > 0
         return initial_lane(setup, keys.start, lane, z, scale, data, jitter)
 
-    return jax.vmap(one, (0, 0, 0 if batched else None))(lanes, scales, z)
+    if z is not None and batched:
+        return jax.vmap(one)(lanes, scales, z[lanes])
+    return jax.vmap(one, (0, 0, None))(lanes, scales, z)
 
 
 @partial(jax.jit, static_argnames=("setup", "rows"), donate_argnames=("lanes",))
@@ -246,56 +244,3 @@ def advance_lanes(
 def lane_results(lanes: Lane, *, setup: AnySetup) -> Phi:
     """Every lane's parameters, as far as it has come."""
     return jax.vmap(setup.solver.result)(lanes.state)
-
-
-def compile_ranking(keys: Keys, lanes: Lane, data: Data, *, setup: Setup, num_draws: int) -> None:
-    """Has the program of `rank_lanes` compiled before there is anything to rank."""
-    phis = jax.eval_shape(partial(lane_results, setup=setup), lanes)
-    each = min(draws_each(len(lanes.status), setup.target.dim), num_draws)
-    compile_draws(keys.ranking, phis, data, setup.target, setup.family, each)
-
-
-def rank_lanes(
-    keys: Keys, lanes: Lane, data: Data, *, setup: Setup, num_draws: int
-) -> tuple[Phi, Ranking]:
-    """Every lane's parameters, and their bounds on `num_draws` fresh draws common to all.
-
-    The best lane is the one with the largest finite bound; where none is finite, the one with the
-    fewest draws of non-finite log density.
-    """
-    phis = lane_results(lanes, setup=setup)
-    num_lanes = len(lanes.status)
-    each = min(draws_each(num_lanes, setup.target.dim), num_draws)
-    seen = []
-    for call in range(-(-num_draws // each)):
-        drawn = draw_and_weigh(
-            jax.random.fold_in(keys.ranking, call),
-            phis,
-            data,
-            target=setup.target,
-            family=setup.family,
-            num=each,
-            common=True,
-        )
-        seen.append(np.asarray(drawn.log_weights))
-    weights = np.concatenate(seen, axis=1)[:, :num_draws]
-    return phis, _ranking(weights, np.asarray(lanes.status) != Status.NO_START)
-
-
-def _ranking(weights: Float[np.ndarray, "lanes draws"], started: np.ndarray) -> Ranking:
-    finite = np.isfinite(weights)
-    num_bad = (~finite).sum(axis=-1)
-    with np.errstate(invalid="ignore", over="ignore"):
-        bound = weights.mean(axis=-1)
-        ranked = np.where(started & (num_bad == 0), bound, -np.inf)
-        fallback = np.argmin(np.where(started, num_bad, weights.shape[1] + 1))
-        best = int(np.argmax(ranked) if np.isfinite(ranked).any() else fallback)
-        root = weights.shape[1] ** 0.5
-        return Ranking(
-            bound=np.where(started, bound, np.nan),
-            mcse=weights.std(axis=-1, ddof=1) / root,
-            difference_mcse=(weights - weights[best][None]).std(axis=-1, ddof=1) / root,
-            num_bad=num_bad,
-            best=best,
-            log_weights=weights[best],
-        )

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxvi._draws import draw_and_weigh, draws_each
 from jaxvi._loop import Setup
+from jaxvi._pool import PoolUse
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi, Scalar
 from jaxvi.diagnostics import Agreement, Drift, Weighing, agreement, pareto_smooth, weigh
@@ -123,6 +124,7 @@ class Fit:
         evidence: what was seen of the fit, from which its verdict follows; None where nothing
             but its own run was.
         log: stages of the autopilot.
+        pool: width and idle share of the pool of lanes; None where all restarts ran together.
     """
 
     setup: Setup
@@ -144,6 +146,7 @@ class Fit:
     approximation: Approximation | None = None
     evidence: Evidence | None = None
     log: tuple[Stage, ...] = ()
+    pool: PoolUse | None = None
 
     @property
     def num_restarts(self) -> int:
@@ -270,6 +273,7 @@ class Fit:
             *self._verdict_lines(),
             f"  steps     {int(self.steps.max()):,} at most, {self.timing.run_seconds:.2f} s "
             f"running, {self.timing.compile_seconds:.2f} s compiling",
+            *self._pool_lines(),
             *(f"  {stage}" for stage in self.log),
         ]
         return "\n".join(lines)
@@ -280,6 +284,12 @@ class Fit:
             return []
         first, *others = self.reasons
         return [f"  verdict   {self.verdict}: {first}", *(f"            {o}" for o in others)]
+
+    def _pool_lines(self) -> list[str]:
+        if self.pool is None:
+            return []
+        idle = f"{100 * self.pool.idle_share:.1f} % of their steps idle"
+        return [f"  pool      {self.pool.width} lanes, {self.pool.cohorts} cohorts, {idle}"]
 
     def _status_lines(self) -> list[str]:
         lines = []
@@ -322,6 +332,7 @@ def evidence_of(fit: Fit, weighed: Weighing | None = None) -> Evidence:
         key = jax.random.fold_in(fit.key, 1)
         weighed = weigh(key, q.target, q.family, q.phi, fit.data, num_batches=fit.num_restarts)
     known = fit.approximation is not None and bool(np.isfinite(weighed.bound))
+    ran = fit.status != Status.OVERTAKEN  # the others were never let to agree
     return Evidence(
         status=Status(int(fit.status[fit.best])),
         bound=weighed.bound if known else float(fit.bounds[fit.best]),
@@ -330,8 +341,8 @@ def evidence_of(fit: Fit, weighed: Weighing | None = None) -> Evidence:
         khat_limit=weighed.khat_limit,
         efficiency=weighed.efficiency,
         bad_share=weighed.bad_share,
-        lanes_at_best=int(groups.sizes[0]) if len(groups.sizes) else 0,
-        lanes=fit.num_restarts,
+        lanes_at_best=int((ran & (groups.optimum == 0)).sum()),
+        lanes=int(ran.sum()),
         modes=1,
         rhat=1.0,
         drivers=(),

@@ -1,0 +1,117 @@
+"""A fair ranking of restarts: fresh bounds on draws common to all."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from jaxvi._draws import compile_draws, draw_and_weigh, draws_each
+from jaxvi._loop import Lane, Setup
+from jaxvi._types import Data, Phi
+from jaxvi.lanes import Keys, lane_results
+
+MOST_RANKED = 256  # lanes at a time, and lanes that are ranked on all draws
+_FEW_DRAWS = 256
+
+
+class Ranking(NamedTuple):
+    """Fresh bounds of all lanes on common draws.
+
+    `difference_mcse` is the standard error of a lane's bound minus the best lane's, which common
+    draws make smaller than that of two separate bounds.
+    """
+
+    bound: Float[np.ndarray, "lanes"]
+    mcse: Float[np.ndarray, "lanes"]
+    difference_mcse: Float[np.ndarray, "lanes"]
+    num_bad: Int[np.ndarray, "lanes"]  # draws where the log density was not finite
+    best: int
+    log_weights: Float[np.ndarray, "draws"]  # of the best lane: log p - log q
+
+
+def compile_ranking(keys: Keys, lanes: Lane, data: Data, *, setup: Setup, num_draws: int) -> None:
+    """Has the program of `rank_lanes` compiled before there is anything to rank."""
+    phis = jax.eval_shape(partial(lane_results, setup=setup), lanes)
+    if len(lanes.status) > MOST_RANKED:
+        return
+    each = min(draws_each(len(lanes.status), setup.target.dim), num_draws)
+    compile_draws(keys.ranking, phis, data, setup.target, setup.family, each)
+
+
+def rank_phis(
+    keys: Keys,
+    phis: Phi,
+    started: Bool[np.ndarray, "lanes"],
+    data: Data,
+    *,
+    setup: Setup,
+    num_draws: int,
+) -> Ranking:
+    """Bounds of every lane's parameters on fresh draws common to all.
+
+    The best lane is the one with the largest finite bound; where none is finite, the one with the
+    fewest draws of non-finite log density. Of very many lanes all are ranked on few draws, and on
+    `num_draws` those that lead.
+    """
+    if len(started) <= MOST_RANKED:
+        return _ranking(log_weights(keys, phis, data, setup=setup, num_draws=num_draws), started)
+    few = min(num_draws, _FEW_DRAWS)
+    rough = _ranking(log_weights(keys, phis, data, setup=setup, num_draws=few), started)
+    order = np.argsort(-np.nan_to_num(rough.bound, nan=-np.inf), kind="stable")
+    lead = np.unique(np.append(order[: MOST_RANKED - 1], rough.best))
+    some = jax.tree.map(lambda leaf: leaf[lead], phis)
+    fine = _ranking(log_weights(keys, some, data, setup=setup, num_draws=num_draws), started[lead])
+    # all draws are common, so that what moves the leader's bound moves all
+    rough.bound[:] += fine.bound[fine.best] - rough.bound[lead[fine.best]]
+    for all_, theirs in zip(rough[:4], fine[:4], strict=True):
+        all_[lead] = theirs
+    return rough._replace(best=int(lead[fine.best]), log_weights=fine.log_weights)
+
+
+def log_weights(
+    keys: Keys, phis: Phi, data: Data, *, setup: Setup, num_draws: int
+) -> Float[np.ndarray, "lanes draws"]:
+    """log p - log q of every lane at draws made of common noise, some lanes at a time."""
+    num_lanes = len(jax.tree.leaves(phis)[0])
+    together = min(num_lanes, MOST_RANKED)
+    each = min(draws_each(together, setup.target.dim), num_draws)
+    found = np.empty((num_lanes, -(-num_draws // each) * each), jax.tree.leaves(phis)[0].dtype)
+    for first in range(0, num_lanes, together):
+        some = np.minimum(np.arange(first, first + together), num_lanes - 1)
+        group = phis
+        if num_lanes > together:
+            group = jax.tree.map(lambda leaf, some=some: leaf[some], phis)
+        for call in range(found.shape[1] // each):
+            drawn = draw_and_weigh(
+                jax.random.fold_in(keys.ranking, call),
+                group,
+                data,
+                target=setup.target,
+                family=setup.family,
+                num=each,
+                common=True,
+            )
+            rows = np.asarray(drawn.log_weights)[: num_lanes - first]
+            found[first : first + together, call * each : (call + 1) * each] = rows
+    return found[:, :num_draws]
+
+
+def _ranking(weights: Float[np.ndarray, "lanes draws"], started: np.ndarray) -> Ranking:
+    finite = np.isfinite(weights)
+    num_bad = (~finite).sum(axis=-1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        bound = weights.mean(axis=-1)
+        ranked = np.where(started & (num_bad == 0), bound, -np.inf)
+        fallback = np.argmin(np.where(started, num_bad, weights.shape[1] + 1))
+        best = int(np.argmax(ranked) if np.isfinite(ranked).any() else fallback)
+        root = weights.shape[1] ** 0.5
+        return Ranking(
+            bound=np.where(started, bound, np.nan),
+            mcse=weights.std(axis=-1, ddof=1) / root,
+            difference_mcse=(weights - weights[best][None]).std(axis=-1, ddof=1) / root,
+            num_bad=num_bad,
+            best=best,
+            log_weights=weights[best],
+        )
