@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from jaxvi import _door
 from jaxvi._ahead import compiling_ahead
+from jaxvi._checkpoint import Batch, Snapshot
 from jaxvi._interrupts import interrupts
 from jaxvi._loop import Lane, Setup, block_length
 from jaxvi._progress import Progress, Reporter, make_reporter
@@ -55,13 +56,14 @@ def fit_restarts(
     max_seconds: Any = None,
     patience: float | None = None,
     progress: bool | Reporter | None = None,
+    checkpoint: Batch | None = None,
 ) -> Fit:
     """`jaxvi.fit` with one solver: every restart is a lane of one compiled batch.
 
     The lanes run together in chunks; the winner is chosen by a fresh bound on draws common to
     all, and every lane stays in the result. Arguments are those of `jaxvi.fit`, checked here; but
     for `patience`: once half of the lanes have converged, others get at most so many times the
-    steps that these took.
+    steps that these took. Lanes that `checkpoint` has are gone on with.
     """
     began = time.perf_counter()
     key = _door.typed_key(key)
@@ -83,9 +85,14 @@ def fit_restarts(
     with _door.compile_clock() as compiling:
         setup = setup.prepared(data, dtype)
         keys = split_key(key)
-        with _compiling(setup, keys, (z, scale, data, warm), num_restarts) as wait:
-            lanes = start_lanes(keys, z, scale, data, warm, setup=setup, num_lanes=num_restarts)
-            _door.some_start(np.asarray(lanes.status), data)
+        arguments = (z, scale, data, warm)
+        found = _find(checkpoint, setup, keys, arguments, num_restarts, max_steps)
+        with _compiling(setup, keys, arguments, num_restarts) as wait:
+            if found is None:
+                lanes = start_lanes(keys, *arguments, setup=setup, num_lanes=num_restarts)
+                _door.some_start(np.asarray(lanes.status), data)
+            else:
+                lanes = found.lanes
             if wait is not None:
                 compile_ranking(keys, lanes, data, setup=setup, num_draws=num_eval_draws)
                 with _door.waiting_for_compiler():
@@ -93,7 +100,7 @@ def fit_restarts(
         report, close = make_reporter(progress)
         budget = math.inf if max_seconds is None else began + max_seconds
         limits = _Limits(max_steps, budget, patience)
-        run = _run_chunks(keys, lanes, data, setup, limits, report)
+        run = _run_chunks(keys, lanes, data, setup, limits, report, checkpoint, found)
         close()
         phi, ranking = rank_lanes(keys, run.lanes, data, setup=setup, num_draws=num_eval_draws)
     return Fit(
@@ -130,12 +137,37 @@ def _compiling(
     return compiling_ahead((setup, num_lanes), (keys, arguments), program)
 
 
+def _find(
+    checkpoint: Batch | None,
+    setup: Setup,
+    keys: Keys,
+    arguments: tuple[Any, ...],
+    num_lanes: int,
+    max_steps: int,
+) -> Snapshot | None:
+    """Where the same lanes were left, if they were."""
+    if checkpoint is None:
+        return None
+    z, scale, _, warm = arguments
+    lanes = jax.eval_shape(partial(start_lanes, setup=setup, num_lanes=num_lanes), keys, *arguments)
+    parts = (setup.family, setup.objective, setup.solver, setup.noise, keys, max_steps)
+    return checkpoint.find(lanes, parts, (z, scale, warm))
+
+
 class _Limits(NamedTuple):
     """Steps; the time on the clock at which a chunk is the last; patience with stragglers."""
 
     max_steps: int
     until: float
     patience: float | None
+
+    def next_look(self, step: int, length: int) -> int:
+        """The step at which to ask how many steps lanes may take, whatever the clock makes of
+        chunks: each some quarter later than the one before, and a whole number of blocks."""
+        look = 0
+        while self.patience is not None and look <= step:
+            look += max(1, look // (4 * length)) * length
+        return look or self.max_steps
 
     def steps(self, lanes: Lane) -> int:
         """Steps that lanes may take, as far as can be told by now."""
@@ -167,32 +199,49 @@ def _run_chunks(
     setup: Setup,
     limits: _Limits,
     report: Reporter,
+    checkpoint: Batch | None,
+    found: Snapshot | None,
 ) -> _Run:
     """Chunks until every lane has ended, a limit, or an interrupt between two chunks."""
     max_steps = limits.max_steps
     length = block_length(setup)
     recorder = _Recorder(lanes.status.shape[0])
     blocks, step, seconds, began = 1, 0, 0.0, time.perf_counter()
-    with interrupts() as interrupted, contextlib.suppress(_Stop):
-        while step < max_steps and bool((np.asarray(lanes.status) == Status.RUNNING).any()):
-            first, goal = step, min(step + blocks * length, max_steps)
-            with _door.compile_clock() as compiling:
-                chunk_began = time.perf_counter()
-                lanes, rows, reached = advance_lanes(
-                    keys, lanes, jnp.int32(step), jnp.int32(goal), data, setup=setup, rows=_ROWS
-                )
-                step = int(reached)
-                elapsed = time.perf_counter() - chunk_began - compiling.seconds
-            seconds += max(elapsed, 0.0)
-            recorder.add(first, step, length, np.asarray(rows))
-            pace = max(elapsed, 1e-6) / math.ceil((step - first) / length)
-            blocks = min(_ROWS, 4 * blocks, max(1, int(_CHUNK_SECONDS / pace)))
-            _report(report, lanes, step, max_steps, time.perf_counter() - began, interrupted)
-            max_steps = limits.steps(lanes)
-            if time.perf_counter() >= limits.until:
-                interrupted.set()
-            if interrupted.is_set():
-                break
+    if found is not None:
+        step, max_steps, seconds = recorder.restore(found)
+
+    def save() -> None:
+        if checkpoint is not None:
+            checkpoint.save(recorder.snapshot(lanes, step, max_steps, seconds))
+
+    with interrupts() as interrupted:
+        if checkpoint is not None and checkpoint.is_due():
+            save()
+        with contextlib.suppress(_Stop):
+            while step < max_steps and bool((np.asarray(lanes.status) == Status.RUNNING).any()):
+                look = limits.next_look(step, length)
+                first, goal = step, min(step + blocks * length, max_steps, look)
+                with _door.compile_clock() as compiling:
+                    chunk_began = time.perf_counter()
+                    lanes, rows, reached = advance_lanes(
+                        keys, lanes, jnp.int32(step), jnp.int32(goal), data, setup=setup, rows=_ROWS
+                    )
+                    step = int(reached)
+                    elapsed = time.perf_counter() - chunk_began - compiling.seconds
+                seconds += max(elapsed, 0.0)
+                recorder.add(first, step, length, np.asarray(rows))
+                pace = max(elapsed, 1e-6) / math.ceil((step - first) / length)
+                blocks = min(_ROWS, 4 * blocks, max(1, int(_CHUNK_SECONDS / pace)))
+                if step == look:
+                    max_steps = limits.steps(lanes)
+                if time.perf_counter() >= limits.until:
+                    interrupted.set()
+                _report(report, lanes, step, max_steps, time.perf_counter() - began, interrupted)
+                if interrupted.is_set():
+                    break
+                if checkpoint is not None and checkpoint.is_due():
+                    save()
+        save()
     history = recorder.history()
     return _Run(lanes, history, seconds, interrupted.is_set())
 
@@ -241,13 +290,40 @@ class _Recorder:
                 self._steps.append(min(start + length, last))
                 self._rows.append(np.mean(self._partial, axis=0))
                 self._partial = []
-        while len(self._rows) > _HISTORY_ROWS:
-            # an odd row at the end goes back to be averaged with the next one
-            paired = len(self._rows) // 2 * 2
-            self._partial = self._rows[paired:] * self._stretch + self._partial
-            self._steps = self._steps[1:paired:2]
-            self._rows = [np.mean(self._rows[i : i + 2], axis=0) for i in range(0, paired, 2)]
-            self._stretch *= 2
+            if len(self._rows) > _HISTORY_ROWS:  # row by row: however the run was cut
+                self._thin()
+
+    def _thin(self) -> None:
+        """Rows two by two; an odd one at the end goes back to be averaged with the next."""
+        paired = len(self._rows) // 2 * 2
+        self._partial = self._rows[paired:] * self._stretch + self._partial
+        self._steps = self._steps[1:paired:2]
+        self._rows = [np.mean(self._rows[i : i + 2], axis=0) for i in range(0, paired, 2)]
+        self._stretch *= 2
+
+    def snapshot(self, lanes: Lane, step: int, max_steps: int, seconds: float) -> Snapshot:
+        """All that a run needs to go on."""
+        none = np.zeros((0, self._num_lanes))
+        arrays = {
+            "steps": np.asarray(self._steps, int),
+            "rows": np.stack(self._rows) if self._rows else none,
+            "partial": np.stack(self._partial) if self._partial else none,
+        }
+        numbers: dict[str, int | float] = {
+            "step": step,
+            "max_steps": max_steps,
+            "seconds": seconds,
+            "stretch": self._stretch,
+        }
+        return Snapshot(lanes, arrays, numbers)
+
+    def restore(self, found: Snapshot) -> tuple[int, int, float]:
+        """What had been recorded; gives the step, the step limit and the seconds taken."""
+        self._steps = found.arrays["steps"].tolist()
+        self._rows, self._partial = list(found.arrays["rows"]), list(found.arrays["partial"])
+        numbers = found.numbers
+        self._stretch = int(numbers["stretch"])
+        return int(numbers["step"]), int(numbers["max_steps"]), float(numbers["seconds"])
 
     def history(self) -> History:
         """What has been recorded."""
