@@ -2,9 +2,10 @@
 
 A function's `hash` is its place in memory. Here it is what the function does, as far as that is
 simple to see: its name, its bytecode, its constants, what it closes over, its defaults, and the
-numbers and functions of its own module that it names. Not seen are functions of other modules
-beyond their names (versions of jaxvi and JAX are compared besides), and what lies inside objects
-that are no dataclasses, arrays or containers beyond what their `repr` shows.
+numbers and functions of its own module that it names. The module's name has no part in it, since
+a script that is imported has another one. Not seen are functions of other modules beyond their
+names (versions of jaxvi and JAX are compared besides), and what lies inside objects that are no
+dataclasses, arrays or containers beyond what their `repr` shows.
 """
 
 import dataclasses
@@ -96,7 +97,7 @@ class _Digest:
         elif isinstance(value, types.CodeType):
             self._code(value)
         elif isinstance(value, type):
-            self.word("type", value.__module__, value.__qualname__)
+            self.word("type", value.__qualname__)
         elif hasattr(value, "__wrapped__"):  # jitted, or a decorator's
             self._all("wrapped", (inspect.unwrap(value),))
         elif isinstance(value, types.FunctionType):
@@ -121,11 +122,12 @@ class _Digest:
                 break
 
     def _function(self, function: types.FunctionType) -> None:
-        self.word("function", function.__module__, function.__qualname__)
+        own = str(function.__module__).split(".")[0] == _OWN
+        self.word("function", function.__module__ if own else "", function.__qualname__)
         cells = function.__closure__ or ()
         self._all("cells", [_content(cell) for cell in cells])
         self._all("defaults", (function.__defaults__, function.__kwdefaults__))
-        if str(function.__module__).split(".")[0] == _OWN:
+        if own:
             return  # its version is compared, and tests decorate it
         self.add(function.__code__)
         for name in _names(function.__code__):
