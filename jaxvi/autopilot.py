@@ -62,6 +62,8 @@ def fit(
     on the importance weights alone.
 
     Equal specs with data of equal shapes share compiled programs. Ctrl-C returns what there is.
+    The same key gives the same numbers again, bit for bit, on the same machine with the same
+    versions, unless a time limit cuts the run elsewhere.
 
     Args:
         key: a random key, typed (`jax.random.key(0)`) or raw.

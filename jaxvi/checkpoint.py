@@ -74,7 +74,8 @@ def resume(
     Example:
         >>> import tempfile
         >>> folder = tempfile.mkdtemp()
-        >>> cut = jaxvi.fit(key, target, data=X, checkpoint=folder, max_seconds=0.01)
+        >>> q = jaxvi.MeanField()
+        >>> cut = jaxvi.fit(key, target, q, data=X, checkpoint=folder, max_seconds=0.01)
         >>> fit = jaxvi.resume(folder, target)
     """
     where = _checkpoint.as_folder("folder", folder)
