@@ -4,6 +4,7 @@ from jaxvi import diagnostics, families, interop, models, noise, objectives, sol
 from jaxvi._progress import Progress
 from jaxvi._status import Status
 from jaxvi.autopilot import fit
+from jaxvi.checkpoint import resume
 from jaxvi.diagnostics import linear_response
 from jaxvi.families import (
     AutoregressiveFlow,
@@ -93,6 +94,7 @@ __all__ = [
     "models",
     "noise",
     "objectives",
+    "resume",
     "run",
     "solvers",
     "supports",

@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Key
 
 from jaxvi import _door
+from jaxvi._checkpoint import Batch, Checkpoints
 from jaxvi._draws import draws_each
 from jaxvi._polish import SMALL, is_still, memory, of_drift, polish
 from jaxvi._progress import Reporter
@@ -62,6 +63,7 @@ class Pilot:
     polish: bool | str
     max_seconds: float | None
     progress: bool | Reporter | None
+    checkpoints: Checkpoints | None = None
     began: float = field(default_factory=time.perf_counter)
     log: list[Stage] = field(default_factory=list)
     drivers: tuple[str, ...] = ()
@@ -81,6 +83,8 @@ class Pilot:
                 solver=NaturalGradient(),
                 max_seconds=self.max_seconds,
                 patience=_PATIENCE,
+                progress=self.progress,
+                checkpoint=self._batch(),
                 **run,
             )
             self._note("gaussian", math.nan, fit, _of_lanes(fit))
@@ -96,6 +100,10 @@ class Pilot:
         seconds = time.perf_counter() - self.began
         timing = Timing(compiling.seconds, max(seconds - compiling.seconds, 0.0), seconds)
         return dataclasses.replace(fit, timing=timing, log=tuple(self.log), key=self.key)
+
+    def _batch(self) -> Batch | None:
+        """Where the lanes of the next fit are kept."""
+        return None if self.checkpoints is None else self.checkpoints.batch()
 
     def _note(self, name: str, before: float, fit: Fit, note: str, khat: float = math.nan) -> None:
         """A line of the log."""
@@ -201,6 +209,7 @@ class Pilot:
             max_steps=GAUSSIAN_STEPS,
             max_seconds=self._budget(),
             progress=self.progress,
+            checkpoint=self._batch(),
         )
         good = Status(int(fit.status[0])) not in _LOST and math.isfinite(fit.bound)
         return fit if good else None
@@ -226,6 +235,7 @@ class Pilot:
                 max_steps=_FLOW_STEPS,
                 max_seconds=self._budget(),
                 progress=self.progress,
+                checkpoint=self._batch(),
             )
             old = self._better(flow, "flow", start, old)
             if old[1].efficiency >= _GOOD or self.left() <= 0.0 or not math.isfinite(flow.bound):

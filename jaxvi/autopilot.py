@@ -1,11 +1,13 @@
 """The entry: the solver that is asked for, else a strategy that finds, checks and mends q."""
 
+import os
 from typing import Any
 
 import numpy as np
 from jaxtyping import Array
 
-from jaxvi import _door
+from jaxvi import _checkpoint, _door
+from jaxvi._call import Call, Parts
 from jaxvi._draws import draws_each
 from jaxvi._pilot import EFFORTS, GAUSSIAN_STEPS, Pilot
 from jaxvi._progress import Reporter
@@ -13,7 +15,7 @@ from jaxvi._types import Data
 from jaxvi.families import (
     Family,
 )
-from jaxvi.fit import fit_restarts
+from jaxvi.fit import Width, fit_restarts
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
 from jaxvi.result import Fit
@@ -44,6 +46,8 @@ def fit(
     pool: int | None = None,
     race: bool = False,
     progress: bool | Reporter | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_seconds: float = 60.0,
 ) -> Fit:
     """Fit a posterior, check the fit, and say how far it can be trusted.
 
@@ -60,6 +64,8 @@ def fit(
     on the importance weights alone.
 
     Equal specs with data of equal shapes share compiled programs. Ctrl-C returns what there is.
+    The same key gives the same numbers again, bit for bit, on the same machine with the same
+    versions, unless a time limit cuts the run elsewhere.
 
     Args:
         key: a random key, typed (`jax.random.key(0)`) or raw.
@@ -94,6 +100,11 @@ def fit(
             and give their lanes to others. Needs a family, solver, objective or noise.
         progress: None or True for a bar on a terminal and a line every ten seconds elsewhere,
             False for silence, or a callable that takes a `Progress`.
+        checkpoint: a folder where the run is kept as it goes, for `jaxvi.resume`; None keeps
+            nothing. It must not hold a checkpoint yet.
+        checkpoint_seconds: what a kill may lose. Writing takes at most 2 % of the time: where one
+            takes more than a fiftieth of this, they come less often. One more is at the beginning
+            and one at the end of every batch of lanes, also where that is Ctrl-C or the budget's.
 
     Returns:
         A `Fit`. Numerical failure raises nothing: each lane's status says what became of it.
@@ -128,20 +139,54 @@ def fit(
         "start_scale": start_scale,
         "max_steps": max_steps,
         "num_eval_draws": num_eval_draws,
-        "pool": pool,
-        "progress": progress,
     }
-    if not auto:
-        run["race"] = race
-        parts: dict[str, Any] = {"objective": objective, "solver": solver, "noise": noise}
-        return fit_restarts(key, target, family, **parts, **run, max_seconds=max_seconds)
-    if race:
+    width = Width(pool, race)
+    if auto and race:
         raise ValueError(
             "race: expected False with the default call, whose restarts look for separate modes; "
             "got True; try a family or a solver with it, such as jaxvi.FullRank()."
         )
-    pilot = Pilot(key, target, data, effort, polish, max_seconds, progress)
-    return pilot.fly(run)
+    parts = Parts(family, objective, solver, noise)
+    call = Call(key, target, parts, run, effort, polish)
+    if checkpoint is None:
+        return launch(call, width, max_seconds, progress, None)
+    folder = _checkpoint.as_folder("checkpoint", checkpoint)
+    _door.positive("checkpoint_seconds", checkpoint_seconds)
+    kept = _checkpoint.Checkpoints(folder, checkpoint_seconds, call.describe, data)
+    return launch(call, width, max_seconds, progress, kept)
+
+
+def launch(
+    call: Call,
+    width: Width,
+    max_seconds: float | None,
+    progress: bool | Reporter | None,
+    checkpoints: _checkpoint.Checkpoints | None,
+) -> Fit:
+    """What the call asks for, from the beginning or from where its checkpoints have it."""
+    if any(part is not None for part in call.parts):
+        kept = None if checkpoints is None else checkpoints.batch()
+        return fit_restarts(
+            call.key,
+            call.target,
+            **call.parts._asdict(),
+            **call.run,
+            max_seconds=max_seconds,
+            progress=progress,
+            checkpoint=kept,
+            width=width,
+        )
+    pilot = Pilot(
+        call.key,
+        call.target,
+        call.run["data"],
+        call.effort,
+        call.polish,
+        max_seconds,
+        progress,
+        checkpoints,
+    )
+    return pilot.fly(call.run | {"width": width})
 
 
 def _restarts_for(dim: int) -> int:

@@ -11,16 +11,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from jaxvi import _door
 from jaxvi._ahead import compiling_ahead
+from jaxvi._checkpoint import Batch, Snapshot
+from jaxvi._chunks import ROWS, Limits, Run, Stop, run_chunks
 from jaxvi._interrupts import interrupts
-from jaxvi._loop import Lane, Setup, block_length
+from jaxvi._loop import Setup
 from jaxvi._pool import (
     MOST_TOGETHER,
     Pool,
-    PoolUse,
     Starts,
     out_of_memory,
     usual_width,
@@ -30,15 +31,17 @@ from jaxvi._progress import Progress, Reporter, make_reporter
 from jaxvi._race import Race
 from jaxvi._ranking import compile_ranking, rank_phis
 from jaxvi._status import Status
-from jaxvi._types import Data, Phi
-from jaxvi.lanes import Keys, advance_lanes, lane_results, make_setup, split_key, start_lanes
+from jaxvi._types import Data
+from jaxvi.lanes import Keys, advance_lanes, make_setup, split_key, start_lanes
 from jaxvi.result import Fit, History, Timing, warm_start
 from jaxvi.target import Target
 
-_ROWS = 64  # blocks a chunk, at most
-_CHUNK_SECONDS = 0.3
-_USUAL_STEPS = 100
-_HISTORY_ROWS = 2048
+
+class Width(NamedTuple):
+    """How many lanes run at once, None where memory says, and whether they race."""
+
+    pool: int | None
+    race: bool
 
 
 def fit_restarts(
@@ -57,16 +60,16 @@ def fit_restarts(
     num_eval_draws: Any = 2_000,
     max_seconds: Any = None,
     patience: float | None = None,
-    pool: Any = None,
-    race: Any = False,
+    width: Width = Width(None, False),
     progress: bool | Reporter | None = None,
+    checkpoint: Batch | None = None,
 ) -> Fit:
     """`jaxvi.fit` with one solver: every restart is a lane of one compiled batch.
 
     The lanes run together in chunks; the winner is chosen by a fresh bound on draws common to
     all, and every lane stays in the result. Arguments are those of `jaxvi.fit`, checked here; but
     for `patience`: once half of the lanes have converged, others get at most so many times the
-    steps that these took.
+    steps that these took. Lanes that `checkpoint` has are gone on with.
     """
     began = time.perf_counter()
     key = _door.typed_key(key)
@@ -83,9 +86,9 @@ def fit_restarts(
     scale = _door.start_scales(start_scale, num_restarts, dtype)
     if max_seconds is not None:
         _door.positive("max_seconds", max_seconds)
-    if pool is not None:
-        _door.whole("pool", pool, 1)
-    _door.one_of("race", race, (True, False))
+    if width.pool is not None:
+        _door.whole("pool", width.pool, 1)
+    _door.one_of("race", width.race, (True, False))
     warm = warm_start(start, setup, dtype) if isinstance(start, Fit) else None
     z = None if warm else _door.starts(target, start, num_restarts, dtype)
     with _door.compile_clock() as compiling:
@@ -93,13 +96,14 @@ def fit_restarts(
         keys = split_key(key)
         report, close = make_reporter(progress)
         budget = math.inf if max_seconds is None else began + max_seconds
-        limits = _Limits(max_steps, budget, patience)
+        limits = Limits(max_steps, budget, patience)
         starts = Starts(z, scale, data, warm)
-        width = _width(pool, race, num_restarts, setup, keys, starts)
-        if width is None:
-            run = _run_together(keys, starts, setup, num_restarts, num_eval_draws, limits, report)
+        lanes = _width(width, num_restarts, setup, keys, starts, checkpoint is not None)
+        run_all = (keys, starts, setup, num_restarts)
+        if lanes is None:
+            run = _run_together(*run_all, num_eval_draws, limits, report, checkpoint)
         else:
-            run = _run_pool(keys, starts, setup, num_restarts, width, race, limits, report)
+            run = _run_pool(*run_all, lanes, width.race, limits, report)
         close()
         _door.some_start(run.status, data)
         started = run.status != Status.NO_START
@@ -125,11 +129,17 @@ def fit_restarts(
 
 
 def _width(
-    pool: int | None, race: bool, num_restarts: int, setup: Setup, keys: Keys, starts: Starts
+    asked: Width, num_restarts: int, setup: Setup, keys: Keys, starts: Starts, kept: bool
 ) -> int | None:
     """Lanes of a pool; None where all restarts run together."""
+    pool, race = asked
+    if kept and (pool is not None or race):
+        raise ValueError(
+            "checkpoint: expected pool=None and race=False with it, since lanes of a pool are not "
+            f"kept; got pool={pool} and race={race}; try one of the two."
+        )
     if pool is None:
-        few = num_restarts <= MOST_TOGETHER
+        few = kept or num_restarts <= MOST_TOGETHER
         pool = num_restarts if few else usual_width(setup, keys, starts)
     return min(pool, num_restarts) if race or pool < num_restarts else None
 
@@ -140,22 +150,26 @@ def _run_together(
     setup: Setup,
     num_lanes: int,
     num_eval_draws: int,
-    limits: "_Limits",
+    limits: Limits,
     report: Reporter,
-) -> "_Run":
+    checkpoint: Batch | None,
+) -> Run:
     """All restarts as one batch; where it doesn't fit in memory, as a pool of half as many."""
-    z, scale, data, warm = starts
     try:
+        found = _find(checkpoint, setup, keys, tuple(starts), num_lanes, limits.max_steps)
         with _compiling(setup, keys, tuple(starts), num_lanes) as wait:
-            lanes = start_lanes(keys, z, scale, data, warm, setup=setup, num_lanes=num_lanes)
-            _door.some_start(np.asarray(lanes.status), data)
+            if found is None:
+                lanes = start_lanes(keys, *starts, setup=setup, num_lanes=num_lanes)
+                _door.some_start(np.asarray(lanes.status), starts.data)
+            else:
+                lanes = found.lanes
             if wait is not None:
-                compile_ranking(keys, lanes, data, setup=setup, num_draws=num_eval_draws)
+                compile_ranking(keys, lanes, starts.data, setup=setup, num_draws=num_eval_draws)
                 with _door.waiting_for_compiler():
                     wait()
-        return _run_chunks(keys, lanes, data, setup, limits, report)
+        return run_chunks(keys, lanes, starts.data, setup, limits, report, checkpoint, found)
     except Exception as error:
-        if num_lanes == 1 or not out_of_memory(error):
+        if num_lanes == 1 or checkpoint is not None or not out_of_memory(error):
             raise
         warn_of_memory(num_lanes)
     return _run_pool(keys, starts, setup, num_lanes, num_lanes // 2, False, limits, report)
@@ -171,35 +185,26 @@ def _compiling(
         lanes = jax.eval_shape(
             partial(start_lanes, setup=setup, num_lanes=num_lanes), keys, *arguments
         )
-        advance_lanes.lower(keys, lanes, step, step, data, setup=setup, rows=_ROWS).compile()
+        advance_lanes.lower(keys, lanes, step, step, data, setup=setup, rows=ROWS).compile()
 
     return compiling_ahead((setup, num_lanes), (keys, arguments), program)
 
 
-class _Limits(NamedTuple):
-    """Steps; the time on the clock at which a chunk is the last; patience with stragglers."""
-
-    max_steps: int
-    until: float
-    patience: float | None
-
-    def steps(self, lanes: Lane) -> int:
-        """Steps that lanes may take, as far as can be told by now."""
-        done = np.asarray(lanes.status) == Status.CONVERGED
-        if self.patience is None or 2 * done.sum() < len(done):
-            return self.max_steps
-        usual = max(float(np.median(np.asarray(lanes.step)[done])), _USUAL_STEPS)
-        return min(self.max_steps, math.ceil(self.patience * usual))
-
-
-class _Run(NamedTuple):
-    phi: Phi
-    status: np.ndarray
-    steps: np.ndarray
-    history: History
-    seconds: float
-    interrupted: bool
-    pool: PoolUse | None = None
+def _find(
+    checkpoint: Batch | None,
+    setup: Setup,
+    keys: Keys,
+    arguments: tuple[Any, ...],
+    num_lanes: int,
+    max_steps: int,
+) -> Snapshot | None:
+    """Where the same lanes were left, if they were."""
+    if checkpoint is None:
+        return None
+    z, scale, _, warm = arguments
+    lanes = jax.eval_shape(partial(start_lanes, setup=setup, num_lanes=num_lanes), keys, *arguments)
+    parts = (setup.family, setup.objective, setup.solver, setup.noise, keys, max_steps)
+    return checkpoint.find(lanes, parts, (z, scale, warm))
 
 
 def _run_pool(
@@ -209,14 +214,14 @@ def _run_pool(
     num_restarts: int,
     width: int,
     race: bool,
-    limits: _Limits,
+    limits: Limits,
     report: Reporter,
-) -> _Run:
+) -> Run:
     """Restarts in turn in the lanes of a pool, until all have ended, a limit, or an interrupt."""
     racing = Race(keys.ranking, setup, starts.data, num_restarts) if race else None
     pool = Pool(keys, setup, starts, num_restarts, width, limits.max_steps, racing)
     began = time.perf_counter()
-    with interrupts() as interrupted, contextlib.suppress(_Stop):
+    with interrupts() as interrupted, contextlib.suppress(Stop):
         while pool.ended < num_restarts:
             pool = pool.turn()
             _report_pool(report, pool, time.perf_counter() - began, interrupted)
@@ -229,7 +234,7 @@ def _run_pool(
     history = History(*pool.history.table(limits.max_steps, len(results.steps)))
     stopped = interrupted.is_set()
     status, steps = results.status, results.steps
-    return _Run(phi, status, steps, history, pool.seconds, stopped, pool.use())
+    return Run(phi, status, steps, history, pool.seconds, stopped, pool.use())
 
 
 def _report_pool(
@@ -243,103 +248,4 @@ def _report_pool(
         report(progress)
     except KeyboardInterrupt:
         interrupted.set()
-        raise _Stop from None
-
-
-def _run_chunks(
-    keys: Keys,
-    lanes: Lane,
-    data: Data,
-    setup: Setup,
-    limits: _Limits,
-    report: Reporter,
-) -> _Run:
-    """Chunks until every lane has ended, a limit, or an interrupt between two chunks."""
-    max_steps = limits.max_steps
-    length = block_length(setup)
-    recorder = _Recorder(lanes.status.shape[0])
-    blocks, step, seconds, began = 1, 0, 0.0, time.perf_counter()
-    with interrupts() as interrupted, contextlib.suppress(_Stop):
-        while step < max_steps and bool((np.asarray(lanes.status) == Status.RUNNING).any()):
-            first, goal = step, min(step + blocks * length, max_steps)
-            with _door.compile_clock() as compiling:
-                chunk_began = time.perf_counter()
-                lanes, rows, reached = advance_lanes(
-                    keys, lanes, jnp.int32(step), jnp.int32(goal), data, setup=setup, rows=_ROWS
-                )
-                step = int(reached)
-                elapsed = time.perf_counter() - chunk_began - compiling.seconds
-            seconds += max(elapsed, 0.0)
-            recorder.add(first, step, length, np.asarray(rows))
-            pace = max(elapsed, 1e-6) / math.ceil((step - first) / length)
-            blocks = min(_ROWS, 4 * blocks, max(1, int(_CHUNK_SECONDS / pace)))
-            _report(report, lanes, step, max_steps, time.perf_counter() - began, interrupted)
-            max_steps = limits.steps(lanes)
-            if time.perf_counter() >= limits.until:
-                interrupted.set()
-            if interrupted.is_set():
-                break
-    status = np.array(lanes.status)
-    left = Status.INTERRUPTED if interrupted.is_set() else Status.STEP_LIMIT
-    status[status == Status.RUNNING] = left
-    phi = lane_results(lanes, setup=setup)
-    steps, history = np.asarray(lanes.step), recorder.history()
-    return _Run(phi, status, steps, history, seconds, interrupted.is_set())
-
-
-class _Stop(Exception):
-    """Leave the chunk loop with what there is."""
-
-
-def _report(
-    report: Reporter,
-    lanes: Lane,
-    step: int,
-    max_steps: int,
-    seconds: float,
-    interrupted: threading.Event,
-) -> None:
-    """Tell the observer; a KeyboardInterrupt raised in it stops the run as Ctrl-C does."""
-    bounds = np.asarray(lanes.bound)
-    finite = bounds[np.isfinite(bounds)]
-    running = int((np.asarray(lanes.status) == Status.RUNNING).sum())
-    best = float(finite.max()) if finite.size else math.nan
-    try:
-        report(Progress(step, max_steps, len(bounds), running, best, seconds))
-    except KeyboardInterrupt:
-        interrupted.set()
-        raise _Stop from None
-
-
-class _Recorder:
-    """Rows of history; neighbours are averaged when there are too many, so memory is bounded."""
-
-    def __init__(self, num_lanes: int) -> None:
-        self._steps: list[int] = []
-        self._rows: list[Float[np.ndarray, "lanes"]] = []
-        self._num_lanes = num_lanes
-        self._stretch = 1
-        self._partial: list[Float[np.ndarray, "lanes"]] = []
-
-    def add(
-        self, first: int, last: int, length: int, rows: Float[np.ndarray, "rows lanes"]
-    ) -> None:
-        """The rows of a chunk from step `first` to `last` in blocks of `length` steps."""
-        for row, start in zip(rows, range(first, last, length), strict=False):
-            self._partial.append(row)
-            if len(self._partial) == self._stretch:
-                self._steps.append(min(start + length, last))
-                self._rows.append(np.mean(self._partial, axis=0))
-                self._partial = []
-        while len(self._rows) > _HISTORY_ROWS:
-            # an odd row at the end goes back to be averaged with the next one
-            paired = len(self._rows) // 2 * 2
-            self._partial = self._rows[paired:] * self._stretch + self._partial
-            self._steps = self._steps[1:paired:2]
-            self._rows = [np.mean(self._rows[i : i + 2], axis=0) for i in range(0, paired, 2)]
-            self._stretch *= 2
-
-    def history(self) -> History:
-        """What has been recorded."""
-        bound = np.stack(self._rows) if self._rows else np.zeros((0, self._num_lanes))
-        return History(np.asarray(self._steps, int), bound)
+        raise Stop from None

@@ -14,8 +14,9 @@ import pytest
 
 import jaxvi
 from jaxvi import Status
+from jaxvi._chunks import Recorder
 from jaxvi._progress import Progress, describe, make_reporter
-from jaxvi.fit import _Recorder, fit_restarts
+from jaxvi.fit import fit_restarts
 
 KEY = jax.random.key(5)
 ROWS = np.random.default_rng(0).normal([2.0, -7.0], [0.5, 3.0], (40, 2)).astype(np.float32)
@@ -290,7 +291,7 @@ def test_history_follows_every_lane():
 
 def test_history_is_bounded():
     """However many blocks, rows stay under the limit, and their mean is that of all blocks."""
-    recorder = _Recorder(1)
+    recorder = Recorder(1)
     blocks = 20_000
     for chunk in range(blocks // 8):
         rows = np.arange(8 * chunk, 8 * chunk + 8, dtype=float)[:, None]

@@ -161,7 +161,7 @@ def test_a_pool_that_does_not_fit_is_halved(monkeypatch, pool):
             full()
         return real(keys, lanes, *others, **choices)
 
-    monkeypatch.setattr(importlib.import_module("jaxvi.fit"), "advance_lanes", full)
+    monkeypatch.setattr(importlib.import_module("jaxvi._chunks"), "advance_lanes", full)
     monkeypatch.setattr(_pool, "advance_pool", some)
     with pytest.warns(RuntimeWarning, match="don't fit in memory: they run in a pool of"):
         found = quick(8 if pool is None else 16, pool=pool)
@@ -270,3 +270,8 @@ def test_a_race_finds_the_same_optimum_for_a_third():
     spent = raced.steps.sum() + looks * np.sum(np.log(raced.steps / 100.0) / np.log(1.5) + 2.0)
     assert spent < every.steps.sum() / 3
     assert (raced.status == jaxvi.Status.OVERTAKEN).sum() > 32
+
+
+def test_a_pool_is_not_kept(tmp_path):
+    with pytest.raises(ValueError, match="checkpoint: expected pool=None"):
+        quick(pool=4, checkpoint=tmp_path)

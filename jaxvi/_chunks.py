@@ -1,0 +1,204 @@
+"""All lanes of a batch together, in chunks, until they have ended."""
+
+import contextlib
+import math
+import threading
+import time
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from jaxvi import _door
+from jaxvi._checkpoint import Batch, Snapshot
+from jaxvi._interrupts import interrupts
+from jaxvi._loop import Lane, Setup, block_length
+from jaxvi._pool import PoolUse
+from jaxvi._progress import Progress, Reporter
+from jaxvi._status import Status
+from jaxvi._types import Data, Phi
+from jaxvi.lanes import Keys, advance_lanes, lane_results
+from jaxvi.result import History
+
+ROWS = 64  # blocks a chunk, at most
+_CHUNK_SECONDS = 0.3
+_USUAL_STEPS = 100
+_HISTORY_ROWS = 2048
+
+
+class Limits(NamedTuple):
+    """Steps; the time on the clock at which a chunk is the last; patience with stragglers."""
+
+    max_steps: int
+    until: float
+    patience: float | None
+
+    def next_look(self, step: int, length: int) -> int:
+        """The step at which to ask how many steps lanes may take, whatever the clock makes of
+        chunks: each some quarter later than the one before, and a whole number of blocks."""
+        look = 0
+        while self.patience is not None and look <= step:
+            look += max(1, look // (4 * length)) * length
+        return look or self.max_steps
+
+    def steps(self, lanes: Lane) -> int:
+        """Steps that lanes may take, as far as can be told by now."""
+        done = np.asarray(lanes.status) == Status.CONVERGED
+        if self.patience is None or 2 * done.sum() < len(done):
+            return self.max_steps
+        usual = max(float(np.median(np.asarray(lanes.step)[done])), _USUAL_STEPS)
+        return min(self.max_steps, math.ceil(self.patience * usual))
+
+
+class Run(NamedTuple):
+    phi: Phi
+    status: np.ndarray
+    steps: np.ndarray
+    history: History
+    seconds: float
+    interrupted: bool
+    pool: PoolUse | None = None
+
+
+def run_chunks(
+    keys: Keys,
+    lanes: Lane,
+    data: Data,
+    setup: Setup,
+    limits: Limits,
+    report: Reporter,
+    checkpoint: Batch | None,
+    found: Snapshot | None,
+) -> Run:
+    """Chunks until every lane has ended, a limit, or an interrupt between two chunks."""
+    max_steps = limits.max_steps
+    length = block_length(setup)
+    recorder = Recorder(lanes.status.shape[0])
+    blocks, step, seconds, began = 1, 0, 0.0, time.perf_counter()
+    if found is not None:
+        step, max_steps, seconds = recorder.restore(found)
+
+    def save() -> None:
+        if checkpoint is not None:
+            checkpoint.save(recorder.snapshot(lanes, step, max_steps, seconds))
+
+    with interrupts() as interrupted:
+        if checkpoint is not None and checkpoint.is_due():
+            save()
+        with contextlib.suppress(Stop):
+            while step < max_steps and bool((np.asarray(lanes.status) == Status.RUNNING).any()):
+                look = limits.next_look(step, length)
+                first, goal = step, min(step + blocks * length, max_steps, look)
+                with _door.compile_clock() as compiling:
+                    chunk_began = time.perf_counter()
+                    lanes, rows, reached = advance_lanes(
+                        keys, lanes, jnp.int32(step), jnp.int32(goal), data, setup=setup, rows=ROWS
+                    )
+                    step = int(reached)
+                    elapsed = time.perf_counter() - chunk_began - compiling.seconds
+                seconds += max(elapsed, 0.0)
+                recorder.add(first, step, length, np.asarray(rows))
+                pace = max(elapsed, 1e-6) / math.ceil((step - first) / length)
+                blocks = min(ROWS, 4 * blocks, max(1, int(_CHUNK_SECONDS / pace)))
+                if step == look:
+                    max_steps = limits.steps(lanes)
+                if time.perf_counter() >= limits.until:
+                    interrupted.set()
+                report_run(report, lanes, step, max_steps, time.perf_counter() - began, interrupted)
+                if interrupted.is_set():
+                    break
+                if checkpoint is not None and checkpoint.is_due():
+                    save()
+        save()
+    status = np.array(lanes.status)
+    left = Status.INTERRUPTED if interrupted.is_set() else Status.STEP_LIMIT
+    status[status == Status.RUNNING] = left
+    phi = lane_results(lanes, setup=setup)
+    steps, history = np.asarray(lanes.step), recorder.history()
+    return Run(phi, status, steps, history, seconds, interrupted.is_set())
+
+
+class Stop(Exception):
+    """Leave the chunk loop with what there is."""
+
+
+def report_run(
+    report: Reporter,
+    lanes: Lane,
+    step: int,
+    max_steps: int,
+    seconds: float,
+    interrupted: threading.Event,
+) -> None:
+    """Tell the observer; a KeyboardInterrupt raised in it stops the run as Ctrl-C does."""
+    bounds = np.asarray(lanes.bound)
+    finite = bounds[np.isfinite(bounds)]
+    running = int((np.asarray(lanes.status) == Status.RUNNING).sum())
+    best = float(finite.max()) if finite.size else math.nan
+    try:
+        report(Progress(step, max_steps, len(bounds), running, best, seconds))
+    except KeyboardInterrupt:
+        interrupted.set()
+        raise Stop from None
+
+
+class Recorder:
+    """Rows of history; neighbours are averaged when there are too many, so memory is bounded."""
+
+    def __init__(self, num_lanes: int) -> None:
+        self._steps: list[int] = []
+        self._rows: list[Float[np.ndarray, "lanes"]] = []
+        self._num_lanes = num_lanes
+        self._stretch = 1
+        self._partial: list[Float[np.ndarray, "lanes"]] = []
+
+    def add(
+        self, first: int, last: int, length: int, rows: Float[np.ndarray, "rows lanes"]
+    ) -> None:
+        """The rows of a chunk from step `first` to `last` in blocks of `length` steps."""
+        for row, start in zip(rows, range(first, last, length), strict=False):
+            self._partial.append(row)
+            if len(self._partial) == self._stretch:
+                self._steps.append(min(start + length, last))
+                self._rows.append(np.mean(self._partial, axis=0))
+                self._partial = []
+            if len(self._rows) > _HISTORY_ROWS:  # row by row: however the run was cut
+                self._thin()
+
+    def _thin(self) -> None:
+        """Rows two by two; an odd one at the end goes back to be averaged with the next."""
+        paired = len(self._rows) // 2 * 2
+        self._partial = self._rows[paired:] * self._stretch + self._partial
+        self._steps = self._steps[1:paired:2]
+        self._rows = [np.mean(self._rows[i : i + 2], axis=0) for i in range(0, paired, 2)]
+        self._stretch *= 2
+
+    def snapshot(self, lanes: Lane, step: int, max_steps: int, seconds: float) -> Snapshot:
+        """All that a run needs to go on."""
+        none = np.zeros((0, self._num_lanes))
+        arrays = {
+            "steps": np.asarray(self._steps, int),
+            "rows": np.stack(self._rows) if self._rows else none,
+            "partial": np.stack(self._partial) if self._partial else none,
+        }
+        numbers: dict[str, int | float] = {
+            "step": step,
+            "max_steps": max_steps,
+            "seconds": seconds,
+            "stretch": self._stretch,
+        }
+        return Snapshot(lanes, arrays, numbers)
+
+    def restore(self, found: Snapshot) -> tuple[int, int, float]:
+        """What had been recorded; gives the step, the step limit and the seconds taken."""
+        self._steps = found.arrays["steps"].tolist()
+        self._rows, self._partial = list(found.arrays["rows"]), list(found.arrays["partial"])
+        numbers = found.numbers
+        self._stretch = int(numbers["stretch"])
+        return int(numbers["step"]), int(numbers["max_steps"]), float(numbers["seconds"])
+
+    def history(self) -> History:
+        """What has been recorded."""
+        bound = np.stack(self._rows) if self._rows else np.zeros((0, self._num_lanes))
+        return History(np.asarray(self._steps, int), bound)

@@ -1,0 +1,188 @@
+"""Going on with a run that was stopped or killed."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvi import _call, _checkpoint, _door, _specs, _storage
+from jaxvi._progress import Reporter
+from jaxvi._types import Data
+from jaxvi.autopilot import launch
+from jaxvi.families import Family
+from jaxvi.fit import Width
+from jaxvi.noise import NoiseSource
+from jaxvi.objectives import Objective
+from jaxvi.result import Fit
+from jaxvi.solvers import Solver
+from jaxvi.target import Target
+
+
+def resume(
+    folder: str | os.PathLike[str],
+    target: Target,
+    *,
+    data: Data = None,
+    family: Family | None = None,
+    objective: Objective | None = None,
+    solver: Solver | None = None,
+    noise: NoiseSource | None = None,
+    max_seconds: float | None = None,
+    progress: bool | Reporter | None = None,
+    checkpoint_seconds: float = 60.0,
+) -> Fit:
+    """Go on with a run of `jaxvi.fit(..., checkpoint=folder)` as if it had never stopped.
+
+    The result is that of the uninterrupted run, bit for bit, on the same machine with the same
+    versions: the noise of a step is a function of the key and the step, and how a run was cut
+    into pieces has no part in it. (Times, which are not numbers of the fit, differ.) A run that
+    had come to its end gives its result again. Reading a checkpoint executes nothing: it holds
+    arrays and JSON.
+
+    Of the autopilot, every fit that had begun is gone on with; weights and chains are computed
+    again.
+
+    The functions of the target are compared by a digest of their bytecode, constants, defaults,
+    of what they close over, and of functions and numbers of their own module that they name. It
+    can't see changes in functions of other modules, in files that they read, or inside objects
+    that are neither dataclasses nor containers.
+
+    Args:
+        folder: what `jaxvi.fit` was given as `checkpoint`. It is written to further.
+        target: the same as then, defined once more.
+        data: the same as then. Only needed where the folder has no copy: where it is larger than
+            256 MiB, or in containers other than dictionaries, lists and tuples.
+        family: as then; needed where jaxvi can't make it again by itself, as are the others. That
+            is so for what is not its own, such as a schedule or an optimiser that is not optax's.
+        objective: as then.
+        solver: as then.
+        noise: as then.
+        max_seconds: time for what is left; None is no limit, whatever it was then.
+        progress: as for `jaxvi.fit`.
+        checkpoint_seconds: as for `jaxvi.fit`.
+
+    Returns:
+        The `Fit`.
+
+    Raises:
+        TypeError, ValueError: a folder without a checkpoint; one of another target, data, family,
+            solver, dtype, device or version; a file that was cut short or altered; a part that
+            must be given.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> q = jaxvi.MeanField()
+        >>> cut = jaxvi.fit(key, target, q, data=X, checkpoint=folder, max_seconds=0.01)
+        >>> fit = jaxvi.resume(folder, target)
+    """
+    where = _checkpoint.as_folder("folder", folder)
+    _door.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
+    _door.positive("checkpoint_seconds", checkpoint_seconds)
+    given = _call.Parts(family, objective, solver, noise)
+    _door.parts(*given)
+    header = _header(where)
+    name = _checkpoint.run_name(header)
+    _same_place(header)
+    _same_target(header["target"], target)
+    parts = _call.Parts(
+        *(_part(field, header["parts"][field], part) for field, part in given._asdict().items())
+    )
+    data = _data(where, name, header["data"], data)
+    _same("dtype", header["dtype"], str(target.dtype(data)), "the dtype of then")
+    key = jax.random.wrap_key_data(
+        jnp.asarray(np.asarray(header["key"], np.uint32)), impl=header["key_impl"]
+    )
+    run = {"data": data, "start": None, "start_scale": 1.0} | header["numbers"]
+    call = _call.Call(key, target, parts, run, header["effort"], header["polish"])
+    kept = _checkpoint.Checkpoints(where, checkpoint_seconds, call.describe, data, name)
+    return launch(call, Width(None, False), max_seconds, progress, kept)
+
+
+def _header(folder: Path) -> dict[str, Any]:
+    try:
+        header, _ = _storage.unpack(folder / _checkpoint.RUN)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(
+            f"folder: expected one that jaxvi.fit(..., checkpoint=folder) has written to; got "
+            f"{str(folder)!r}, where there is no {_checkpoint.RUN}; try jaxvi.fit, which begins."
+        ) from None
+    _same("format", header.get("format"), _call.FORMAT, "the version of jaxvi that wrote it")
+    return header
+
+
+def _same_place(header: dict[str, Any]) -> None:
+    """Versions and device, since others round differently."""
+    here, then = _call.versions(), header["versions"]
+    for name in sorted(here | then):
+        _same(name, then.get(name), here.get(name), f"an environment with {name} {then.get(name)}")
+    _same("device", header["device"], _call.device(), "the kind of device of then")
+
+
+def _same_target(then: dict[str, Any], target: Target) -> None:
+    now = _call.describe_target(target)
+    _same("dimension", then["dim"], now["dim"], "the target of then")
+    _same("supports", then["supports"], now["supports"], "the target of then")
+    if then["digest"] != now["digest"]:
+        raise ValueError(
+            "target: expected the one of the checkpoint; got one whose log density, start or "
+            "supports differ in code or constants from what they were; try the code of then, or a "
+            "fresh fit in another folder."
+        )
+
+
+def _same(name: str, then: Any, now: Any, remedy: str) -> None:
+    if then != now:
+        raise ValueError(
+            f"resume: expected the {name} of the checkpoint, {then}; got {now}; try {remedy}, or a "
+            "fresh fit in another folder."
+        )
+
+
+def _part(name: str, then: dict[str, Any], given: Any) -> Any:
+    """The part that was given, if it is the same, else the one of the file."""
+    if given is not None:
+        now = _call.describe_part(given)
+        if now["digest"] != then["digest"]:
+            raise ValueError(
+                f"{name}: expected that of the checkpoint, {then['text']}; got {given!r:.200}; try "
+                f"leaving {name} out, or the same as then."
+            )
+        return given
+    if not then["spec"]:
+        raise ValueError(
+            f"{name}: expected that of the checkpoint, {then['text']}, which is not jaxvi's own "
+            f"and can't be made from a file; got None; try jaxvi.resume(folder, target, "
+            f"{name}=...) with the same."
+        )
+    return _specs.decode(then["spec"])
+
+
+def _data(folder: Path, run: str, then: dict[str, Any], given: Data) -> Data:
+    """The data that were given, if they are the same, else those of the file."""
+    if given is None and then["structure"] is None:
+        raise ValueError(
+            "data: expected the data of the checkpoint, of which it has no copy, since they are "
+            "larger than 256 MiB or in containers of their own; got None; try "
+            "jaxvi.resume(folder, target, data=...)."
+        )
+    if given is None:
+        given = _checkpoint.load_data(folder, run, then["structure"])
+    now = _checkpoint.describe_data(given)
+    if now["shapes"] != then["shapes"]:
+        shapes = [
+            ", ".join(f"{p or 'data'} {d}{s}" for p, s, d in x["shapes"]) for x in (then, now)
+        ]
+        raise ValueError(
+            f"data: expected those of the checkpoint, {shapes[0] or 'none'}; got "
+            f"{shapes[1] or 'none'}; try the data of then, or a fresh fit in another folder."
+        )
+    if now["digest"] != then["digest"]:
+        raise ValueError(
+            "data: expected those of the checkpoint; got others of the same shapes; try the data "
+            "of then, or a fresh fit in another folder."
+        )
+    return given
