@@ -217,9 +217,9 @@ def test_killed_at_random_moments_nothing_is_lost(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     assert len(told["expected"]) == 64, told["expected"]
-    assert told["found"] == told["expected"]
+    assert told["found"] == [told["expected"]]
+    assert told["kills"] == 20
     assert told["in_writing"] > 0
-    assert told["first"] > 100  # those who were killed had come somewhere
 
 
 # What is refused
