@@ -16,6 +16,7 @@ from jaxvi.families import (
     Transformed,
 )
 from jaxvi.lanes import run
+from jaxvi.minibatch import Minibatch
 from jaxvi.modes import Modes, find_modes
 from jaxvi.noise import Antithetic, Fresh, Frozen, MomentMatched, Sobol
 from jaxvi.objectives import ELBO
@@ -29,6 +30,7 @@ from jaxvi.solvers import (
     Pathfinder,
     Stochastic,
 )
+from jaxvi.streams import Stream
 from jaxvi.supports import (
     CholeskyCorrelation,
     GreaterThan,
@@ -64,6 +66,7 @@ __all__ = [
     "LessThan",
     "LowRank",
     "MeanField",
+    "Minibatch",
     "Mixture",
     "Modes",
     "MomentMatched",
@@ -80,6 +83,7 @@ __all__ = [
     "Sobol",
     "Status",
     "Stochastic",
+    "Stream",
     "StudentT",
     "Target",
     "Transformed",

@@ -7,6 +7,7 @@ from jaxtyping import Array
 
 from jaxvi import _door
 from jaxvi._draws import draws_each
+from jaxvi._feed import default_draws
 from jaxvi._pilot import EFFORTS, GAUSSIAN_STEPS, Pilot
 from jaxvi._progress import Reporter
 from jaxvi._types import Data
@@ -14,6 +15,7 @@ from jaxvi.families import (
     Family,
 )
 from jaxvi.fit import fit_restarts
+from jaxvi.minibatch import Minibatch
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
 from jaxvi.result import Fit
@@ -42,6 +44,7 @@ def fit(
     max_seconds: float | None = None,
     polish: bool | str = "auto",
     progress: bool | Reporter | None = None,
+    minibatch: Minibatch | None = None,
 ) -> Fit:
     """Fit a posterior, check the fit, and say how far it can be trusted.
 
@@ -66,7 +69,7 @@ def fit(
         objective: `ELBO(...)`, by default as suits the solver.
         solver: `Stochastic()` where only something else is given.
         noise: where base noise comes from.
-        data: a pytree of arrays handed to the log density; its floating dtype is the engine's.
+        data: a pytree of arrays, handed to the log density; its floating dtype is the engine's.
         num_restarts: number of lanes; by default 8, with the autopilot 16, 8 and 2 up to and above
             dimensions 50 and 100.
         start: parameters to start from, a pytree like the target's supports, constrained. One
@@ -87,6 +90,10 @@ def fit(
             case, False never.
         progress: None or True for a bar on a terminal and a line every ten seconds elsewhere,
             False for silence, or a callable that takes a `Progress`.
+        minibatch: `jaxvi.Minibatch(size)` for steps on some rows of the data at a time, of a target
+            with a `log_likelihood`; `data` may then be a `jaxvi.Stream`. The solver is
+            `Stochastic`. The last bounds are taken on all rows, with fewer draws where rows are
+            many, and importance weights of the same draws are the verdict's.
 
     Returns:
         A `Fit`. Numerical failure raises nothing: each lane's status says what became of it.
@@ -103,7 +110,7 @@ def fit(
     _door.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
     _door.one_of("effort", effort, EFFORTS)
     _door.one_of("polish", polish, ("auto", True, False))
-    auto = family is None and objective is None and solver is None and noise is None
+    auto = all(part is None for part in (family, objective, solver, noise, minibatch))
     if num_restarts is None:
         num_restarts = _restarts_for(target.dim) if auto else 8
     if start_scale is None:
@@ -112,6 +119,8 @@ def fit(
     if num_eval_draws is None:
         lanes = num_restarts if isinstance(num_restarts, int) and num_restarts > 0 else 1
         num_eval_draws = max(2_000, draws_each(lanes, target.dim)) if auto else 2_000
+        if minibatch is not None and target.has_rows:
+            num_eval_draws = default_draws(data, lanes)
     if max_steps is None:
         max_steps = GAUSSIAN_STEPS if auto else 20_000
     run: dict[str, Any] = {
@@ -125,6 +134,7 @@ def fit(
     }
     if not auto:
         parts: dict[str, Any] = {"objective": objective, "solver": solver, "noise": noise}
+        parts["minibatch"] = minibatch
         return fit_restarts(key, target, family, **parts, **run, max_seconds=max_seconds)
     pilot = Pilot(key, target, data, effort, polish, max_seconds, progress)
     return pilot.fly(run)

@@ -5,6 +5,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxvi import _door
+from jaxvi import _door, _feed
 from jaxvi._ahead import compiling_ahead
+from jaxvi._feed import Feed
 from jaxvi._interrupts import interrupts
-from jaxvi._loop import Lane, Setup, block_length
+from jaxvi._loop import Lane, block_length
 from jaxvi._progress import Progress, Reporter, make_reporter
 from jaxvi._status import Status
 from jaxvi._types import Data
@@ -25,11 +27,11 @@ from jaxvi.lanes import (
     advance_lanes,
     compile_ranking,
     make_setup,
-    rank_lanes,
     split_key,
     start_lanes,
 )
-from jaxvi.result import Fit, History, Timing, warm_start
+from jaxvi.result import Fit, History, Timing, evidence_of, warm_start
+from jaxvi.streams import Stream
 from jaxvi.target import Target
 
 _ROWS = 64  # blocks a chunk, at most
@@ -55,6 +57,7 @@ def fit_restarts(
     max_seconds: Any = None,
     patience: float | None = None,
     progress: bool | Reporter | None = None,
+    minibatch: Any = None,
 ) -> Fit:
     """`jaxvi.fit` with one solver: every restart is a lane of one compiled batch.
 
@@ -66,12 +69,14 @@ def fit_restarts(
     began = time.perf_counter()
     key = _door.typed_key(key)
     _door.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
-    dtype = target.check(data)
-    data = jax.tree.map(jnp.asarray, data)  # so that every call sees the same types
+    dtype = _feed.check(target, data, minibatch)
+    if not isinstance(data, Stream):
+        data = jax.tree.map(jnp.asarray, data)  # so that every call sees the same types
     _door.parts(family, objective, solver, noise)
     setup = make_setup(target, family, objective, solver, noise)
     _door.hashable(setup)
     setup.check()
+    _feed.check_solver(setup, minibatch)
     _door.whole("num_restarts", num_restarts, 1)
     _door.whole("max_steps", max_steps, 1)
     _door.whole("num_eval_draws", num_eval_draws, 2)
@@ -80,23 +85,26 @@ def fit_restarts(
         _door.positive("max_seconds", max_seconds)
     warm = warm_start(start, setup, dtype) if isinstance(start, Fit) else None
     z = None if warm else _door.starts(target, start, num_restarts, dtype)
-    with _door.compile_clock() as compiling:
+    keys = split_key(key)
+    with _door.compile_clock() as compiling, contextlib.ExitStack() as stack:
         setup = setup.prepared(data, dtype)
-        keys = split_key(key)
-        with _compiling(setup, keys, (z, scale, data, warm), num_restarts) as wait:
-            lanes = start_lanes(keys, z, scale, data, warm, setup=setup, num_lanes=num_restarts)
-            _door.some_start(np.asarray(lanes.status), data)
+        feed = stack.enter_context(_feed.feeding(setup, keys.noise, data, minibatch, dtype))
+        inner, first = feed.setup, feed.first
+        with _compiling(feed, keys, (z, scale, first, warm), num_restarts) as wait:
+            lanes = start_lanes(keys, z, scale, first, warm, setup=inner, num_lanes=num_restarts)
+            _door.some_start(np.asarray(lanes.status), first)
             if wait is not None:
-                compile_ranking(keys, lanes, data, setup=setup, num_draws=num_eval_draws)
+                if minibatch is None:
+                    compile_ranking(keys, lanes, data, setup=setup, num_draws=num_eval_draws)
                 with _door.waiting_for_compiler():
                     wait()
         report, close = make_reporter(progress)
         budget = math.inf if max_seconds is None else began + max_seconds
         limits = _Limits(max_steps, budget, patience)
-        run = _run_chunks(keys, lanes, data, setup, limits, report)
+        run = _run_chunks(keys, lanes, feed, limits, report)
         close()
-        phi, ranking = rank_lanes(keys, run.lanes, data, setup=setup, num_draws=num_eval_draws)
-    return Fit(
+        phi, ranking, weighed = feed.rank(keys, run.lanes, num_eval_draws)
+    fit = Fit(
         setup=setup,
         phi=phi,
         status=_final_status(run),
@@ -113,13 +121,14 @@ def fit_restarts(
         key=key,
         data=data,
     )
+    return fit if weighed is None else replace(fit, evidence=evidence_of(fit, weighed))
 
 
 def _compiling(
-    setup: Setup, keys: Keys, arguments: tuple[Any, ...], num_lanes: int
+    feed: Feed, keys: Keys, arguments: tuple[Any, ...], num_lanes: int
 ) -> contextlib.AbstractContextManager[Callable[[], None] | None]:
     """The steps' program, compiled while the caller compiles those of starts and ranking."""
-    step, data = jnp.int32(0), arguments[2]
+    step, setup, (data, _) = jnp.int32(0), feed.setup, feed.at(0)
 
     def program() -> None:
         lanes = jax.eval_shape(
@@ -127,7 +136,7 @@ def _compiling(
         )
         advance_lanes.lower(keys, lanes, step, step, data, setup=setup, rows=_ROWS).compile()
 
-    return compiling_ahead((setup, num_lanes), (keys, arguments), program)
+    return compiling_ahead((setup, num_lanes), (keys, arguments, data), program)
 
 
 class _Limits(NamedTuple):
@@ -163,19 +172,24 @@ def _final_status(run: _Run) -> np.ndarray:
 def _run_chunks(
     keys: Keys,
     lanes: Lane,
-    data: Data,
-    setup: Setup,
+    feed: Feed,
     limits: _Limits,
     report: Reporter,
 ) -> _Run:
     """Chunks until every lane has ended, a limit, or an interrupt between two chunks."""
     max_steps = limits.max_steps
-    length = block_length(setup)
+    setup, length = feed.setup, block_length(feed.setup)
     recorder = _Recorder(lanes.status.shape[0])
     blocks, step, seconds, began = 1, 0, 0.0, time.perf_counter()
     with interrupts() as interrupted, contextlib.suppress(_Stop):
         while step < max_steps and bool((np.asarray(lanes.status) == Status.RUNNING).any()):
-            first, goal = step, min(step + blocks * length, max_steps)
+            try:
+                data, end = feed.at(step)
+            except _feed.StreamBroke as error:
+                _feed.tell(error, step)
+                interrupted.set()
+                break
+            first, goal = step, min(step + blocks * length, max_steps, end)
             with _door.compile_clock() as compiling:
                 chunk_began = time.perf_counter()
                 lanes, rows, reached = advance_lanes(
