@@ -117,7 +117,7 @@ def _pick(data: Any, chosen: Int[Array, "size"]) -> Batch:
 
 def _ahead(block: _Block, step: int | Int[Array, ""]) -> Batch:
     """The batch of a chunk's step; beyond its last, from its beginning again."""
-    chunk = block.source
+    chunk: Any = block.source
     place = (block.first - chunk.first + step) % num_rows(chunk.rows)
     rows = jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, place, 0, False), chunk.rows)
     return Batch(chunk.scale, rows)

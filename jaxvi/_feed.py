@@ -200,6 +200,7 @@ class Streamed(Feed):
 
     def rank(self, keys: Keys, lanes: Lane, num_draws: int) -> tuple[Phi, Ranking, Weighing | None]:
         """On all rows, a block at a time; where the source raises, on those that came."""
+        self.close()  # of a source, one thread reads at a time
         blocks = RowBlocks(self._total, regular(self._stream.blocks(), _RANKED), self._held)
         return rank_by_rows(keys, lanes, blocks, self._target, self.setup, num_draws)
 
@@ -209,8 +210,9 @@ class Streamed(Feed):
         yield jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), self._chunk.rows)
 
     def close(self) -> None:
-        """Ends the thread, without waiting for a source that does not answer."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Ends the thread with the block that it is reading."""
+        self._source.stopped.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextlib.contextmanager

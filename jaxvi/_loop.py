@@ -167,7 +167,7 @@ def advance_block(
             return problem(i).loss(phi, noise[i]).bound
 
         def add(turn: Array, total: Array) -> Array:
-            here = setup.problem(at_comparison(data, i, turn))
+            here: Any = setup.problem(at_comparison(data, i, turn))
             return total + here.loss(phi, noise[i]).bound
 
         return lax.fori_loop(0, turns, add, zero) / turns.astype(zero.dtype)

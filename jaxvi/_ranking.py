@@ -1,5 +1,6 @@
 """Lanes ranked on all rows of data, a block of rows at a time: memory is that of a block."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,10 @@ _SLICE = 64  # draws that are evaluated together on a block of rows
 
 @dataclass(frozen=True, eq=False)
 class RowBlocks:
-    """Blocks that hold all `total` rows once; should they break off at once, `instead`."""
+    """Blocks that hold all `total` rows once.
+
+    With `instead`, a source that raises ends them, with a warning; should none have come, these do.
+    """
 
     total: int
     blocks: Iterable[Any]
@@ -38,9 +42,16 @@ class RowBlocks:
             for block in self.blocks:
                 yield block
                 came = True
-        except Exception:
+        except Exception as error:
             if self.instead is None:
                 raise
+            warnings.warn(
+                f"the data stream raised {type(error).__name__} ({error}) while lanes were ranked: "
+                "their bounds are those of the rows that came, scaled up, and their standard "
+                "errors leave out how these differ from the others",
+                RuntimeWarning,
+                stacklevel=5,
+            )
         if not came and self.instead is not None:
             yield from self.instead()
 
@@ -59,7 +70,7 @@ def _slice(rows: Any, first: Any, size: int) -> Any:
 
 def rank_by_rows(
     keys: Keys, lanes: Lane, blocks: RowBlocks, target: Target, setup: Setup, num_draws: int
-) -> tuple[Phi, Ranking, Weighing | None]:
+) -> tuple[Phi, Ranking, Weighing]:
     """As `rank_lanes`, on draws common to all lanes, each weighed on all rows.
 
     Sums over blocks are taken in float64. Where fewer rows came than there are, their log
@@ -75,10 +86,7 @@ def rank_by_rows(
         weights = np.asarray(base, float) + total * (blocks.total / seen)
     ranking = ranking_of(weights, started(lanes))
     best = ranking.best
-    weighed = None
-    if np.isfinite(ranking.bound[best]):
-        weighed = weighing_of(np.asarray(z[best]), np.asarray(params[best]), weights[best])
-    return phi, ranking, weighed
+    return phi, ranking, weighing_of(np.asarray(z[best]), np.asarray(params[best]), weights[best])
 
 
 @partial(jax.jit, static_argnames=("target", "family", "num"))

@@ -1,5 +1,6 @@
 """Rows of data that don't fit in memory, read in blocks and shuffled within a window."""
 
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +87,16 @@ class Stream:
             yield jax.tree.map(_canonical, block)
 
 
+def in_memory(data: Any, what: str) -> Any:
+    """Data as they are, unless they are a stream, which `what` can't go through."""
+    if isinstance(data, Stream):
+        raise TypeError(
+            f"{what}: expected a fit to data in memory; got one to a {type(data).__name__}; try "
+            "fit.verdict, which rests on importance weights on all rows, or a fit to fewer rows."
+        )
+    return data
+
+
 def _canonical(leaf: Any) -> np.ndarray:
     """As JAX would have it: float32 for float64 unless 64-bit types are on."""
     array = np.asarray(leaf)
@@ -149,12 +160,16 @@ class WrongCount(ValueError):
 
 
 class ShuffledRows:
-    """The rows of a stream, epoch after epoch, as many at a time as are asked for."""
+    """The rows of a stream, epoch after epoch, as many at a time as are asked for.
+
+    Once `stopped` is set, from another thread, taking raises `InterruptedError`.
+    """
 
     def __init__(self, stream: Stream, seed: int, total: int, skip: int = 0) -> None:
         self._stream, self._seed, self._total = stream, seed, total
         self._pieces = self._windows(skip // total)
         self._rows: Any = None
+        self.stopped = threading.Event()
         self._order = np.zeros(0, np.int64)
         left = skip % total
         while left:
@@ -185,6 +200,8 @@ class ShuffledRows:
             rng = np.random.default_rng([self._seed, epoch])
             seen, held = 0, []
             for block in self._stream.blocks(rng):
+                if self.stopped.is_set():
+                    raise InterruptedError("nobody needs more rows")
                 held.append(block)
                 seen += num_rows(block)
                 if sum(map(num_rows, held)) >= self._stream.window:

@@ -124,6 +124,42 @@ def test_a_source_that_raises_returns_what_there_is(error):
         found.check()
 
 
+def test_a_source_that_raises_in_the_last_pass_says_so():
+    """The optimisation is whole; the bound is that of the rows that came, scaled up."""
+    data = rows(2_000)
+    whole = fit(Stream(Blocks(data, 500), 2_000, window=1_000))
+
+    class Cut(Blocks):
+        """The main thread looks at two blocks first, and gets two more of the last pass."""
+
+        def __iter__(self):
+            for block in super().__iter__():
+                if threading.current_thread() is threading.main_thread():
+                    self.seen += 1
+                    if self.seen > 4:
+                        raise OSError("the disk is gone")
+                yield block
+
+        seen = 0
+
+    with pytest.warns(RuntimeWarning, match=r"disk is gone.*while lanes were ranked"):
+        found = fit(Stream(Cut(data, 500), 2_000, window=1_000))
+    np.testing.assert_array_equal(found.phi.loc, whole.phi.loc)
+    assert not found.interrupted
+    assert abs(found.bound / whole.bound - 1.0) < 0.1
+
+
+def test_what_needs_data_in_memory_says_so():
+    found = fit(Stream(rows(500)), max_steps=50)
+    for ask in (
+        lambda: found.khats,
+        lambda: jaxvi.importance_resample(KEY, found, 10),
+        lambda: jaxvi.linear_response(found, lambda slopes: slopes),
+    ):
+        with pytest.raises(TypeError, match="data in memory; got one to a Stream"):
+            ask()
+
+
 def test_a_source_that_raises_at_once_raises():
     """There is nothing to return yet."""
     with pytest.raises(OSError, match="disk is gone"):
