@@ -14,7 +14,7 @@ from jaxtyping import Array, Int, Key
 
 from jaxvi._likelihood import num_rows
 from jaxvi._types import Data, Scalar
-from jaxvi.minibatch import shuffled_rows
+from jaxvi.minibatch import shifted, shuffle_seeds, shuffled_rows
 
 _STEPS_A_COMPARISON = 800
 _COMPARED_AHEAD = 64  # steps, no fewer than a block has
@@ -31,9 +31,9 @@ class Batch(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Resident:
-    """All rows on the device, of which each step takes `size`."""
+    """All rows on the device, of which each step takes `size`, by shuffles of these seeds."""
 
-    key: Any
+    seeds: Any
     scale: Any
     rows: Any
     size: int = field(metadata={"static": True})
@@ -64,13 +64,15 @@ def resident(key: Key[Array, ""], rows: Any, size: int, dtype: Any) -> Resident:
     """Rows in memory as data of the loop; `key` is that of the run's noise."""
     rows = jax.tree.map(jnp.asarray, rows)
     scale = jnp.asarray(num_rows(rows) / size, dtype)
-    return Resident(stream_key(key), scale, rows, size)
+    return Resident(shuffle_seeds(stream_key(key)), scale, rows, size)
 
 
 def at_block(data: Data, step: Int[Array, ""], length: int) -> Data:
     """What the steps of the block that begins with `step` need; the same for all lanes."""
     if isinstance(data, Resident):
-        return _Block(data, step, _indices(data, step + jnp.arange(length, dtype=jnp.int32)))
+        steps = step + jnp.arange(length, dtype=jnp.int32)
+        indices = shuffled_rows(data.seeds, steps, num_rows(data.rows), data.size)
+        return _Block(data, step, indices)
     if isinstance(data, Chunk):
         return _Block(data, step, None)
     return data
@@ -97,17 +99,13 @@ def num_compared(block: Data) -> int | Int[Array, ""]:
 
 
 def at_comparison(block: Data, step: int | Int[Array, ""], turn: Int[Array, ""]) -> Data:
-    """Data of steps to come, by which no phi has been moved yet, for a step's comparisons."""
+    """Data for a step's comparisons, another batch each turn: not those that phi has just seen."""
     if not isinstance(block, _Block):
         return block
-    later = step + _COMPARED_AHEAD * (turn + 1)
-    if isinstance(block.source, Resident):
-        return _pick(block.source, _indices(block.source, (block.first + later)[None])[0])
-    return _ahead(block, later)
-
-
-def _indices(data: Resident, steps: Int[Array, "steps"]) -> Int[Array, "steps size"]:
-    return shuffled_rows(data.key, steps, num_rows(data.rows), data.size)
+    if block.indices is not None:
+        total = num_rows(block.source.rows)
+        return _pick(block.source, shifted(block.indices[step], turn, total))
+    return _ahead(block, step + _COMPARED_AHEAD * (turn + 1))
 
 
 def _pick(data: Any, chosen: Int[Array, "size"]) -> Batch:
@@ -123,7 +121,8 @@ def _ahead(block: _Block, step: int | Int[Array, ""]) -> Batch:
     return Batch(chunk.scale, rows)
 
 
-@jax.jit
 def first_batch(data: Data) -> Data:
-    """The first step's data, at which starts are looked for; plain data as they are."""
-    return at_step(at_block(data, jnp.zeros((), jnp.int32), 1), 0)
+    """Some rows, at which starts are looked for; plain data as they are."""
+    if isinstance(data, Resident):
+        return Batch(data.scale, jax.tree.map(lambda leaf: leaf[: data.size], data.rows))
+    return data

@@ -16,10 +16,10 @@ from jaxtyping import Array, Key
 from jaxvi._batches import Batch, Chunk, first_batch, resident, stream_key
 from jaxvi._likelihood import check_additive, num_rows
 from jaxvi._loop import Lane, Setup, block_length
-from jaxvi._ranking import RowBlocks, rank_by_rows, slices
+from jaxvi._ranking import RowBlocks, compile_ranking_by_rows, rank_by_rows, slices
 from jaxvi._types import Data, Phi
 from jaxvi.diagnostics import Weighing
-from jaxvi.lanes import Keys, Ranking, rank_lanes
+from jaxvi.lanes import Keys, Ranking, compile_ranking, rank_lanes
 from jaxvi.minibatch import Minibatch
 from jaxvi.solvers import Stochastic
 from jaxvi.streams import ShuffledRows, Stream, WrongCount, regular
@@ -99,6 +99,10 @@ class Feed(abc.ABC):
         """Data for the steps from `step` on, and the step before which they end."""
 
     @abc.abstractmethod
+    def compile_ranking(self, keys: Keys, lanes: Lane, num_draws: int) -> None:
+        """Has the programs of `rank` compiled before there is anything to rank."""
+
+    @abc.abstractmethod
     def rank(self, keys: Keys, lanes: Lane, num_draws: int) -> tuple[Phi, Ranking, Weighing | None]:
         """Every lane's parameters and its bound on all data; what the best one's draws weigh."""
 
@@ -112,6 +116,10 @@ class Whole(Feed):
     def at(self, step: int) -> tuple[Data, int]:
         """The same for every step."""
         return self.first, 2**31 - 1
+
+    def compile_ranking(self, keys: Keys, lanes: Lane, num_draws: int) -> None:
+        """As `lanes.compile_ranking`."""
+        compile_ranking(keys, lanes, self.first, setup=self.setup, num_draws=num_draws)
 
     def rank(self, keys: Keys, lanes: Lane, num_draws: int) -> tuple[Phi, Ranking, Weighing | None]:
         """As `rank_lanes`."""
@@ -131,6 +139,11 @@ class InMemory(Feed):
     def at(self, step: int) -> tuple[Data, int]:
         """The same for every step, which picks its own."""
         return self._data, 2**31 - 1
+
+    def compile_ranking(self, keys: Keys, lanes: Lane, num_draws: int) -> None:
+        """For a block of the usual size."""
+        block = _abstract(self._rows, min(_RANKED, num_rows(self._rows)))
+        compile_ranking_by_rows(keys, lanes, block, self._target, self.setup, num_draws)
 
     def rank(self, keys: Keys, lanes: Lane, num_draws: int) -> tuple[Phi, Ranking, Weighing | None]:
         """On all rows, a block at a time."""
@@ -204,6 +217,11 @@ class Streamed(Feed):
         blocks = RowBlocks(self._total, regular(self._stream.blocks(), _RANKED), self._held)
         return rank_by_rows(keys, lanes, blocks, self._target, self.setup, num_draws)
 
+    def compile_ranking(self, keys: Keys, lanes: Lane, num_draws: int) -> None:
+        """For a block of the usual size."""
+        block = _abstract(self.first.rows, min(_RANKED, self._total))
+        compile_ranking_by_rows(keys, lanes, block, self._target, self.setup, num_draws)
+
     def _held(self) -> Iterator[Any]:
         """The rows of the chunk that is here, where no others can be had."""
         assert self._chunk is not None
@@ -213,6 +231,13 @@ class Streamed(Feed):
         """Ends the thread with the block that it is reading."""
         self._source.stopped.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _abstract(rows: Any, size: int) -> Any:
+    """The shapes of a block of so many such rows."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), rows
+    )
 
 
 @contextlib.contextmanager

@@ -89,6 +89,17 @@ def rank_by_rows(
     return phi, ranking, weighing_of(np.asarray(z[best]), np.asarray(params[best]), weights[best])
 
 
+def compile_ranking_by_rows(
+    keys: Keys, lanes: Lane, block: Any, target: Target, setup: Setup, num_draws: int
+) -> None:
+    """Has the programs of `rank_by_rows` compiled for blocks of these shapes."""
+    phi = jax.eval_shape(partial(lane_results, setup=setup), lanes)
+    draw = partial(_draw, target=target, family=setup.family, num=num_draws)
+    z, _, _ = jax.eval_shape(draw, keys.ranking, phi)
+    _draw.lower(keys.ranking, phi, target=target, family=setup.family, num=num_draws).compile()
+    _log_likelihoods.lower(z, block, target=target).compile()
+
+
 @partial(jax.jit, static_argnames=("target", "family", "num"))
 def _draw(
     key: Key[Array, ""], phis: Phi, *, target: Target, family: Family, num: int

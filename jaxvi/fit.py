@@ -25,7 +25,6 @@ from jaxvi._types import Data
 from jaxvi.lanes import (
     Keys,
     advance_lanes,
-    compile_ranking,
     make_setup,
     split_key,
     start_lanes,
@@ -94,8 +93,7 @@ def fit_restarts(
             lanes = start_lanes(keys, z, scale, first, warm, setup=inner, num_lanes=num_restarts)
             _door.some_start(np.asarray(lanes.status), first)
             if wait is not None:
-                if minibatch is None:
-                    compile_ranking(keys, lanes, data, setup=setup, num_draws=num_eval_draws)
+                feed.compile_ranking(keys, lanes, num_eval_draws)
                 with _door.waiting_for_compiler():
                     wait()
         report, close = make_reporter(progress)

@@ -50,9 +50,14 @@ class Minibatch:
             )
 
 
+def shuffle_seeds(key: Key[Array, ""]) -> UInt32[Array, "rounds"]:
+    """What a key's shuffles are made of: a generator in the loop's program compiles for long."""
+    return jax.random.bits(key, (_ROUNDS,), jnp.uint32)
+
+
 @partial(jax.jit, static_argnums=(2, 3))
 def shuffled_rows(
-    key: Key[Array, ""], steps: Int[Array, "steps"], num_rows: int, size: int
+    seeds: UInt32[Array, "rounds"], steps: Int[Array, "steps"], num_rows: int, size: int
 ) -> Int[Array, "steps size"]:
     """Rows that `steps` see: of a stream in which all rows come once in each epoch.
 
@@ -62,17 +67,13 @@ def shuffled_rows(
     epoch, place = _divide(steps.astype(jnp.uint32), size, num_rows)
     places = place[:, None] + jnp.arange(size, dtype=jnp.uint32)[None]
     beyond = places >= num_rows  # no further than the next epoch, as size <= num_rows
-
-    def seeds(epoch: Array) -> Array:
-        return jax.random.bits(jax.random.fold_in(key, epoch), (_ROUNDS,), jnp.uint32)
-
-    here, after = jax.vmap(seeds)(epoch), jax.vmap(seeds)(epoch + 1)
-    each = jnp.where(beyond[:, None], after[:, :, None], here[:, :, None])
+    epochs = epoch[:, None] + beyond.astype(jnp.uint32)
     within = jnp.where(beyond, places - jnp.uint32(num_rows), places)
-    return permuted(within, jnp.moveaxis(each, 1, 0), num_rows).astype(jnp.int32)
+    own = _mixed(epochs[None] * jnp.uint32(0x9E3779B9) + seeds[:, None, None])
+    return _permuted(within, own, num_rows).astype(jnp.int32)
 
 
-def permuted(
+def _permuted(
     places: UInt32[Array, "steps size"], seeds: UInt32[Array, "rounds steps size"], num_rows: int
 ) -> UInt32[Array, "steps size"]:
     """The row at each place, by a permutation of 0 to num_rows - 1 for each set of seeds.
@@ -96,10 +97,25 @@ def permuted(
                 high = add(high, low, seed, base)
         return high * jnp.uint32(other) + low
 
-    def again(x: Array) -> Array:
-        return jnp.where(x >= num_rows, once(x), x)
+    def again(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, begun = carry
+        return jnp.where(begun & (x < num_rows), x, once(x)), jnp.ones((), bool)
 
-    return lax.while_loop(lambda x: jnp.any(x >= num_rows), again, once(places))
+    def unfinished(carry: tuple[Array, Array]) -> Array:
+        return ~carry[1] | jnp.any(carry[0] >= num_rows)
+
+    return lax.while_loop(unfinished, again, (places, jnp.zeros((), bool)))[0]
+
+
+def shifted(rows: Int[Array, "size"], turn: Int[Array, ""], num_rows: int) -> Int[Array, "size"]:
+    """Rows at a distance from those given, another one each turn: as random, without a shuffle.
+
+    Distances are multiples of the golden ratio, round the circle of all rows.
+    """
+    share = (turn.astype(jnp.uint32) + jnp.uint32(1)) * jnp.uint32(0x9E3779B9)
+    way = jnp.floor(share.astype(jnp.float32) * 2.0**-32 * num_rows).astype(jnp.uint32)
+    moved = rows.astype(jnp.uint32) + jnp.minimum(way, jnp.uint32(num_rows - 1))
+    return jnp.where(moved >= num_rows, moved - jnp.uint32(num_rows), moved).astype(jnp.int32)
 
 
 def _mixed(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:

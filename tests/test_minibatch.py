@@ -18,9 +18,10 @@ from jaxvi._loop import Setup
 from jaxvi._ranking import rank_by_rows, slices
 from jaxvi.fit import fit_restarts
 from jaxvi.lanes import rank_lanes, split_key, start_lanes
-from jaxvi.minibatch import _divide, shuffled_rows
+from jaxvi.minibatch import _divide, shifted, shuffle_seeds, shuffled_rows
 
 KEY = jax.random.key(4)
+SEEDS = shuffle_seeds(KEY)
 SOLVER = jaxvi.Stochastic(learning_rate=0.02)
 plain_fit = inspect.unwrap(jaxvi.fit)
 
@@ -29,7 +30,7 @@ plain_fit = inspect.unwrap(jaxvi.fit)
 def test_every_row_comes_once_an_epoch(num, size):
     """Also where batches go over the ends of epochs; the order differs from epoch to epoch."""
     steps = 3 * num
-    seen = np.asarray(shuffled_rows(KEY, jnp.arange(steps), num, size)).reshape(-1, num)
+    seen = np.asarray(shuffled_rows(SEEDS, jnp.arange(steps), num, size)).reshape(-1, num)
     np.testing.assert_array_equal(np.sort(seen, axis=1), np.tile(np.arange(num), (len(seen), 1)))
     if num > 7:
         assert len(np.unique(seen, axis=0)) == len(seen)
@@ -37,10 +38,10 @@ def test_every_row_comes_once_an_epoch(num, size):
 
 def test_rows_are_a_function_of_key_and_step():
     """However steps are asked for."""
-    together = shuffled_rows(KEY, jnp.arange(40), 101, 16)
-    alone = [shuffled_rows(KEY, jnp.asarray([step]), 101, 16)[0] for step in range(40)]
+    together = shuffled_rows(SEEDS, jnp.arange(40), 101, 16)
+    alone = [shuffled_rows(SEEDS, jnp.asarray([step]), 101, 16)[0] for step in range(40)]
     np.testing.assert_array_equal(together, np.stack(alone))
-    other = shuffled_rows(jax.random.key(5), jnp.arange(40), 101, 16)
+    other = shuffled_rows(SEEDS + 1, jnp.arange(40), 101, 16)
     assert (np.asarray(other) != np.asarray(together)).mean() > 0.9
 
 
@@ -53,10 +54,19 @@ def test_late_steps_do_not_overflow():
         np.testing.assert_array_equal(np.stack([epoch, place], 1), np.asarray(exact, np.uint32))
 
 
+def test_rows_are_shifted_round_the_circle():
+    """The same way for all, another one each turn."""
+    start = jnp.asarray([0, 5, 9])
+    turns = [np.asarray(shifted(start, jnp.asarray(turn), 10)) for turn in range(9)]
+    for rows_of_turn in turns:
+        np.testing.assert_array_equal((rows_of_turn - rows_of_turn[0]) % 10, start)
+    assert len({int(found[0]) for found in turns}) == 9
+
+
 def test_rows_are_shuffled_evenly():
     """Over epochs, rows at a place and pairs of neighbours are as frequent as chance has it."""
     num, epochs = 13, 26_000
-    order = np.asarray(shuffled_rows(KEY, jnp.arange(epochs), num, num))
+    order = np.asarray(shuffled_rows(SEEDS, jnp.arange(epochs), num, num))
     at_place = np.stack([np.bincount(order[:, i], minlength=num) for i in range(num)])
     pairs = np.bincount((num * order[:, 3] + order[:, 4]), minlength=num**2).reshape(num, num)
     expected, between = epochs / num, epochs / (num * (num - 1))
