@@ -17,6 +17,7 @@ from jaxvi.families import (
     Transformed,
 )
 from jaxvi.lanes import run
+from jaxvi.minibatch import Minibatch
 from jaxvi.modes import Modes, find_modes
 from jaxvi.noise import Antithetic, Fresh, Frozen, MomentMatched, Sobol
 from jaxvi.objectives import ELBO
@@ -30,6 +31,7 @@ from jaxvi.solvers import (
     Pathfinder,
     Stochastic,
 )
+from jaxvi.streams import Stream
 from jaxvi.supports import (
     CholeskyCorrelation,
     GreaterThan,
@@ -65,6 +67,7 @@ __all__ = [
     "LessThan",
     "LowRank",
     "MeanField",
+    "Minibatch",
     "Mixture",
     "Modes",
     "MomentMatched",
@@ -81,6 +84,7 @@ __all__ = [
     "Sobol",
     "Status",
     "Stochastic",
+    "Stream",
     "StudentT",
     "Target",
     "Transformed",

@@ -26,6 +26,7 @@ class Parts(NamedTuple):
     objective: Any
     solver: Any
     noise: Any
+    minibatch: Any
 
 
 @dataclass(frozen=True, eq=False)

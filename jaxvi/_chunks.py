@@ -12,12 +12,13 @@ from jaxtyping import Float
 
 from jaxvi import _door
 from jaxvi._checkpoint import Batch, Snapshot
+from jaxvi._feed import Feed, StreamBroke, tell
 from jaxvi._interrupts import interrupts
-from jaxvi._loop import Lane, Setup, block_length
+from jaxvi._loop import Lane, block_length
 from jaxvi._pool import PoolUse
 from jaxvi._progress import Progress, Reporter
 from jaxvi._status import Status
-from jaxvi._types import Data, Phi
+from jaxvi._types import Phi
 from jaxvi.lanes import Keys, advance_lanes, lane_results
 from jaxvi.result import History
 
@@ -64,8 +65,7 @@ class Run(NamedTuple):
 def run_chunks(
     keys: Keys,
     lanes: Lane,
-    data: Data,
-    setup: Setup,
+    feed: Feed,
     limits: Limits,
     report: Reporter,
     checkpoint: Batch | None,
@@ -73,7 +73,7 @@ def run_chunks(
 ) -> Run:
     """Chunks until every lane has ended, a limit, or an interrupt between two chunks."""
     max_steps = limits.max_steps
-    length = block_length(setup)
+    setup, length = feed.setup, block_length(feed.setup)
     recorder = Recorder(lanes.status.shape[0])
     blocks, step, seconds, began = 1, 0, 0.0, time.perf_counter()
     if found is not None:
@@ -88,8 +88,14 @@ def run_chunks(
             save()
         with contextlib.suppress(Stop):
             while step < max_steps and bool((np.asarray(lanes.status) == Status.RUNNING).any()):
+                try:
+                    data, end = feed.at(step)
+                except StreamBroke as error:
+                    tell(error, step)
+                    interrupted.set()
+                    break
                 look = limits.next_look(step, length)
-                first, goal = step, min(step + blocks * length, max_steps, look)
+                first, goal = step, min(step + blocks * length, max_steps, look, end)
                 with _door.compile_clock() as compiling:
                     chunk_began = time.perf_counter()
                     lanes, rows, reached = advance_lanes(

@@ -7,6 +7,7 @@ but its arithmetic.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -15,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxvi import _tree
+from jaxvi._batches import at_block, at_comparison, at_step, num_compared
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi, Scalar
 from jaxvi.families import Family
@@ -146,24 +148,39 @@ def advance_block(
     first_step: Int[Array, ""],
     data: Data,
 ) -> Lane:
-    """`num_steps` steps of one lane, then the solver's review; a lane that has ended stays."""
+    """`num_steps` steps of one lane, then the solver's review; a lane that has ended stays.
 
-    problem: Any = setup.problem(data)
+    `data` are those of the block, as `at_block` has them.
+    """
+
+    def problem(step: int | Array) -> Any:
+        return setup.problem(at_step(data, step))
 
     def one_step(i: Array, carry: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
         state, total, first = carry
-        state, info = setup.solver.step(state, noise[i], problem)
+        state, info = setup.solver.step(state, noise[i], problem(i))
         return state, total + info.bound, jnp.where(i == 0, info.bound, first)
 
+    def bound_at(phi: Phi, i: Array) -> Scalar:
+        turns = num_compared(data)
+        if isinstance(turns, int):
+            return problem(i).loss(phi, noise[i]).bound
+
+        def add(turn: Array, total: Array) -> Array:
+            here: Any = setup.problem(at_comparison(data, i, turn))
+            return total + here.loss(phi, noise[i]).bound
+
+        return lax.fori_loop(0, turns, add, zero) / turns.astype(zero.dtype)
+
     def bounds(phi: Phi) -> Array:
-        stride = -(-len(noise) // _COMPARED)
-        return lax.map(lambda row: problem.loss(phi, row).bound, noise[::stride])
+        steps = jnp.arange(0, len(noise), -(-len(noise) // _COMPARED))
+        return lax.map(partial(bound_at, phi), steps)
 
     zero = jnp.zeros_like(lane.bound)
     state, total, first = lax.fori_loop(0, num_steps, one_step, (lane.state, zero, zero))
     unjudged = jnp.zeros((), bool)
     step = first_step + num_steps
-    trace = BlockTrace(num_steps, unjudged, step, bounds, problem, noise)
+    trace = BlockTrace(num_steps, unjudged, step, bounds, problem(0), noise)
     return _review_block(setup, lane, state, total / num_steps.astype(zero.dtype), first, trace)
 
 
@@ -205,7 +222,8 @@ def run_lane(
     def body(lane: Lane) -> Lane:
         noise = draw_block(setup, key, lane.step, dtype)
         count = jnp.minimum(length, max_steps - lane.step)
-        return advance_block(setup, lane, noise, count, lane.step, data)
+        block = at_block(data, lane.step, length)
+        return advance_block(setup, lane, noise, count, lane.step, block)
 
     def unfinished(lane: Lane) -> Array:
         return (lane.status == Status.RUNNING) & (lane.step < max_steps)
@@ -232,8 +250,7 @@ def run_lanes(
     dtype = lanes.bound.dtype
     shared = setup.shared
     step_lanes = jax.vmap(
-        lambda lane, noise, count, step: advance_block(setup, lane, noise, count, step, data),
-        (0, None if shared else 0, None, None),
+        partial(advance_block, setup), (0, None if shared else 0, None, None, None)
     )
 
     def draw(step: Array) -> Array:
@@ -244,7 +261,7 @@ def run_lanes(
     def body(carry: tuple[Lane, Array, Array, Array]) -> tuple[Lane, Array, Array, Array]:
         lanes, history, row, step = carry
         count = jnp.minimum(length, last_step - step)
-        lanes = step_lanes(lanes, draw(step), count, step)
+        lanes = step_lanes(lanes, draw(step), count, step, at_block(data, step, length))
         history = lax.dynamic_update_index_in_dim(history, lanes.bound, row, 0)
         return lanes, history, row + 1, step + count
 

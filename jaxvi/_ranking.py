@@ -32,7 +32,7 @@ class Ranking(NamedTuple):
 
 
 def compile_ranking(keys: Keys, lanes: Lane, data: Data, *, setup: Setup, num_draws: int) -> None:
-    """Has the program of `rank_lanes` compiled before there is anything to rank."""
+    """Has the program of `rank_phis` compiled before there is anything to rank."""
     phis = jax.eval_shape(partial(lane_results, setup=setup), lanes)
     if len(lanes.status) > MOST_RANKED:
         return
@@ -56,13 +56,15 @@ def rank_phis(
     `num_draws` those that lead.
     """
     if len(started) <= MOST_RANKED:
-        return _ranking(log_weights(keys, phis, data, setup=setup, num_draws=num_draws), started)
+        return ranking_of(log_weights(keys, phis, data, setup=setup, num_draws=num_draws), started)
     few = min(num_draws, _FEW_DRAWS)
-    rough = _ranking(log_weights(keys, phis, data, setup=setup, num_draws=few), started)
+    rough = ranking_of(log_weights(keys, phis, data, setup=setup, num_draws=few), started)
     order = np.argsort(-np.nan_to_num(rough.bound, nan=-np.inf), kind="stable")
     lead = np.unique(np.append(order[: MOST_RANKED - 1], rough.best))
     some = jax.tree.map(lambda leaf: leaf[lead], phis)
-    fine = _ranking(log_weights(keys, some, data, setup=setup, num_draws=num_draws), started[lead])
+    fine = ranking_of(
+        log_weights(keys, some, data, setup=setup, num_draws=num_draws), started[lead]
+    )
     # all draws are common, so that what moves the leader's bound moves all
     rough.bound[:] += fine.bound[fine.best] - rough.bound[lead[fine.best]]
     for all_, theirs in zip(rough[:4], fine[:4], strict=True):
@@ -98,7 +100,8 @@ def log_weights(
     return found[:, :num_draws]
 
 
-def _ranking(weights: Float[np.ndarray, "lanes draws"], started: np.ndarray) -> Ranking:
+def ranking_of(weights: Float[np.ndarray, "lanes draws"], started: np.ndarray) -> Ranking:
+    """The ranking by log p - log q at draws common to all lanes."""
     finite = np.isfinite(weights)
     num_bad = (~finite).sum(axis=-1)
     with np.errstate(invalid="ignore", over="ignore"):

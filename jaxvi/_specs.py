@@ -9,7 +9,7 @@ from typing import Any
 
 import optax
 
-from jaxvi import families, noise, objectives, solvers
+from jaxvi import families, minibatch, noise, objectives, solvers
 from jaxvi.solvers import Stochastic
 
 _OPTIMISERS = (
@@ -75,7 +75,7 @@ def _classes() -> dict[str, Any]:
     """The specifications among the public names of families, objectives, solvers and noise."""
     named: dict[str, Any] = {
         name: getattr(package, name)
-        for package in (families, noise, objectives, solvers)
+        for package in (families, minibatch, noise, objectives, solvers)
         for name in getattr(package, "__all__", dir(package))
     }
     return {

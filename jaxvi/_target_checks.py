@@ -45,7 +45,7 @@ def check_function(name: str, function: Any) -> None:
     if not callable(function):
         raise TypeError(
             f"expected {name} as a function; got {type(function).__name__}; "
-            f"try Target(log_density, supports)"
+            f"try Target(log_density, supports), or log_prior= and log_likelihood="
         )
     try:
         hash(function)
@@ -160,34 +160,34 @@ def check_inside(name: str, value: Array, part: Array, support: Support) -> None
     )
 
 
-def check_value(value: Any, dtype: np.dtype) -> None:
-    """The log density's result is one floating scalar in the dtype of z."""
+def check_value(value: Any, dtype: np.dtype, name: str = "log_density") -> None:
+    """The function's result is one floating scalar in the dtype of z."""
     if value is None:
-        raise TypeError("expected log_density to give a scalar; got None; try adding a return")
+        raise TypeError(f"expected {name} to give a scalar; got None; try adding a return")
     if not isinstance(value, jax.ShapeDtypeStruct):
         raise TypeError(
-            f"expected log_density to give a scalar; got {_tree.describe(value)} in a "
+            f"expected {name} to give a scalar; got {_tree.describe(value)} in a "
             f"{type(value).__name__}; try returning the sum of its log probabilities alone"
         )
     if value.shape != ():
         raise ValueError(
-            f"expected log_density to give a scalar; got shape {value.shape}; "
+            f"expected {name} to give a scalar; got shape {value.shape}; "
             f"try jnp.sum over its log probabilities"
         )
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(
-            f"expected log_density to give a real floating-point scalar; got {value.dtype}; "
+            f"expected {name} to give a real floating-point scalar; got {value.dtype}; "
             f"try computing it from the parameters as floats"
         )
     if value.dtype != dtype and not value.weak_type:
         raise TypeError(
-            f"expected log_density to give {dtype}, the dtype of z; got {value.dtype}; try data "
+            f"expected {name} to give {dtype}, the dtype of z; got {value.dtype}; try data "
             f"and constants all in one dtype: pass arrays that it closes over as data, or cast "
             f"them to that of the parameters"
         )
 
 
-def explain(error: Exception, params: Any, data: Data) -> str:
+def explain(error: Exception, params: Any, data: Data, name: str = "log_density") -> str:
     message = str(error).strip().splitlines()
     first = message[0] if message else ""
     with_data = "no data" if data is None else f"data {_tree.describe(data)}"
@@ -200,8 +200,8 @@ def explain(error: Exception, params: Any, data: Data) -> str:
     ):
         hint = "transposing or reshaping: the data may be on the wrong axis"
     else:
-        hint = "calling log_density by hand on one parameters' pytree of these shapes"
+        hint = f"calling {name} by hand on one parameters' pytree of these shapes"
     return (
-        f"expected log_density to run on abstract arrays; got {type(error).__name__} with params "
+        f"expected {name} to run on abstract arrays; got {type(error).__name__} with params "
         f"{_tree.describe(params)} and {with_data}: {first}; try {hint}"
     )

@@ -9,6 +9,7 @@ from jaxtyping import Array
 from jaxvi import _checkpoint, _door
 from jaxvi._call import Call, Parts
 from jaxvi._draws import draws_each
+from jaxvi._feed import default_draws
 from jaxvi._pilot import EFFORTS, GAUSSIAN_STEPS, Pilot
 from jaxvi._progress import Reporter
 from jaxvi._types import Data
@@ -16,10 +17,12 @@ from jaxvi.families import (
     Family,
 )
 from jaxvi.fit import Width, fit_restarts
+from jaxvi.minibatch import Minibatch
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
 from jaxvi.result import Fit
 from jaxvi.solvers import Solver
+from jaxvi.streams import Stream
 from jaxvi.target import Target
 
 _WIDE_UP_TO, _MANY_UP_TO = 50, 100  # dimensions
@@ -45,6 +48,7 @@ def fit(
     polish: bool | str = "auto",
     pool: int | None = None,
     race: bool = False,
+    minibatch: Minibatch | None = None,
     progress: bool | Reporter | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 60.0,
@@ -98,6 +102,10 @@ def fit(
             restarts together, and of more as many as fit in memory easily.
         race: drop restarts that are behind the best by more than they can be expected to make up,
             and give their lanes to others. Needs a family, solver, objective or noise.
+        minibatch: `jaxvi.Minibatch(size)` for steps on some rows of the data at a time, of a target
+            with a `log_likelihood`; `data` may then be a `jaxvi.Stream`. The solver is
+            `Stochastic`. The last bounds are taken on all rows, with fewer draws where rows are
+            many, and importance weights of the same draws are the verdict's.
         progress: None or True for a bar on a terminal and a line every ten seconds elsewhere,
             False for silence, or a callable that takes a `Progress`.
         checkpoint: a folder where the run is kept as it goes, for `jaxvi.resume`; None keeps
@@ -121,7 +129,8 @@ def fit(
     _door.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
     _door.one_of("effort", effort, EFFORTS)
     _door.one_of("polish", polish, ("auto", True, False))
-    auto = family is None and objective is None and solver is None and noise is None
+    parts = Parts(family, objective, solver, noise, minibatch)
+    auto = all(part is None for part in parts)
     if num_restarts is None:
         num_restarts = _restarts_for(target.dim) if auto else 8
     if start_scale is None:
@@ -130,6 +139,8 @@ def fit(
     if num_eval_draws is None:
         lanes = num_restarts if isinstance(num_restarts, int) and num_restarts > 0 else 1
         num_eval_draws = max(2_000, draws_each(lanes, target.dim)) if auto else 2_000
+        if minibatch is not None and target.has_rows:
+            num_eval_draws = default_draws(data, lanes)
     if max_steps is None:
         max_steps = GAUSSIAN_STEPS if auto else 20_000
     run: dict[str, Any] = {
@@ -146,8 +157,12 @@ def fit(
             "race: expected False with the default call, whose restarts look for separate modes; "
             "got True; try a family or a solver with it, such as jaxvi.FullRank()."
         )
-    parts = Parts(family, objective, solver, noise)
     call = Call(key, target, parts, run, effort, polish)
+    if checkpoint is not None and isinstance(data, Stream):
+        raise TypeError(
+            "checkpoint: expected arrays as data, which can be kept or compared; got a Stream; try "
+            "it without checkpoint."
+        )
     if checkpoint is None:
         return launch(call, width, max_seconds, progress, None)
     folder = _checkpoint.as_folder("checkpoint", checkpoint)

@@ -5,6 +5,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxvi import _door
+from jaxvi import _door, _feed
 from jaxvi._ahead import compiling_ahead
 from jaxvi._checkpoint import Batch, Snapshot
 from jaxvi._chunks import ROWS, Limits, Run, Stop, run_chunks
+from jaxvi._feed import Feed, Whole
 from jaxvi._interrupts import interrupts
 from jaxvi._loop import Setup
 from jaxvi._pool import (
@@ -29,11 +31,11 @@ from jaxvi._pool import (
 )
 from jaxvi._progress import Progress, Reporter, make_reporter
 from jaxvi._race import Race
-from jaxvi._ranking import compile_ranking, rank_phis
 from jaxvi._status import Status
 from jaxvi._types import Data
 from jaxvi.lanes import Keys, advance_lanes, make_setup, split_key, start_lanes
-from jaxvi.result import Fit, History, Timing, warm_start
+from jaxvi.result import Fit, History, Timing, evidence_of, warm_start
+from jaxvi.streams import Stream
 from jaxvi.target import Target
 
 
@@ -63,6 +65,7 @@ def fit_restarts(
     width: Width = Width(None, False),
     progress: bool | Reporter | None = None,
     checkpoint: Batch | None = None,
+    minibatch: Any = None,
 ) -> Fit:
     """`jaxvi.fit` with one solver: every restart is a lane of one compiled batch.
 
@@ -74,12 +77,14 @@ def fit_restarts(
     began = time.perf_counter()
     key = _door.typed_key(key)
     _door.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
-    dtype = target.check(data)
-    data = jax.tree.map(jnp.asarray, data)  # so that every call sees the same types
+    dtype = _feed.check(target, data, minibatch)
+    if not isinstance(data, Stream):
+        data = jax.tree.map(jnp.asarray, data)  # so that every call sees the same types
     _door.parts(family, objective, solver, noise)
     setup = make_setup(target, family, objective, solver, noise)
     _door.hashable(setup)
     setup.check()
+    _feed.check_solver(setup, minibatch)
     _door.whole("num_restarts", num_restarts, 1)
     _door.whole("max_steps", max_steps, 1)
     _door.whole("num_eval_draws", num_eval_draws, 2)
@@ -91,24 +96,25 @@ def fit_restarts(
     _door.one_of("race", width.race, (True, False))
     warm = warm_start(start, setup, dtype) if isinstance(start, Fit) else None
     z = None if warm else _door.starts(target, start, num_restarts, dtype)
-    with _door.compile_clock() as compiling:
+    keys = split_key(key)
+    with _door.compile_clock() as compiling, contextlib.ExitStack() as stack:
         setup = setup.prepared(data, dtype)
-        keys = split_key(key)
+        feed = stack.enter_context(_feed.feeding(setup, keys.noise, data, minibatch, dtype))
         report, close = make_reporter(progress)
         budget = math.inf if max_seconds is None else began + max_seconds
         limits = Limits(max_steps, budget, patience)
-        starts = Starts(z, scale, data, warm)
-        lanes = _width(width, num_restarts, setup, keys, starts, checkpoint is not None)
-        run_all = (keys, starts, setup, num_restarts)
+        starts = Starts(z, scale, feed.first, warm)
+        lanes = _width(width, num_restarts, feed, keys, starts, checkpoint is not None)
         if lanes is None:
-            run = _run_together(*run_all, num_eval_draws, limits, report, checkpoint)
+            arguments = (keys, starts, feed, num_restarts, num_eval_draws)
+            run = _run_together(*arguments, limits, report, checkpoint)
         else:
-            run = _run_pool(*run_all, lanes, width.race, limits, report)
+            run = _run_pool(keys, starts, setup, num_restarts, lanes, width.race, limits, report)
         close()
-        _door.some_start(run.status, data)
+        _door.some_start(run.status, feed.first)
         started = run.status != Status.NO_START
-        ranking = rank_phis(keys, run.phi, started, data, setup=setup, num_draws=num_eval_draws)
-    return Fit(
+        ranking, weighed = feed.rank(keys, run.phi, started, num_eval_draws)
+    fit = Fit(
         setup=setup,
         phi=run.phi,
         status=run.status,
@@ -126,28 +132,35 @@ def fit_restarts(
         data=data,
         pool=run.pool,
     )
+    return fit if weighed is None else replace(fit, evidence=evidence_of(fit, weighed))
 
 
 def _width(
-    asked: Width, num_restarts: int, setup: Setup, keys: Keys, starts: Starts, kept: bool
+    asked: Width, num_restarts: int, feed: Feed, keys: Keys, starts: Starts, kept: bool
 ) -> int | None:
     """Lanes of a pool; None where all restarts run together."""
     pool, race = asked
+    whole = isinstance(feed, Whole)
+    if not whole and (pool is not None or race):
+        raise ValueError(
+            "minibatch: expected pool=None and race=False with it, since all lanes take one batch; "
+            f"got pool={pool} and race={race}; try one of the two."
+        )
     if kept and (pool is not None or race):
         raise ValueError(
             "checkpoint: expected pool=None and race=False with it, since lanes of a pool are not "
             f"kept; got pool={pool} and race={race}; try one of the two."
         )
     if pool is None:
-        few = kept or num_restarts <= MOST_TOGETHER
-        pool = num_restarts if few else usual_width(setup, keys, starts)
+        few = kept or not whole or num_restarts <= MOST_TOGETHER
+        pool = num_restarts if few else usual_width(feed.setup, keys, starts)
     return min(pool, num_restarts) if race or pool < num_restarts else None
 
 
 def _run_together(
     keys: Keys,
     starts: Starts,
-    setup: Setup,
+    feed: Feed,
     num_lanes: int,
     num_eval_draws: int,
     limits: Limits,
@@ -155,31 +168,33 @@ def _run_together(
     checkpoint: Batch | None,
 ) -> Run:
     """All restarts as one batch; where it doesn't fit in memory, as a pool of half as many."""
+    setup = feed.setup
     try:
         found = _find(checkpoint, setup, keys, tuple(starts), num_lanes, limits.max_steps)
-        with _compiling(setup, keys, tuple(starts), num_lanes) as wait:
+        with _compiling(feed, keys, tuple(starts), num_lanes) as wait:
             if found is None:
                 lanes = start_lanes(keys, *starts, setup=setup, num_lanes=num_lanes)
                 _door.some_start(np.asarray(lanes.status), starts.data)
             else:
                 lanes = found.lanes
             if wait is not None:
-                compile_ranking(keys, lanes, starts.data, setup=setup, num_draws=num_eval_draws)
+                feed.compile_ranking(keys, lanes, num_eval_draws)
                 with _door.waiting_for_compiler():
                     wait()
-        return run_chunks(keys, lanes, starts.data, setup, limits, report, checkpoint, found)
+        return run_chunks(keys, lanes, feed, limits, report, checkpoint, found)
     except Exception as error:
-        if num_lanes == 1 or checkpoint is not None or not out_of_memory(error):
+        can_halve = num_lanes > 1 and checkpoint is None and isinstance(feed, Whole)
+        if not (can_halve and out_of_memory(error)):
             raise
         warn_of_memory(num_lanes)
     return _run_pool(keys, starts, setup, num_lanes, num_lanes // 2, False, limits, report)
 
 
 def _compiling(
-    setup: Setup, keys: Keys, arguments: tuple[Any, ...], num_lanes: int
+    feed: Feed, keys: Keys, arguments: tuple[Any, ...], num_lanes: int
 ) -> contextlib.AbstractContextManager[Callable[[], None] | None]:
     """The steps' program, compiled while the caller compiles those of starts and ranking."""
-    step, data = jnp.int32(0), arguments[2]
+    step, setup, (data, _) = jnp.int32(0), feed.setup, feed.at(0)
 
     def program() -> None:
         lanes = jax.eval_shape(
@@ -187,7 +202,7 @@ def _compiling(
         )
         advance_lanes.lower(keys, lanes, step, step, data, setup=setup, rows=ROWS).compile()
 
-    return compiling_ahead((setup, num_lanes), (keys, arguments), program)
+    return compiling_ahead((setup, num_lanes), (keys, arguments, data), program)
 
 
 def _find(

@@ -1,5 +1,6 @@
 """Restarts as lanes: starts that differ, one compiled batch, a fair ranking."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,11 +9,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxvi._batches import first_batch, resident
 from jaxvi._log_probs import value_and_gradient
 from jaxvi._loop import AnySetup, Lane, Setup, run_lane, run_lanes, start_lane
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.families import Family, HasGaussianInit
+from jaxvi.minibatch import Minibatch
 from jaxvi.noise import Fresh, NoiseSource
 from jaxvi.objectives import ELBO, Objective
 from jaxvi.solvers import Defaults, HasDefaults, Solver, Stochastic, default_family
@@ -81,6 +84,7 @@ def run(
     start_scale: float = 1.0,
     max_steps: int | Int[Array, ""] = 10_000,
     lane: int | Int[Array, ""] = 0,
+    minibatch: Minibatch | None = None,
 ) -> LaneResult:
     """One restart as a pure function: jit it, vmap it over keys, data or starts, nest it.
 
@@ -99,6 +103,7 @@ def run(
         start_scale: standard deviation of a drawn start, unconstrained.
         max_steps: step limit.
         lane: which restart of the key's this is.
+        minibatch: `jaxvi.Minibatch(size)` for steps on some rows of the data at a time.
 
     Returns:
         The lane's parameters, status, steps and last mean bound.
@@ -112,7 +117,11 @@ def run(
     index = jnp.asarray(lane, jnp.int32)
     z = None if start is None else target.unconstrain(start).astype(target.dtype(data))
     own = keys.noise if setup.noise.shared else jax.random.fold_in(keys.noise, index)
-    first = initial_lane(setup, keys.start, index, z, jnp.asarray(start_scale), data)
+    if minibatch is not None:
+        data = resident(keys.noise, data, minibatch.size, target.dtype(data))
+        setup = replace(setup, target=target.scaled)
+    at = first_batch(data)
+    first = initial_lane(setup, keys.start, index, z, jnp.asarray(start_scale), at)
     last = run_lane(setup, own, first, jnp.asarray(max_steps, jnp.int32), data)
     status = jnp.where(last.status == Status.RUNNING, Status.STEP_LIMIT, last.status)
     return LaneResult(setup.solver.result(last.state), status, last.step, last.bound)

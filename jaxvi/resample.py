@@ -21,6 +21,7 @@ from jaxvi._types import Data, Phi, Scalar
 from jaxvi.diagnostics import ParetoSmoothed, agreement, khat_threshold, pareto_smooth
 from jaxvi.families import transform_and_log_prob
 from jaxvi.result import Fit, FitError
+from jaxvi.streams import in_memory
 
 _USABLE = (Status.CONVERGED, Status.STEP_LIMIT, Status.STALLED, Status.INTERRUPTED)
 
@@ -132,6 +133,7 @@ def importance_resample(
     _door.instance("fit", fit, Fit, "what jaxvi.fit returns")
     _door.whole("num", num, 1)
     _door.whole("num_proposals", num_proposals, 1)
+    data = in_memory(fit.data, "importance_resample")
     chosen = _choose(fit, lanes)
     total = num_proposals * len(chosen)
     if not replace and num > total:
@@ -139,7 +141,7 @@ def importance_resample(
     rows = np.asarray(chosen)
     phis = jax.tree.map(lambda leaf: leaf[rows], fit.phi)
     drawn = _resample(
-        key, phis, fit.data, setup=fit.setup, num=num, num_proposals=num_proposals,
+        key, phis, data, setup=fit.setup, num=num, num_proposals=num_proposals,
         replace=replace, smooth=smooth,
     )  # fmt: skip
     positive = int(drawn.num_positive)

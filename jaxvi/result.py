@@ -19,6 +19,7 @@ from jaxvi.diagnostics import Agreement, Drift, Weighing, agreement, pareto_smoo
 from jaxvi.diagnostics._movement import draw
 from jaxvi.families import Family, HasCovariance, HasGaussianInit, HasMoments
 from jaxvi.lanes import LaneResult, WarmStart
+from jaxvi.streams import in_memory
 from jaxvi.target import Target
 from jaxvi.verdict import Errors, Evidence, Level, judge
 
@@ -118,7 +119,7 @@ class Fit:
         timing: compile, run and total seconds.
         interrupted: whether the run was stopped from outside before its end.
         key: the key that the fit was given; with it, the noise of every step can be had again.
-        data: what the log density was given.
+        data: what the log density was given, or the stream of it.
         stock: draws that are better than q's, which `sample` then takes; None where q's serve.
         approximation: the q that the autopilot ended with; None where it is the best lane's.
         evidence: what was seen of the fit, from which its verdict follows; None where nothing
@@ -194,7 +195,7 @@ class Fit:
         drawn = draw_and_weigh(
             jax.random.fold_in(self.key, 2),
             self.phi,
-            self.data,
+            in_memory(self.data, "khats"),
             target=self.setup.target,
             family=self.setup.family,
             num=draws_each(self.num_restarts, self.setup.target.dim),

@@ -10,8 +10,8 @@ import numpy as np
 from jax.tree_util import PyTreeDef
 from jaxtyping import Array, Float
 
+from jaxvi import _likelihood, _tree
 from jaxvi import _target_checks as _checks
-from jaxvi import _tree
 from jaxvi._types import Data
 from jaxvi.supports import Support
 
@@ -31,6 +31,12 @@ class Target:
     Args:
         log_density: `log_density(params, data)`, or `log_density(params)` where no data is given;
             pure, of JAX operations, for one parameters' pytree, giving a scalar.
+        log_prior, log_likelihood: in place of `log_density`, its two parts, `log_prior(params)`
+            and `log_likelihood(params, data)`. All leaves of the data then have one row for each
+            observation on their leading axis, and the log likelihood is a sum over rows: a value
+            for each, of shape `(rows,)`, or their sum. That takes `jaxvi.Minibatch` and
+            `jaxvi.Stream`; `jaxvi.fit` looks at a few rows whether it holds.
+        likelihood: "rows" or "sum", to say which of the two; by default as its shape shows.
         supports: a `Support` or any pytree of them; NumPyro constraints serve too.
         start: a random start of the model's own, optional: `start(key, data)`, or `start(key)`
             without data, giving a parameters' pytree inside the supports.
@@ -51,14 +57,21 @@ class Target:
     """
 
     # Any, so that a wrong argument meets the sentences below and no run-time type checker first.
-    log_density: Any
-    supports: Any = dataclasses.field(compare=False)
+    log_density: Any = None
+    supports: Any = dataclasses.field(default=None, compare=False)
     start: Any = None
+    log_prior: Any = dataclasses.field(default=None, kw_only=True)
+    log_likelihood: Any = dataclasses.field(default=None, kw_only=True)
+    likelihood: Any = dataclasses.field(default=None, kw_only=True)
     leaves: tuple[Support, ...] = dataclasses.field(init=False, repr=False)
     treedef: PyTreeDef = dataclasses.field(init=False, repr=False)
     paths: tuple[str, ...] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self.log_prior is not None or self.log_likelihood is not None:
+            _likelihood.check_functions(self)
+            whole = _likelihood.FactoredDensity(self.log_prior, self.log_likelihood)
+            object.__setattr__(self, "log_density", whole)
         _checks.check_function("log_density", self.log_density)
         if self.start is not None:
             _checks.check_function("start", self.start)
@@ -84,6 +97,18 @@ class Target:
     def dim(self) -> int:
         """Number of unconstrained coordinates."""
         return sum(leaf.size for leaf in self.leaves)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the log density is a prior's and a sum over rows of data."""
+        return self.log_likelihood is not None
+
+    @property
+    def scaled(self) -> "Target":
+        """The same of `(scale, rows)`: the log likelihood of some rows times a scale."""
+        start = None if self.start is None else _likelihood.RowsStart(self.start)
+        density = _likelihood.ScaledDensity(self.log_prior, self.log_likelihood)
+        return Target(density, self.supports, start)
 
     def constrain_and_log_det(self, z: Float[Array, " dim"]) -> tuple[Any, Float[Array, ""]]:
         """The parameters' pytree at z, and log |det J| summed over all leaves."""
@@ -196,9 +221,11 @@ class Target:
         """
         found = self.dtype(data)
         dtype = found if dtype is None else _checks.check_engine_dtype(dtype)
-        _checks.check_arguments("log_density", self.log_density, "params", data)
         z = jax.ShapeDtypeStruct((self.dim,), dtype)
         params = jax.eval_shape(self.constrain, z)
+        if self.has_rows:
+            _likelihood.check_shapes(self, params, data, dtype)
+        _checks.check_arguments("log_density", self.log_density, "params", data)
         try:
             value = jax.eval_shape(lambda p, d: self._call(self.log_density, p, d), params, data)
         except Exception as error:

@@ -26,6 +26,7 @@ from jaxvi.lanes import split_key
 from jaxvi.noise import Frozen
 from jaxvi.solvers._local import Move, local_map
 from jaxvi.solvers._trust_region import Path, solve_within
+from jaxvi.streams import in_memory
 
 _ROUGH = 1e-3  # relative residual where only an error is at stake
 _MOST_PRODUCTS = 2_000
@@ -123,8 +124,9 @@ def linear_response(
         >>> float(found.sd), float(found.sd_mcse)
         (...)
     """
+    data = in_memory(fit.data, "linear_response")
     design, phi, own = _prepare("linear_response", fit, key, num_draws, lane)
-    found = _respond(phi, own, fit.data, design=design, function=function)
+    found = _respond(phi, own, data, design=design, function=function)
     return LinearResponse(
         mean=jax.tree.map(np.asarray, found.mean),
         sd=jax.tree.map(np.asarray, found.sd),

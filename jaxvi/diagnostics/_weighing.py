@@ -85,7 +85,15 @@ def weigh(
         family=family,
         num=each,
     )
-    z, params, raw = (np.asarray(x).reshape(-1, *x.shape[2:]) for x in drawn)
+    return weighing_of(*(np.asarray(x).reshape(-1, *x.shape[2:]) for x in drawn))
+
+
+def weighing_of(
+    z: Float[np.ndarray, "draws dim"],
+    params: Float[np.ndarray, "draws params"],
+    raw: Float[np.ndarray, "draws"],
+) -> Weighing:
+    """Of draws, the parameters they stand for, and log p - log q."""
     weights = np.where(np.isfinite(raw), raw, -np.inf).astype(raw.dtype)
     smoothed, khat = smooth_on_host(weights)
     with np.errstate(invalid="ignore"):

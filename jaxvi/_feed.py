@@ -1,0 +1,277 @@
+"""What feeds the loop: all data, batches picked on the device, or a stream's chunks."""
+
+import abc
+import contextlib
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Key
+
+from jaxvi._batches import Batch, Chunk, first_batch, resident, stream_key
+from jaxvi._likelihood import check_additive, num_rows
+from jaxvi._loop import Lane, Setup, block_length
+from jaxvi._ranking import Ranking, compile_ranking, rank_phis
+from jaxvi._row_ranking import RowBlocks, compile_ranking_by_rows, rank_by_rows, slices
+from jaxvi._types import Data, Phi
+from jaxvi.diagnostics import Weighing
+from jaxvi.lanes import Keys
+from jaxvi.minibatch import Minibatch
+from jaxvi.solvers import Stochastic
+from jaxvi.streams import ShuffledRows, Stream, WrongCount, regular
+from jaxvi.target import Target
+
+_CHUNK_BYTES = 2**25
+_RANKED = 16_384  # rows of a block of the last pass
+_ROWS_RANKED = 2**31  # rows times draws of all lanes, where nothing is asked for
+_FEWEST_DRAWS, _MOST_DRAWS = 64, 2_000
+
+
+class StreamBroke(Exception):
+    """The source of a stream raised; its own exception is the cause."""
+
+
+def check(target: Target, data: Data, minibatch: Any) -> np.dtype:
+    """The engine's dtype; raises where target, data and minibatch don't go together."""
+    stream = isinstance(data, Stream)
+    if minibatch is None:
+        if stream:
+            raise TypeError(
+                "data: expected arrays, or a Stream with a minibatch; got a Stream alone; try "
+                "minibatch=jaxvi.Minibatch(256)."
+            )
+        dtype = target.check(data)
+        if target.has_rows:
+            check_additive(target, data, dtype)
+        return dtype
+    if not isinstance(minibatch, Minibatch):
+        raise TypeError(f"minibatch: expected jaxvi.Minibatch(256); got {minibatch!r:.80}.")
+    if not target.has_rows:
+        raise TypeError(
+            "minibatch: expected a target whose log likelihood is apart, so that it can be "
+            f"scaled; got {target!r:.80}; try Target(log_prior=..., log_likelihood=..., "
+            "supports=...)."
+        )
+    total = data.count() if stream else num_rows(data)
+    if not minibatch.size <= total < 2**31:
+        raise ValueError(
+            f"minibatch: expected a size of at most the number of rows, below 2**31; got "
+            f"{minibatch.size} for {total} rows; try Minibatch({min(total, 256)})."
+        )
+    rows = next(regular(data.blocks(), minibatch.size)) if stream else data
+    dtype = target.check(rows)
+    check_additive(target, rows, dtype)
+    return dtype
+
+
+def check_solver(setup: Setup, minibatch: Minibatch | None) -> None:
+    """Only a solver that follows noisy gradients takes some rows at a time."""
+    if minibatch is not None and not isinstance(setup.solver, Stochastic):
+        raise TypeError(
+            "minibatch: expected solver=jaxvi.Stochastic(...), which follows noisy gradients; got "
+            f"{setup.solver!r:.80}, which needs the exact density; try it without minibatch."
+        )
+
+
+def default_draws(data: Data, num_lanes: int) -> int:
+    """Fresh draws by which lanes are ranked: fewer where each is weighed on many rows."""
+    total = data.count() if isinstance(data, Stream) else num_rows(data)
+    return min(max(_ROWS_RANKED // (total * num_lanes), _FEWEST_DRAWS), _MOST_DRAWS)
+
+
+class Feed(abc.ABC):
+    """The setup that the loop runs, and the data of each of its chunks.
+
+    Attributes:
+        setup: what starts, advances and reads off lanes.
+        first: data at which starts are looked for.
+    """
+
+    setup: Setup
+    first: Data
+
+    @abc.abstractmethod
+    def at(self, step: int) -> tuple[Data, int]:
+        """Data for the steps from `step` on, and the step before which they end."""
+
+    @abc.abstractmethod
+    def compile_ranking(self, keys: Keys, lanes: Lane, num_draws: int) -> None:
+        """Has the programs of `rank` compiled before there is anything to rank."""
+
+    @abc.abstractmethod
+    def rank(
+        self, keys: Keys, phi: Phi, started: Bool[np.ndarray, "lanes"], num_draws: int
+    ) -> tuple[Ranking, Weighing | None]:
+        """Every lane's bound on all data; what the best one's draws weigh."""
+
+
+class Whole(Feed):
+    """All data at every step."""
+
+    def __init__(self, setup: Setup, data: Data) -> None:
+        self.setup, self.first = setup, data
+
+    def at(self, step: int) -> tuple[Data, int]:
+        """The same for every step."""
+        return self.first, 2**31 - 1
+
+    def compile_ranking(self, keys: Keys, lanes: Lane, num_draws: int) -> None:
+        """As `_ranking.compile_ranking`."""
+        compile_ranking(keys, lanes, self.first, setup=self.setup, num_draws=num_draws)
+
+    def rank(
+        self, keys: Keys, phi: Phi, started: Bool[np.ndarray, "lanes"], num_draws: int
+    ) -> tuple[Ranking, Weighing | None]:
+        """As `rank_phis`."""
+        choices: dict[str, Any] = {"setup": self.setup, "num_draws": num_draws}
+        return rank_phis(keys, phi, started, self.first, **choices), None
+
+
+class InMemory(Feed):
+    """Batches of rows that are on the device, picked there."""
+
+    def __init__(self, setup: Setup, key: Key[Array, ""], rows: Any, size: int, dtype: Any) -> None:
+        self._target, self._rows = setup.target, rows
+        self.setup = replace(setup, target=setup.target.scaled)
+        self._data = resident(key, rows, size, dtype)
+        self.first = first_batch(self._data)
+
+    def at(self, step: int) -> tuple[Data, int]:
+        """The same for every step, which picks its own."""
+        return self._data, 2**31 - 1
+
+    def compile_ranking(self, keys: Keys, lanes: Lane, num_draws: int) -> None:
+        """For a block of the usual size."""
+        block = _abstract(self._rows, min(_RANKED, num_rows(self._rows)))
+        compile_ranking_by_rows(keys, lanes, block, self._target, self.setup, num_draws)
+
+    def rank(
+        self, keys: Keys, phi: Phi, started: Bool[np.ndarray, "lanes"], num_draws: int
+    ) -> tuple[Ranking, Weighing | None]:
+        """On all rows, a block at a time."""
+        blocks = slices(self._rows, _RANKED)
+        return rank_by_rows(keys, phi, started, blocks, self._target, self.setup, num_draws)
+
+
+class Streamed(Feed):
+    """Chunks of batches from a stream; a thread makes the next while one is computed."""
+
+    def __init__(
+        self, setup: Setup, key: Key[Array, ""], stream: Stream, size: int, dtype: Any
+    ) -> None:
+        self._stream, self._target, self._size = stream, setup.target, size
+        self._wide = jnp.result_type(float) == jnp.float64  # each thread has its own
+        self._total = stream.count()
+        self._scale = jnp.asarray(self._total / size, dtype)
+        seed = int(jax.random.bits(stream_key(key), (), jnp.uint32))
+        self._source = ShuffledRows(stream, seed, self._total)
+        self._pool = ThreadPoolExecutor(1, "jaxvi-stream")
+        self.setup = replace(setup, target=setup.target.scaled)
+        sample = next(regular(stream.blocks(), size))
+        row = sum(leaf.nbytes // len(leaf) for leaf in jax.tree.leaves(sample))
+        length = block_length(self.setup)
+        blocks = _CHUNK_BYTES // max(row * size * length, 1)
+        self._steps = length * min(max(blocks, 1), 64)
+        self._chunk: Chunk | None = None
+        self._first_step = 0
+        self._next: Future[Any] = self._pool.submit(self._read)
+        self._advance(0)
+        assert self._chunk is not None
+        self.first = Batch(self._scale, jax.tree.map(lambda leaf: leaf[0], self._chunk.rows))
+
+    def _read(self) -> Any:
+        """The batches of the next chunk's steps, on the device."""
+        shape = (self._steps, self._size)
+        with jax.enable_x64(self._wide):
+            rows = self._source.take(self._steps * self._size)
+            return jax.device_put(jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), rows))
+
+    def _advance(self, first: int) -> None:
+        self._chunk = None  # so that no more than two are held
+        rows = self._next.result()
+        self._chunk = Chunk(jnp.int32(first), self._scale, rows)
+        self._first_step = first
+        self._next = self._pool.submit(self._read)
+
+    def at(self, step: int) -> tuple[Data, int]:
+        """The chunk with `step`, as soon as it is there.
+
+        Raises:
+            StreamBroke: the source raised before it was.
+            WrongCount: an epoch had another number of rows.
+        """
+        end = self._first_step + self._steps
+        if step >= end:
+            last = self._chunk
+            try:
+                self._advance(end)
+            except WrongCount:
+                raise
+            except Exception as error:
+                self._chunk = last
+                raise StreamBroke(step) from error
+            end += self._steps
+        return self._chunk, end
+
+    def rank(
+        self, keys: Keys, phi: Phi, started: Bool[np.ndarray, "lanes"], num_draws: int
+    ) -> tuple[Ranking, Weighing | None]:
+        """On all rows, a block at a time; where the source raises, on those that came."""
+        self.close()  # of a source, one thread reads at a time
+        blocks = RowBlocks(self._total, regular(self._stream.blocks(), _RANKED), self._held)
+        return rank_by_rows(keys, phi, started, blocks, self._target, self.setup, num_draws)
+
+    def compile_ranking(self, keys: Keys, lanes: Lane, num_draws: int) -> None:
+        """For a block of the usual size."""
+        block = _abstract(self.first.rows, min(_RANKED, self._total))
+        compile_ranking_by_rows(keys, lanes, block, self._target, self.setup, num_draws)
+
+    def _held(self) -> Iterator[Any]:
+        """The rows of the chunk that is here, where no others can be had."""
+        assert self._chunk is not None
+        yield jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), self._chunk.rows)
+
+    def close(self) -> None:
+        """Ends the thread with the block that it is reading."""
+        self._source.stopped.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _abstract(rows: Any, size: int) -> Any:
+    """The shapes of a block of so many such rows."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), rows
+    )
+
+
+@contextlib.contextmanager
+def feeding(
+    setup: Setup, key: Key[Array, ""], data: Data, minibatch: Minibatch | None, dtype: Any
+) -> Iterator[Feed]:
+    """The feed for these data; `key` is that of the run's noise."""
+    if minibatch is None:
+        yield Whole(setup, data)
+    elif isinstance(data, Stream):
+        feed = Streamed(setup, key, data, minibatch.size, dtype)
+        try:
+            yield feed
+        finally:
+            feed.close()
+    else:
+        yield InMemory(setup, key, data, minibatch.size, dtype)
+
+
+def tell(error: StreamBroke, steps: int) -> None:
+    """Warn of a source that raised, and of what was kept."""
+    cause = error.__cause__
+    warnings.warn(
+        f"the data stream raised {type(cause).__name__} ({cause}) after step {steps:,}: the fit "
+        "is what there was by then, marked as interrupted",
+        RuntimeWarning,
+        stacklevel=3,
+    )

@@ -1,0 +1,199 @@
+"""A log density in two parts, of which one is a sum over rows of data."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxvi import _target_checks as _checks
+from jaxvi import _tree
+from jaxvi._types import Data, Scalar
+
+_CHECKED = 16  # rows on which a likelihood is looked at
+_TRIES = 4  # points, nearer and nearer to the origin
+
+
+@dataclass(frozen=True)
+class FactoredDensity:
+    """log prior plus the log likelihood of all rows: the density of the whole data."""
+
+    log_prior: Any
+    log_likelihood: Any
+
+    def __call__(self, params: Any, data: Data) -> Scalar:
+        """Of one parameters' pytree."""
+        return self.log_prior(params) + jnp.sum(self.log_likelihood(params, data))
+
+
+@dataclass(frozen=True)
+class ScaledDensity:
+    """log prior plus the log likelihood of some rows, scaled up to that of all.
+
+    Data are `(scale, rows)`, the scale being the number of all rows over that of these. Where
+    every row is as likely among them, it is unbiased.
+    """
+
+    log_prior: Any
+    log_likelihood: Any
+
+    def __call__(self, params: Any, data: tuple[Scalar, Any]) -> Scalar:
+        """Of one parameters' pytree."""
+        scale, rows = data
+        return self.log_prior(params) + scale * jnp.sum(self.log_likelihood(params, rows))
+
+
+@dataclass(frozen=True)
+class RowsStart:
+    """A model's own start, of the rows alone."""
+
+    start: Any
+
+    def __call__(self, key: Any, data: tuple[Scalar, Any]) -> Any:
+        """Parameters to start at."""
+        return self.start(key, data[1])
+
+
+def num_rows(data: Data) -> int:
+    """The length of the leading axis, which all leaves must have in common.
+
+    Raises:
+        ValueError: no leaves, a leaf without axes, or lengths that differ.
+    """
+    paths, leaves, _ = _tree.flatten_with_paths(data)
+    lengths = {np.shape(leaf)[:1] for leaf in leaves}
+    if len(lengths) == 1 and lengths != {()}:
+        (found,) = lengths
+        if found[0] > 0:
+            return int(found[0])
+    shapes = ", ".join(f"{p} {np.shape(x)}".strip() for p, x in zip(paths, leaves, strict=True))
+    raise ValueError(
+        "expected data whose leaves all have one row for each observation on their leading axis, "
+        f"as a log_likelihood takes them; got {shapes or 'no arrays'}; try data[None] or "
+        "jnp.broadcast_to, or closing over what does not go by rows"
+    )
+
+
+def check_functions(target: Any) -> None:
+    """Both parts are there, are functions, and no log_density besides."""
+    prior, likelihood = target.log_prior, target.log_likelihood
+    if prior is None or likelihood is None:
+        missing = "log_prior" if prior is None else "log_likelihood"
+        raise TypeError(
+            f"expected log_prior and log_likelihood together; got no {missing}; try "
+            "Target(log_prior=..., log_likelihood=..., supports=...)"
+        )
+    _checks.check_function("log_prior", prior)
+    _checks.check_function("log_likelihood", likelihood)
+    if target.log_density not in (None, FactoredDensity(prior, likelihood)):
+        raise TypeError(
+            "expected log_density, or log_prior and log_likelihood; got all three; try leaving "
+            "log_density out"
+        )
+    if target.likelihood not in (None, "rows", "sum"):
+        raise ValueError(
+            f"expected likelihood 'rows', 'sum' or None; got {target.likelihood!r}; try 'rows' "
+            "where log_likelihood gives a value for each row"
+        )
+
+
+def check_shapes(target: Any, params: Any, data: Data, dtype: np.dtype) -> None:
+    """What both parts give, on shapes alone; `params` and `data` may be abstract."""
+    if data is None:
+        raise TypeError(
+            "expected data for the log_likelihood; got none; try passing data=, or a log_density "
+            "without data"
+        )
+    rows = num_rows(data)
+    _checks.check_arguments("log_prior", target.log_prior, "params", None)
+    _checks.check_arguments("log_likelihood", target.log_likelihood, "params", data)
+    try:
+        name = "log_prior"
+        prior = jax.eval_shape(target.log_prior, params)
+        name = "log_likelihood"
+        found = jax.eval_shape(target.log_likelihood, params, data)
+    except Exception as error:
+        raise ValueError(_checks.explain(error, params, data, name)) from error
+    _checks.check_value(prior, dtype, "log_prior")
+    wanted = {None: ((rows,), ()), "rows": ((rows,),), "sum": ((),)}[target.likelihood]
+    shape = getattr(found, "shape", None)
+    if shape is not None and shape not in wanted:
+        raise ValueError(
+            f"expected log_likelihood to give shape {' or '.join(map(str, wanted))}, a value for "
+            f"each of the {rows} rows or their sum; got shape {shape}; try summing over all axes "
+            "but that of the rows"
+        )
+    value = found.update(shape=()) if isinstance(found, jax.ShapeDtypeStruct) else found
+    _checks.check_value(value, dtype, "log_likelihood")
+
+
+def check_additive(target: Any, data: Data, dtype: np.dtype) -> None:
+    """That the log likelihood is a sum over rows, on numbers: a few rows, their halves, twice them.
+
+    At some points drawn around the origin, those where all is finite.
+
+    Raises:
+        ValueError: a row's value depends on other rows, the sum of twice the rows is not twice
+            the sum, or the sums of halves don't add up.
+    """
+    total = num_rows(data)
+    chosen = np.unique(np.linspace(0, total - 1, _CHECKED).round().astype(int))
+    rows = jax.tree.map(lambda leaf: jnp.asarray(leaf[chosen]), data)
+    spread = 0.5 ** np.arange(_TRIES)[:, None]
+    z = spread * np.random.default_rng(0).normal(size=(_TRIES, target.dim))
+    values = _likelihoods(jnp.asarray(z, dtype), rows, target=target)
+    for point in zip(*(np.asarray(x, float) for x in values), strict=True):
+        if not all(np.isfinite(x).all() for x in point):
+            continue  # the search for a start will have the last word
+        once, twice, first, second = point
+        slack = float(np.finfo(dtype).eps) ** 0.5 * (1.0 + np.abs(once).sum())
+        if once.ndim == 1:
+            halves = np.concatenate([first, second]) - once
+            if max(np.abs(halves).max(), np.abs(twice - np.tile(once, 2)).max()) > slack:
+                raise ValueError(
+                    "expected a log_likelihood in which the value of a row depends on that row "
+                    f"alone; got values that change with the rows beside it; {_NO_SCALING}"
+                )
+            continue
+        if abs(twice - 2.0 * once) > slack:
+            raise ValueError(
+                "expected a log likelihood that doubles when the data are doubled, as a sum over "
+                f"rows does; got {float(once):.6g} for {len(chosen)} rows and {float(twice):.6g} "
+                f"for the same rows twice; {_NO_SCALING}"
+            )
+        if len(chosen) > 1 and abs(first + second - once) > slack:
+            raise ValueError(
+                "expected a log likelihood that is a sum over rows, each by itself; got "
+                f"{float(once):.6g} for {len(chosen)} rows and {float(first + second):.6g} for "
+                f"their halves; {_NO_SCALING}"
+            )
+
+
+_NO_SCALING = (
+    "try sums in place of means, the prior in log_prior, and no scaling: scaling to all the data "
+    "is done for you"
+)
+
+
+@partial(jax.jit, static_argnames="target")
+def _likelihoods(
+    z: Float[Array, "points dim"], rows: Any, *, target: Any
+) -> tuple[Array, Array, Array, Array]:
+    """The log likelihood of rows, of the rows twice over, and of either half."""
+    middle = max(num_rows(rows) // 2, 1)
+    first = jax.tree.map(lambda leaf: leaf[:middle], rows)
+    second = jax.tree.map(lambda leaf: leaf[middle:], rows)
+    twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), rows)
+
+    def at(z: Array) -> tuple[Array, Array, Array, Array]:
+        params = target.constrain(z)
+        once, double, one = (target.log_likelihood(params, d) for d in (rows, twice, first))
+        other = jnp.zeros_like(once)[..., middle:] if once.ndim else jnp.zeros_like(once)
+        if num_rows(rows) > 1:
+            other = target.log_likelihood(params, second)
+        return once, double, one, other
+
+    return jax.vmap(at)(z)
