@@ -123,13 +123,13 @@ class Checkpoints:
         began = time.perf_counter()
         try:
             if not self._begun:
-                self._write_data()
+                self._write_data()  # before the lanes, and they before the run
             _storage.write(self.folder / name, _storage.pack(header, arrays))
             if not self._begun:
                 _storage.write(self.folder / RUN, _storage.pack(self._header, {}))
                 self._begun = True
             return True
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             self._warn(error)
             return False
         finally:
@@ -142,7 +142,7 @@ class Checkpoints:
             arrays = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
             _storage.write(self.folder / DATA, _storage.pack({"run": self.run}, arrays))
 
-    def _warn(self, error: OSError) -> None:
+    def _warn(self, error: Exception) -> None:
         if not self._warned:
             self._warned = True
             warnings.warn(

@@ -80,7 +80,7 @@ class _Digest:
             value = jax.random.key_data(value)
         array = np.asarray(value)
         self.word("array", array.dtype, array.shape)
-        self._hash.update(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+        self._hash.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
     def _object(self, value: Any) -> None:
         if isinstance(value, dict):

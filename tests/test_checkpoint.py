@@ -23,6 +23,7 @@ import jaxvi
 from jaxvi import _checkpoint, _specs, _storage, _trees_as_json
 from jaxvi._fingerprint import fingerprint
 from jaxvi.fit import fit_restarts
+from jaxvi.lanes import WarmStart, make_setup, split_key, start_lanes
 from jaxvi.supports import Positive, Real
 
 KEY = jax.random.key(7)
@@ -141,6 +142,38 @@ def test_a_stopped_run_goes_on_bit_for_bit(name: str, tmp_path: Path, short: Non
     assert_same(again, whole)
     assert not again.interrupted
     assert_same(resume(tmp_path, TARGET), whole)  # what has ended gives its result again
+
+
+FAMILIES = [
+    jaxvi.MeanField(),
+    jaxvi.FullRank(),
+    jaxvi.LowRank(rank=1),
+    jaxvi.StudentT(),
+    jaxvi.CouplingFlow(),
+    jaxvi.AutoregressiveFlow(),
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=repr)
+def test_lanes_have_one_structure_whatever_they_start_from(family: Any) -> None:
+    """A file of lanes is read without knowing how they had started."""
+    setup = make_setup(TARGET, family, None, STOCHASTIC, None)
+
+    def lanes(z: Any, warm: Any) -> Any:
+        start = partial(start_lanes, setup=setup, num_lanes=3)
+        return jax.eval_shape(start, split_key(KEY), z, jnp.float32(1.0), X, warm)
+
+    loc = jnp.zeros(2)
+    phi = family.init(KEY, 2, start=loc)
+    warm = [WarmStart(loc, phi, None), WarmStart(loc, None, jnp.eye(2))]
+    drawn = lanes(None, None)
+    for other in (
+        *(lanes(z, None) for z in (loc, jnp.zeros((3, 2)))),
+        *(lanes(None, w) for w in warm),
+    ):
+        assert jax.tree.structure(other) == jax.tree.structure(drawn)
+        for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(drawn), strict=True):
+            assert (a.shape, a.dtype, a.weak_type) == (b.shape, b.dtype, False)
 
 
 def test_float64_goes_on_bit_for_bit(tmp_path: Path, short: None, x64: None) -> None:
