@@ -16,6 +16,7 @@ from jaxvi.families import (
     Transformed,
 )
 from jaxvi.lanes import run
+from jaxvi.mesh import make_mesh
 from jaxvi.modes import Modes, find_modes
 from jaxvi.noise import Antithetic, Fresh, Frozen, MomentMatched, Sobol
 from jaxvi.objectives import ELBO
@@ -90,6 +91,7 @@ __all__ = [
     "importance_resample",
     "interop",
     "linear_response",
+    "make_mesh",
     "models",
     "noise",
     "objectives",

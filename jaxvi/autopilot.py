@@ -14,6 +14,7 @@ from jaxvi.families import (
     Family,
 )
 from jaxvi.fit import fit_restarts
+from jaxvi.mesh import check_mesh, processes
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
 from jaxvi.result import Fit
@@ -42,6 +43,7 @@ def fit(
     max_seconds: float | None = None,
     polish: bool | str = "auto",
     progress: bool | Reporter | None = None,
+    mesh: Any = None,
 ) -> Fit:
     """Fit a posterior, check the fit, and say how far it can be trusted.
 
@@ -87,6 +89,11 @@ def fit(
             case, False never.
         progress: None or True for a bar on a terminal and a line every ten seconds elsewhere,
             False for silence, or a callable that takes a `Progress`.
+        mesh: devices to run on, see `make_mesh`: restarts are dealt out along its axis "lanes",
+            rows of data along "data", for a target of a log prior and a log likelihood. Answers
+            are those of one device up to rounding. With several processes all of them make the
+            same call and get the same fit; the first one reports progress. Of the autopilot the
+            Gaussian's restarts are spread, on the devices of one process.
 
     Returns:
         A `Fit`. Numerical failure raises nothing: each lane's status says what became of it.
@@ -122,10 +129,16 @@ def fit(
         "max_steps": max_steps,
         "num_eval_draws": num_eval_draws,
         "progress": progress,
+        "mesh": mesh,
     }
     if not auto:
         parts: dict[str, Any] = {"objective": objective, "solver": solver, "noise": noise}
         return fit_restarts(key, target, family, **parts, **run, max_seconds=max_seconds)
+    if mesh is not None and len(processes(check_mesh(mesh))) > 1:
+        raise ValueError(
+            "expected a family or a solver with a mesh of several processes, since stages after "
+            "the restarts run on one; got none; try solver=jaxvi.NaturalGradient()."
+        )
     pilot = Pilot(key, target, data, effort, polish, max_seconds, progress)
     return pilot.fly(run)
 

@@ -17,6 +17,8 @@ from jaxvi import _door
 from jaxvi._ahead import compiling_ahead
 from jaxvi._interrupts import interrupts
 from jaxvi._loop import Lane, Setup, block_length
+from jaxvi._on_mesh import OnMesh
+from jaxvi._placement import OneDevice, Placement, Seen
 from jaxvi._progress import Progress, Reporter, make_reporter
 from jaxvi._status import Status
 from jaxvi._types import Data
@@ -25,10 +27,9 @@ from jaxvi.lanes import (
     advance_lanes,
     compile_ranking,
     make_setup,
-    rank_lanes,
-    split_key,
     start_lanes,
 )
+from jaxvi.mesh import check_mesh, check_rows
 from jaxvi.result import Fit, History, Timing, warm_start
 from jaxvi.target import Target
 
@@ -55,6 +56,7 @@ def fit_restarts(
     max_seconds: Any = None,
     patience: float | None = None,
     progress: bool | Reporter | None = None,
+    mesh: Any = None,
 ) -> Fit:
     """`jaxvi.fit` with one solver: every restart is a lane of one compiled batch.
 
@@ -67,7 +69,11 @@ def fit_restarts(
     key = _door.typed_key(key)
     _door.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
     dtype = target.check(data)
-    data = jax.tree.map(jnp.asarray, data)  # so that every call sees the same types
+    if mesh is not None:
+        mesh = check_mesh(mesh)
+    num_rows = check_rows(target, data, mesh) if mesh is not None else 0
+    if not num_rows:  # spread rows stay where they are: no one device may have room for them
+        data = jax.tree.map(jnp.asarray, data)  # so that every call sees the same types
     _door.parts(family, objective, solver, noise)
     setup = make_setup(target, family, objective, solver, noise)
     _door.hashable(setup)
@@ -80,27 +86,33 @@ def fit_restarts(
         _door.positive("max_seconds", max_seconds)
     warm = warm_start(start, setup, dtype) if isinstance(start, Fit) else None
     z = None if warm else _door.starts(target, start, num_restarts, dtype)
+    place: Placement = OneDevice(num_restarts)
+    if mesh is not None:
+        place = OnMesh(mesh, num_restarts, num_rows)
     with _door.compile_clock() as compiling:
         setup = setup.prepared(data, dtype)
-        keys = split_key(key)
-        with _compiling(setup, keys, (z, scale, data, warm), num_restarts) as wait:
-            lanes = start_lanes(keys, z, scale, data, warm, setup=setup, num_lanes=num_restarts)
-            _door.some_start(np.asarray(lanes.status), data)
+        engine, keys, rows = place.place_setup(setup), place.place_keys(key), place.place_data(data)
+        ahead = mesh is None
+        with _compiling(setup, keys, (z, scale, data, warm), num_restarts, ahead) as wait:
+            lanes = place.start_lanes(keys, z, scale, rows, warm, setup=engine)
+            _door.some_start(place.look(lanes).status, data)
             if wait is not None:
                 compile_ranking(keys, lanes, data, setup=setup, num_draws=num_eval_draws)
                 with _door.waiting_for_compiler():
                     wait()
-        report, close = make_reporter(progress)
+        report, close = make_reporter(progress if place.reports else False)
         budget = math.inf if max_seconds is None else began + max_seconds
         limits = _Limits(max_steps, budget, patience)
-        run = _run_chunks(keys, lanes, data, setup, limits, report)
+        run = _run_chunks(place, keys, lanes, rows, engine, limits, report)
         close()
-        phi, ranking = rank_lanes(keys, run.lanes, data, setup=setup, num_draws=num_eval_draws)
+        phi, ranking = place.rank_lanes(
+            keys, run.lanes, rows, setup=engine, num_draws=num_eval_draws
+        )
     return Fit(
         setup=setup,
         phi=phi,
         status=_final_status(run),
-        steps=np.asarray(run.lanes.step),
+        steps=run.seen.step,
         bounds=ranking.bound,
         bounds_mcse=ranking.mcse,
         difference_mcse=ranking.difference_mcse,
@@ -116,9 +128,11 @@ def fit_restarts(
 
 
 def _compiling(
-    setup: Setup, keys: Keys, arguments: tuple[Any, ...], num_lanes: int
+    setup: Setup, keys: Keys, arguments: tuple[Any, ...], num_lanes: int, ahead: bool
 ) -> contextlib.AbstractContextManager[Callable[[], None] | None]:
     """The steps' program, compiled while the caller compiles those of starts and ranking."""
+    if not ahead:
+        return contextlib.nullcontext()
     step, data = jnp.int32(0), arguments[2]
 
     def program() -> None:
@@ -137,30 +151,32 @@ class _Limits(NamedTuple):
     until: float
     patience: float | None
 
-    def steps(self, lanes: Lane) -> int:
+    def steps(self, lanes: Seen) -> int:
         """Steps that lanes may take, as far as can be told by now."""
-        done = np.asarray(lanes.status) == Status.CONVERGED
+        done = lanes.status == Status.CONVERGED
         if self.patience is None or 2 * done.sum() < len(done):
             return self.max_steps
-        usual = max(float(np.median(np.asarray(lanes.step)[done])), _USUAL_STEPS)
+        usual = max(float(np.median(lanes.step[done])), _USUAL_STEPS)
         return min(self.max_steps, math.ceil(self.patience * usual))
 
 
 class _Run(NamedTuple):
     lanes: Lane
+    seen: Seen
     history: History
     seconds: float
     interrupted: bool
 
 
 def _final_status(run: _Run) -> np.ndarray:
-    status = np.array(run.lanes.status)
+    status = run.seen.status.copy()
     left = Status.INTERRUPTED if run.interrupted else Status.STEP_LIMIT
     status[status == Status.RUNNING] = left
     return status
 
 
 def _run_chunks(
+    place: Placement,
     keys: Keys,
     lanes: Lane,
     data: Data,
@@ -169,56 +185,52 @@ def _run_chunks(
     report: Reporter,
 ) -> _Run:
     """Chunks until every lane has ended, a limit, or an interrupt between two chunks."""
-    max_steps = limits.max_steps
+    max_steps, seen = limits.max_steps, place.look(lanes)
     length = block_length(setup)
-    recorder = _Recorder(lanes.status.shape[0])
-    blocks, step, seconds, began = 1, 0, 0.0, time.perf_counter()
-    with interrupts() as interrupted, contextlib.suppress(_Stop):
-        while step < max_steps and bool((np.asarray(lanes.status) == Status.RUNNING).any()):
+    recorder = _Recorder(len(seen.status))
+    blocks, step, seconds, began, stop = 1, 0, 0.0, time.perf_counter(), False
+    with interrupts() as interrupted:
+        while step < max_steps and bool((seen.status == Status.RUNNING).any()):
             first, goal = step, min(step + blocks * length, max_steps)
             with _door.compile_clock() as compiling:
                 chunk_began = time.perf_counter()
-                lanes, rows, reached = advance_lanes(
-                    keys, lanes, jnp.int32(step), jnp.int32(goal), data, setup=setup, rows=_ROWS
+                lanes, rows, step = place.advance_lanes(
+                    keys, lanes, step, goal, data, setup=setup, rows=_ROWS
                 )
-                step = int(reached)
+                seen = place.look(lanes)
                 elapsed = time.perf_counter() - chunk_began - compiling.seconds
             seconds += max(elapsed, 0.0)
-            recorder.add(first, step, length, np.asarray(rows))
+            recorder.add(first, step, length, rows)
             pace = max(elapsed, 1e-6) / math.ceil((step - first) / length)
             blocks = min(_ROWS, 4 * blocks, max(1, int(_CHUNK_SECONDS / pace)))
-            _report(report, lanes, step, max_steps, time.perf_counter() - began, interrupted)
-            max_steps = limits.steps(lanes)
-            if time.perf_counter() >= limits.until:
+            _report(report, seen, step, max_steps, time.perf_counter() - began, interrupted)
+            max_steps = limits.steps(seen)
+            late = time.perf_counter() >= limits.until
+            blocks, stop = place.agree(blocks, interrupted.is_set() or late)
+            if stop:
                 interrupted.set()
-            if interrupted.is_set():
                 break
     history = recorder.history()
-    return _Run(lanes, history, seconds, interrupted.is_set())
-
-
-class _Stop(Exception):
-    """Leave the chunk loop with what there is."""
+    return _Run(lanes, seen, history, seconds, stop)
 
 
 def _report(
     report: Reporter,
-    lanes: Lane,
+    lanes: Seen,
     step: int,
     max_steps: int,
     seconds: float,
     interrupted: threading.Event,
 ) -> None:
     """Tell the observer; a KeyboardInterrupt raised in it stops the run as Ctrl-C does."""
-    bounds = np.asarray(lanes.bound)
+    bounds = lanes.bound
     finite = bounds[np.isfinite(bounds)]
-    running = int((np.asarray(lanes.status) == Status.RUNNING).sum())
+    running = int((lanes.status == Status.RUNNING).sum())
     best = float(finite.max()) if finite.size else math.nan
     try:
         report(Progress(step, max_steps, len(bounds), running, best, seconds))
     except KeyboardInterrupt:
         interrupted.set()
-        raise _Stop from None
 
 
 class _Recorder:

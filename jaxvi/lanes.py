@@ -1,5 +1,6 @@
 """Restarts as lanes: starts that differ, one compiled batch, a fair ranking."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -212,6 +213,19 @@ def start_lanes(
     """
     lanes = jnp.arange(num_lanes, dtype=jnp.int32)
     scales = jnp.broadcast_to(start_scale, num_lanes)
+    return start_at(keys, lanes, z, scales, data, warm, setup)
+
+
+def start_at(
+    keys: Keys,
+    lanes: Int[Array, "lanes"],
+    z: Float[Array, "*lanes dim"] | None,
+    scales: Float[Array, "lanes"],
+    data: Data,
+    warm: WarmStart | None,
+    setup: Setup,
+) -> Lane:
+    """The lanes of these numbers at their starts."""
     if warm is not None:
         return jax.vmap(lambda lane: _warm_lane(setup, keys.start, lane, warm, data))(lanes)
     batched = z is not None and z.ndim == 2
@@ -235,11 +249,16 @@ def advance_lanes(
     rows: int,
 ) -> tuple[Lane, Float[Array, "rows lanes"], Int[Array, ""]]:
     """A chunk of the run: at most `rows` blocks of every lane."""
-    noise_keys = keys.noise
-    if not setup.shared:
-        indices = jnp.arange(lanes.status.shape[0], dtype=jnp.int32)
-        noise_keys = jax.vmap(jax.random.fold_in, (None, 0))(keys.noise, indices)
-    return run_lanes(setup, noise_keys, lanes, first_step, last_step, rows, data)
+    indices = jnp.arange(lanes.status.shape[0], dtype=jnp.int32)
+    own = noise_keys(keys, indices, setup)
+    return run_lanes(setup, own, lanes, first_step, last_step, rows, data)
+
+
+def noise_keys(keys: Keys, lanes: Int[Array, "lanes"], setup: AnySetup) -> Key[Array, "..."]:
+    """One key where lanes share their noise, else those of the lanes of these numbers."""
+    return (
+        keys.noise if setup.shared else jax.vmap(jax.random.fold_in, (None, 0))(keys.noise, lanes)
+    )
 
 
 @partial(jax.jit, static_argnames="setup")
@@ -264,25 +283,27 @@ def rank_lanes(
     fewest draws of non-finite log density.
     """
     phis = lane_results(lanes, setup=setup)
-    num_lanes = len(lanes.status)
-    each = min(draws_each(num_lanes, setup.target.dim), num_draws)
-    seen = []
-    for call in range(-(-num_draws // each)):
-        drawn = draw_and_weigh(
-            jax.random.fold_in(keys.ranking, call),
-            phis,
-            data,
-            target=setup.target,
-            family=setup.family,
-            num=each,
-            common=True,
-        )
-        seen.append(np.asarray(drawn.log_weights))
-    weights = np.concatenate(seen, axis=1)[:, :num_draws]
-    return phis, _ranking(weights, np.asarray(lanes.status) != Status.NO_START)
+
+    def weigh(call: int, num: int) -> Array:
+        key = jax.random.fold_in(keys.ranking, call)
+        target, family = setup.target, setup.family
+        return draw_and_weigh(
+            key, phis, data, target=target, family=family, num=num, common=True
+        ).log_weights
+
+    return phis, rank(weigh, np.asarray(lanes.status), setup.target.dim, num_draws)
 
 
-def _ranking(weights: Float[np.ndarray, "lanes draws"], started: np.ndarray) -> Ranking:
+def rank(
+    weigh: Callable[[int, int], Array],
+    status: Int[np.ndarray, "lanes"],
+    dim: int,
+    num_draws: int,
+) -> Ranking:
+    """Lanes by their log weights: `weigh(call, num)` gives those of so many fresh draws each."""
+    each = min(draws_each(len(status), dim), num_draws)
+    seen = [np.asarray(weigh(call, each)) for call in range(-(-num_draws // each))]
+    weights, started = np.concatenate(seen, axis=1)[:, :num_draws], status != Status.NO_START
     finite = np.isfinite(weights)
     num_bad = (~finite).sum(axis=-1)
     with np.errstate(invalid="ignore", over="ignore"):

@@ -17,6 +17,18 @@ from jaxvi.supports import Support
 
 
 @dataclasses.dataclass(frozen=True)
+class SumOfParts:
+    """The log density of a log prior and a log likelihood, which is a sum or has a value a row."""
+
+    log_prior: Any
+    log_likelihood: Any
+
+    def __call__(self, params: Any, data: Data) -> Float[Array, ""]:
+        """log prior + log likelihood."""
+        return self.log_prior(params) + jnp.sum(self.log_likelihood(params, data))
+
+
+@dataclasses.dataclass(frozen=True)
 class Target:
     r"""An unnormalised log density and where each of its parameters lives.
 
@@ -51,14 +63,18 @@ class Target:
     """
 
     # Any, so that a wrong argument meets the sentences below and no run-time type checker first.
-    log_density: Any
-    supports: Any = dataclasses.field(compare=False)
+    log_density: Any = None
+    supports: Any = dataclasses.field(default=None, compare=False)
     start: Any = None
+    log_prior: Any = dataclasses.field(default=None, kw_only=True)
+    log_likelihood: Any = dataclasses.field(default=None, kw_only=True)
     leaves: tuple[Support, ...] = dataclasses.field(init=False, repr=False)
     treedef: PyTreeDef = dataclasses.field(init=False, repr=False)
     paths: tuple[str, ...] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self.log_density is None and self.log_likelihood is not None:
+            object.__setattr__(self, "log_density", SumOfParts(self.log_prior, self.log_likelihood))
         _checks.check_function("log_density", self.log_density)
         if self.start is not None:
             _checks.check_function("start", self.start)
