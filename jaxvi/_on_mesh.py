@@ -124,7 +124,7 @@ class OnMesh:
     ) -> tuple[Lane, Float[np.ndarray, "rows lanes"], int]:
         """A chunk of the run; the step reached is that of the device that came furthest."""
         steps = np.int32(first_step), np.int32(last_step)
-        lanes, bounds, reached = _advance(
+        lanes, bounds, reached = advance_on_mesh(
             keys, lanes, *steps, data, setup=setup, rows=rows, place=self
         )
         bounds, reached = self._gathered((bounds, reached))
@@ -233,7 +233,7 @@ def _start(
 
 
 @partial(jax.jit, static_argnames=("setup", "rows", "place"), donate_argnames=("lanes",))
-def _advance(
+def advance_on_mesh(
     keys: Keys,
     lanes: Lane,
     first_step: Int[Array | np.generic, ""],
@@ -244,6 +244,7 @@ def _advance(
     rows: int,
     place: OnMesh,
 ) -> tuple[Lane, Float[Array, "rows lanes"], Int[Array, "shards"]]:
+    """A chunk in which every device's loop ends by itself; the step that each has reached."""
     own, length = place.lanes_spec, block_length(setup)
 
     def here(

@@ -2,7 +2,6 @@
 
 import math
 import operator
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,9 +14,7 @@ from jaxvi.target import Target
 LANES, ROWS = "lanes", "data"
 
 
-def make_mesh(
-    lanes: int | None = None, data: int = 1, devices: Sequence[Any] | None = None
-) -> Mesh:
+def make_mesh(lanes: Any = None, data: Any = 1, devices: Any = None) -> Mesh:
     """A mesh for `fit(..., mesh=...)`: `lanes` by `data` devices.
 
     Restarts are dealt out along the axis "lanes"; along "data" each device has a part of the rows,
