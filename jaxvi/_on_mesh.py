@@ -132,8 +132,8 @@ class OnMesh:
 
     def look(self, lanes: Lane) -> Seen:
         """What the host needs to see of the lanes that are real."""
-        seen = self._gathered(Seen(lanes.status, lanes.step, lanes.bound))
-        return jax.tree.map(lambda leaf: leaf[: self.num_lanes], seen)
+        whole = self._gathered((lanes.status, lanes.step, lanes.bound))
+        return Seen(*(leaf[: self.num_lanes] for leaf in whole))
 
     def rank_lanes(
         self, keys: Keys, lanes: Lane, data: Data, *, setup: Setup, num_draws: int
@@ -141,7 +141,7 @@ class OnMesh:
         """Parameters of all lanes, on this process's device, and their bounds on common draws."""
         phis = _results(lanes, setup=setup, place=self)
 
-        def weigh(call: int, num: int) -> np.ndarray:
+        def weigh(call: int, num: int) -> Any:
             weights = _weigh(
                 keys.ranking, np.int32(call), phis, data, setup=setup, num=num, place=self
             )
@@ -248,7 +248,7 @@ def advance_on_mesh(
     own, length = place.lanes_spec, block_length(setup)
 
     def here(
-        keys: Keys, lanes: Lane, numbers: Array, first: Array, last: Array, data: Data
+        keys: Keys, lanes: Lane, numbers: Array, first: Any, last: Any, data: Data
     ) -> tuple[Lane, Array, Array]:
         noise = noise_keys(keys, numbers, setup)
         lanes, bounds, reached = run_lanes(setup, noise, lanes, first, last, rows, data)
@@ -287,7 +287,7 @@ def _weigh(
 ) -> Float[Array, "lanes draws"]:
     own = place.lanes_spec
 
-    def here(key: Array, call: Array, phis: Phi, data: Data) -> Array:
+    def here(key: Array, call: Any, phis: Phi, data: Data) -> Array:
         key, target, family = jax.random.fold_in(key, call), setup.target, setup.family
         return draw_and_weigh(
             key, phis, data, target=target, family=family, num=num, common=True

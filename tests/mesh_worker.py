@@ -23,6 +23,7 @@ if __name__ == "__main__":
         jax.distributed.initialize(f"127.0.0.1:{PORT}", PROCESSES, PROCESS)
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_disable_most_optimizations", True)  # compiles in half the time
 
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
@@ -55,7 +56,7 @@ SOLVER = jaxvi.Stochastic(optax.adam, learning_rate=0.05)
 # 41 rows and 5 restarts divide by neither 2 nor 4: both are padded
 CALLS = {
     "own_noise": {
-        "family": jaxvi.FullRank(),
+        "family": jaxvi.MeanField(),
         "solver": SOLVER,
         "noise": jaxvi.Fresh(shared=False),
         "max_steps": 300,
@@ -85,14 +86,16 @@ def numbers(found):
 
 def collectives(mesh, num_rows):
     """Words for talk between devices in the compiled program that steps."""
-    setup = make_setup(TARGET, jaxvi.FullRank(), None, SOLVER, None)
+    setup = make_setup(TARGET, jaxvi.MeanField(), None, SOLVER, None)
     place = OnMesh(mesh, 5, num_rows)
     engine, keys = place.place_setup(setup), place.place_keys(jax.random.key(0))
     data = place.place_data((X, Y))
     lanes = place.start_lanes(keys, None, jnp.ones(()), data, None, setup=engine)
     steps = np.int32(0), np.int32(100)
     lowered = advance_on_mesh.lower(keys, lanes, *steps, data, setup=engine, rows=64, place=place)
+    jax.config.update("jax_disable_most_optimizations", False)
     text = lowered.compile().as_text()
+    jax.config.update("jax_disable_most_optimizations", True)
     assert "while" in text
     return np.array(sorted(set(re.findall(TALK, text))))
 
@@ -113,17 +116,10 @@ def main():
     """Fits of several meshes."""
     devices = jax.device_count()
     by_lanes, by_rows = jaxvi.make_mesh(), jaxvi.make_mesh(data=devices)
-    found = {
-        "own_noise lanes": fit("own_noise", by_lanes),
-        "own_noise data": fit("own_noise", by_rows),
-    }
-    other = {}
+    found, other = {"own_noise lanes": fit("own_noise", by_lanes)}, {}
     if PROCESSES == 1:
-        both = jaxvi.make_mesh(data=2)
-        found |= {
-            "own_noise both": fit("own_noise", both),
-            "curvature both": fit("curvature", both),
-        }
+        found["own_noise data"] = fit("own_noise", by_rows)
+        found["curvature both"] = fit("curvature", jaxvi.make_mesh(data=2))
         other["talk lanes"] = collectives(by_lanes, 0)
         other["talk data"] = collectives(by_rows, len(X))
     else:
