@@ -121,14 +121,16 @@ class OnMesh:
         *,
         setup: Setup,
         rows: int,
-    ) -> tuple[Lane, Float[np.ndarray, "rows lanes"], int]:
+    ) -> tuple[Lane, Seen, Float[np.ndarray, "rows lanes"], int]:
         """A chunk of the run; the step reached is that of the device that came furthest."""
         steps = np.int32(first_step), np.int32(last_step)
-        lanes, bounds, reached = advance_on_mesh(
+        lanes, *news = advance_on_mesh(
             keys, lanes, *steps, data, setup=setup, rows=rows, place=self
         )
-        bounds, reached = self._gathered((bounds, reached))
-        return lanes, bounds[:, : self.num_lanes], int(reached.max())
+        bounds, (status, step, reached) = self._gathered(news)
+        real = slice(self.num_lanes)
+        seen = Seen(status[real], step[real], bounds[-1, real])
+        return lanes, seen, bounds[:-1, real], int(reached.max())
 
     def look(self, lanes: Lane) -> Seen:
         """What the host needs to see of the lanes that are real."""
@@ -243,8 +245,12 @@ def advance_on_mesh(
     setup: Setup,
     rows: int,
     place: OnMesh,
-) -> tuple[Lane, Float[Array, "rows lanes"], Int[Array, "shards"]]:
-    """A chunk in which every device's loop ends by itself; the step that each has reached."""
+) -> tuple[Lane, Float[Array, "rows_and_one lanes"], Int[Array, "3 lanes"]]:
+    """A chunk in which every device's loop ends by itself, and what the host wants to know of it.
+
+    In two arrays, since each is a message: bounds by block and the last ones; status, step, and
+    the step that the lane's device has reached.
+    """
     own, length = place.lanes_spec, block_length(setup)
 
     def here(
@@ -255,14 +261,16 @@ def advance_on_mesh(
         # others may go on: what has ended keeps its bound meanwhile
         done = -(-(reached - first) // length)
         over = jnp.arange(rows)[:, None] >= done
-        return lanes, jnp.where(over, lanes.bound[None], bounds), reached[None]
+        bounds = jnp.concatenate([jnp.where(over, lanes.bound[None], bounds), lanes.bound[None]])
+        reached = jnp.full_like(lanes.step, reached)
+        return lanes, bounds, jnp.stack([lanes.status, lanes.step, reached])
 
     numbers = jnp.minimum(jnp.arange(place.width, dtype=jnp.int32), place.num_lanes - 1)
     return jax.shard_map(
         here,
         mesh=place.mesh,
         in_specs=(_EVERYWHERE, own, own, _EVERYWHERE, _EVERYWHERE, place.data_spec),
-        out_specs=(own, PartitionSpec(None, *own), own),
+        out_specs=(own, PartitionSpec(None, *own), PartitionSpec(None, *own)),
         check_vma=False,
     )(keys, lanes, numbers, first_step, last_step, data)
 

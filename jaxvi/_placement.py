@@ -72,8 +72,8 @@ class Placement(Protocol):
         *,
         setup: Setup,
         rows: int,
-    ) -> tuple[Lane, Float[np.ndarray, "rows lanes"], int]:
-        """As `lanes.advance_lanes`."""
+    ) -> tuple[Lane, Seen, Float[np.ndarray, "rows lanes"], int]:
+        """As `lanes.advance_lanes`, and what the host needs to see of the lanes."""
 
     def look(self, lanes: Lane) -> Seen:
         """What the host needs to see of them."""
@@ -133,13 +133,13 @@ class OneDevice:
         *,
         setup: Setup,
         rows: int,
-    ) -> tuple[Lane, Float[np.ndarray, "rows lanes"], int]:
+    ) -> tuple[Lane, Seen, Float[np.ndarray, "rows lanes"], int]:
         """A chunk of the run."""
         first, last = jnp.int32(first_step), jnp.int32(last_step)
         lanes, bounds, reached = advance_lanes(
             keys, lanes, first, last, data, setup=setup, rows=rows
         )
-        return lanes, np.asarray(bounds), int(reached)
+        return lanes, self.look(lanes), np.asarray(bounds), int(reached)
 
     def look(self, lanes: Lane) -> Seen:
         """What the host needs to see of them."""

@@ -29,7 +29,7 @@ from jaxvi.lanes import (
     make_setup,
     start_lanes,
 )
-from jaxvi.mesh import check_mesh, check_rows
+from jaxvi.mesh import placed
 from jaxvi.result import Fit, History, Timing, warm_start
 from jaxvi.target import Target
 
@@ -69,11 +69,7 @@ def fit_restarts(
     key = _door.typed_key(key)
     _door.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
     dtype = target.check(data)
-    if mesh is not None:
-        mesh = check_mesh(mesh)
-    num_rows = check_rows(target, data, mesh) if mesh is not None else 0
-    if not num_rows:  # spread rows stay where they are: no one device may have room for them
-        data = jax.tree.map(jnp.asarray, data)  # so that every call sees the same types
+    data, mesh, num_rows = placed(target, data, mesh)
     _door.parts(family, objective, solver, noise)
     setup = make_setup(target, family, objective, solver, noise)
     _door.hashable(setup)
@@ -86,9 +82,7 @@ def fit_restarts(
         _door.positive("max_seconds", max_seconds)
     warm = warm_start(start, setup, dtype) if isinstance(start, Fit) else None
     z = None if warm else _door.starts(target, start, num_restarts, dtype)
-    place: Placement = OneDevice(num_restarts)
-    if mesh is not None:
-        place = OnMesh(mesh, num_restarts, num_rows)
+    place = OnMesh(mesh, num_restarts, num_rows) if mesh else OneDevice(num_restarts)
     with _door.compile_clock() as compiling:
         setup = setup.prepared(data, dtype)
         engine, keys, rows = place.place_setup(setup), place.place_keys(key), place.place_data(data)
@@ -194,10 +188,9 @@ def _run_chunks(
             first, goal = step, min(step + blocks * length, max_steps)
             with _door.compile_clock() as compiling:
                 chunk_began = time.perf_counter()
-                lanes, rows, step = place.advance_lanes(
+                lanes, seen, rows, step = place.advance_lanes(
                     keys, lanes, step, goal, data, setup=setup, rows=_ROWS
                 )
-                seen = place.look(lanes)
                 elapsed = time.perf_counter() - chunk_began - compiling.seconds
             seconds += max(elapsed, 0.0)
             recorder.add(first, step, length, rows)

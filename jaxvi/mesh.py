@@ -5,6 +5,7 @@ import operator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
@@ -136,8 +137,42 @@ def check_rows(target: Target, data: Data, mesh: Mesh) -> int:
 
 
 def is_spread(leaf: Any) -> bool:
-    """Whether parts of an array are with other processes."""
-    return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+    """Whether parts of an array are with other processes alone."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+        return False
+    return not leaf.is_fully_replicated
+
+
+def placed(target: Target, data: Data, mesh: Any) -> tuple[Data, Mesh | None, int]:
+    """Data as the rest of a fit sees them, the mesh checked, and the rows that it spreads, or 0.
+
+    Spread rows stay where they are: no one device may have room for them.
+    """
+    if mesh is None:
+        return jax.tree.map(jnp.asarray, data), None, 0  # so that every call sees the same types
+    mesh = check_mesh(mesh)
+    data = jax.tree.map(_copy_of_this_process, data)
+    num_rows = check_rows(target, data, mesh)
+    return (data if num_rows else jax.tree.map(jnp.asarray, data)), mesh, num_rows
+
+
+def _copy_of_this_process(leaf: Any) -> Any:
+    here = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or is_spread(leaf)
+    return leaf if here else leaf.addressable_data(0)
+
+
+def whole(data: Data) -> Data:
+    """Data to weigh draws on, which this process must have all of.
+
+    Raises:
+        ValueError: rows that are with other processes.
+    """
+    if any(map(is_spread, jax.tree.leaves(data))):
+        raise ValueError(
+            "expected data that this process has whole, to weigh draws by the density; got rows "
+            "that are spread over processes; try dataclasses.replace(fit, data=...)."
+        )
+    return data
 
 
 def round_up(number: int, parts: int) -> int:

@@ -124,6 +124,10 @@ def main():
         other["talk data"] = collectives(by_rows, len(X))
     else:
         found["spread data"] = fit("own_noise", by_rows, data=(spread(X), spread(Y)))
+        try:
+            print(found["spread data"].verdict)
+        except ValueError as error:
+            other["refused"] = np.array(str(error))
     # the last process alone is out of time: all stop, after the same chunk
     hurry = 1e-9 if PROCESS == PROCESSES - 1 else 1e9
     long = {"max_seconds": hurry, "max_steps": 100_000, "solver": SOLVER}

@@ -85,6 +85,7 @@ def test_two_processes(tmp_path, x64):
     assert_same(first, "own_noise lanes", worker.fit("own_noise", progress=False))
     rows = worker.X[: worker.ROWS], worker.Y[: worker.ROWS]
     assert_same(first, "spread data", worker.fit("own_noise", data=rows, progress=False))
+    assert "try dataclasses.replace(fit, data=" in str(first["refused"])
     # one of them had no time: both stopped after the first chunk of one block
     np.testing.assert_array_equal(first["stopped"], [1, 50, 50, 50, 50, 50])
 
