@@ -32,18 +32,25 @@ class Plan:
 QUICK = Plan(lanes=4, steps=100, rows=100, dim=3, repeats=1)
 
 
-def measure(plan: Plan | None = None, *, devices: tuple[int, ...] = (1, 2, 4)) -> dict[str, Any]:
+def measure(
+    plan: Plan | None = None,
+    *,
+    processes: tuple[int, ...] = (1, 2),
+    devices: tuple[int, ...] = (1, 2, 4),
+) -> dict[str, Any]:
     """Lanes a second of one and two processes, each on its core, and of emulated devices.
 
-    The devices are threads of one process on all cores: more than there are cores gain nothing.
+    `ratio` is that of two processes over one's. More processes than there are cores are left
+    out. Emulated devices are threads of one process on all cores: more than there are cores gain
+    nothing.
     """
     plan = plan or Plan()
     cores = sorted(os.sched_getaffinity(0))
     found: dict[str, Any] = {"plan": asdict(plan), "cores": len(cores), "processes": {}}
-    for count in (1, 2):
+    for count in processes:
         if count <= len(cores):
             found["processes"][count] = _lanes_a_second(plan, processes=count, cores=cores)
-    if 2 in found["processes"]:
+    if {1, 2} <= found["processes"].keys():
         found["ratio"] = found["processes"][2] / found["processes"][1]
     found["devices"] = {count: _lanes_a_second(plan, devices=count) for count in devices}
     return found
