@@ -17,6 +17,7 @@ from jaxvi.families import (
     Transformed,
 )
 from jaxvi.lanes import run
+from jaxvi.mesh import make_mesh
 from jaxvi.minibatch import Minibatch
 from jaxvi.modes import Modes, find_modes
 from jaxvi.noise import Antithetic, Fresh, Frozen, MomentMatched, Sobol
@@ -95,6 +96,7 @@ __all__ = [
     "importance_resample",
     "interop",
     "linear_response",
+    "make_mesh",
     "models",
     "noise",
     "objectives",

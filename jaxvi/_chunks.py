@@ -1,12 +1,10 @@
 """All lanes of a batch together, in chunks, until they have ended."""
 
-import contextlib
 import math
 import threading
 import time
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -15,11 +13,12 @@ from jaxvi._checkpoint import Batch, Snapshot
 from jaxvi._feed import Feed, StreamBroke, tell
 from jaxvi._interrupts import interrupts
 from jaxvi._loop import Lane, block_length
+from jaxvi._placement import Placement, Seen
 from jaxvi._pool import PoolUse
 from jaxvi._progress import Progress, Reporter
 from jaxvi._status import Status
 from jaxvi._types import Phi
-from jaxvi.lanes import Keys, advance_lanes, lane_results
+from jaxvi.lanes import Keys
 from jaxvi.result import History
 
 ROWS = 64  # blocks a chunk, at most
@@ -43,12 +42,12 @@ class Limits(NamedTuple):
             look += max(1, look // (4 * length)) * length
         return look or self.max_steps
 
-    def steps(self, lanes: Lane) -> int:
+    def steps(self, lanes: Seen) -> int:
         """Steps that lanes may take, as far as can be told by now."""
-        done = np.asarray(lanes.status) == Status.CONVERGED
+        done = lanes.status == Status.CONVERGED
         if self.patience is None or 2 * done.sum() < len(done):
             return self.max_steps
-        usual = max(float(np.median(np.asarray(lanes.step)[done])), _USUAL_STEPS)
+        usual = max(float(np.median(lanes.step[done])), _USUAL_STEPS)
         return min(self.max_steps, math.ceil(self.patience * usual))
 
 
@@ -70,12 +69,13 @@ def run_chunks(
     report: Reporter,
     checkpoint: Batch | None,
     found: Snapshot | None,
+    place: Placement,
 ) -> Run:
     """Chunks until every lane has ended, a limit, or an interrupt between two chunks."""
-    max_steps = limits.max_steps
+    max_steps, seen = limits.max_steps, place.look(lanes)
     setup, length = feed.setup, block_length(feed.setup)
-    recorder = Recorder(lanes.status.shape[0])
-    blocks, step, seconds, began = 1, 0, 0.0, time.perf_counter()
+    recorder = Recorder(len(seen.status))
+    blocks, step, seconds, began, stop = 1, 0, 0.0, time.perf_counter(), False
     if found is not None:
         step, max_steps, seconds = recorder.restore(found)
 
@@ -86,67 +86,58 @@ def run_chunks(
     with interrupts() as interrupted:
         if checkpoint is not None and checkpoint.is_due():
             save()
-        with contextlib.suppress(Stop):
-            while step < max_steps and bool((np.asarray(lanes.status) == Status.RUNNING).any()):
-                try:
-                    data, end = feed.at(step)
-                except StreamBroke as error:
-                    tell(error, step)
-                    interrupted.set()
-                    break
-                look = limits.next_look(step, length)
-                first, goal = step, min(step + blocks * length, max_steps, look, end)
-                with _door.compile_clock() as compiling:
-                    chunk_began = time.perf_counter()
-                    lanes, rows, reached = advance_lanes(
-                        keys, lanes, jnp.int32(step), jnp.int32(goal), data, setup=setup, rows=ROWS
-                    )
-                    step = int(reached)
-                    elapsed = time.perf_counter() - chunk_began - compiling.seconds
-                seconds += max(elapsed, 0.0)
-                recorder.add(first, step, length, np.asarray(rows))
-                pace = max(elapsed, 1e-6) / math.ceil((step - first) / length)
-                blocks = min(ROWS, 4 * blocks, max(1, int(_CHUNK_SECONDS / pace)))
-                if step == look:
-                    max_steps = limits.steps(lanes)
-                if time.perf_counter() >= limits.until:
-                    interrupted.set()
-                report_run(report, lanes, step, max_steps, time.perf_counter() - began, interrupted)
-                if interrupted.is_set():
-                    break
-                if checkpoint is not None and checkpoint.is_due():
-                    save()
+        while step < max_steps and bool((seen.status == Status.RUNNING).any()):
+            try:
+                data, end = feed.at(step)
+            except StreamBroke as error:
+                tell(error, step)
+                stop = True
+                break
+            look = limits.next_look(step, length)
+            first, goal = step, min(step + blocks * length, max_steps, look, end)
+            with _door.compile_clock() as compiling:
+                chunk_began = time.perf_counter()
+                lanes, seen, rows, step = place.advance_lanes(
+                    keys, lanes, step, goal, data, setup=setup, rows=ROWS
+                )
+                elapsed = time.perf_counter() - chunk_began - compiling.seconds
+            seconds += max(elapsed, 0.0)
+            recorder.add(first, step, length, rows)
+            pace = max(elapsed, 1e-6) / math.ceil((step - first) / length)
+            blocks = min(ROWS, 4 * blocks, max(1, int(_CHUNK_SECONDS / pace)))
+            if step == look:
+                max_steps = limits.steps(seen)
+            late = time.perf_counter() >= limits.until
+            report_run(report, seen, step, max_steps, time.perf_counter() - began, interrupted)
+            blocks, stop = place.agree(blocks, interrupted.is_set() or late)
+            if stop:
+                break
+            if checkpoint is not None and checkpoint.is_due():
+                save()
         save()
-    status = np.array(lanes.status)
-    left = Status.INTERRUPTED if interrupted.is_set() else Status.STEP_LIMIT
-    status[status == Status.RUNNING] = left
-    phi = lane_results(lanes, setup=setup)
-    steps, history = np.asarray(lanes.step), recorder.history()
-    return Run(phi, status, steps, history, seconds, interrupted.is_set())
-
-
-class Stop(Exception):
-    """Leave the chunk loop with what there is."""
+    status = seen.status.copy()
+    status[status == Status.RUNNING] = Status.INTERRUPTED if stop else Status.STEP_LIMIT
+    phi = place.results(lanes, setup)
+    return Run(phi, status, seen.step, recorder.history(), seconds, stop)
 
 
 def report_run(
     report: Reporter,
-    lanes: Lane,
+    lanes: Seen,
     step: int,
     max_steps: int,
     seconds: float,
     interrupted: threading.Event,
 ) -> None:
     """Tell the observer; a KeyboardInterrupt raised in it stops the run as Ctrl-C does."""
-    bounds = np.asarray(lanes.bound)
+    bounds = lanes.bound
     finite = bounds[np.isfinite(bounds)]
-    running = int((np.asarray(lanes.status) == Status.RUNNING).sum())
+    running = int((lanes.status == Status.RUNNING).sum())
     best = float(finite.max()) if finite.size else math.nan
     try:
         report(Progress(step, max_steps, len(bounds), running, best, seconds))
     except KeyboardInterrupt:
         interrupted.set()
-        raise Stop from None
 
 
 class Recorder:

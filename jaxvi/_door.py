@@ -19,6 +19,7 @@ from jaxvi._loop import Setup
 from jaxvi._status import Status
 from jaxvi._types import Data
 from jaxvi.families import Family
+from jaxvi.mesh import is_spread
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
 from jaxvi.solvers import Solver
@@ -158,7 +159,7 @@ def some_start(status: np.ndarray, data: Data) -> None:
         return
     bad = sum(
         int((~np.isfinite(leaf)).sum())
-        for leaf in map(np.asarray, jax.tree.leaves(data))
+        for leaf in map(np.asarray, (x for x in jax.tree.leaves(data) if not is_spread(x)))
         if np.issubdtype(leaf.dtype, np.floating)
     )
     cause = f" The data hold {bad} entries that are not finite." if bad else ""

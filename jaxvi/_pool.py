@@ -23,7 +23,7 @@ from jaxvi._race import Race
 from jaxvi._status import Status
 from jaxvi._stretched_history import StretchedHistory
 from jaxvi._types import Data
-from jaxvi.lanes import Keys, WarmStart, lane_results, lanes_at_starts
+from jaxvi.lanes import Keys, WarmStart, lane_results, lanes_at_starts, noise_keys
 
 MOST_TOGETHER = 64  # restarts that always run as one batch, unless told otherwise
 _ROWS = 64  # blocks a chunk, at most
@@ -79,13 +79,10 @@ def advance_pool(
     rows: int,
 ) -> tuple[Lane, Float[Array, "rows lanes"], Int[Array, ""]]:
     """A chunk of those lanes that move; see `run_cohorts`."""
-    noise_keys = keys.noise
-    if not setup.shared:
-        noise_keys = jax.vmap(jax.random.fold_in, (None, 0))(keys.noise, places.restart)
     held = jnp.where(places.moves, lanes.status, Status.STEP_LIMIT)
     moved, history, done = run_cohorts(
         setup,
-        noise_keys,
+        noise_keys(keys, places.restart, setup),
         lanes._replace(status=held),
         places.cohort,
         places.step,

@@ -17,6 +17,7 @@ from jaxvi.families import (
     Family,
 )
 from jaxvi.fit import Width, fit_restarts
+from jaxvi.mesh import check_mesh, processes
 from jaxvi.minibatch import Minibatch
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
@@ -52,6 +53,7 @@ def fit(
     progress: bool | Reporter | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 60.0,
+    mesh: Any = None,
 ) -> Fit:
     """Fit a posterior, check the fit, and say how far it can be trusted.
 
@@ -113,6 +115,11 @@ def fit(
         checkpoint_seconds: what a kill may lose. Writing takes at most 2 % of the time: where one
             takes more than a fiftieth of this, they come less often. One more is at the beginning
             and one at the end of every batch of lanes, also where that is Ctrl-C or the budget's.
+        mesh: devices to run on, see `make_mesh`: restarts are dealt out along its axis "lanes",
+            rows of data along "data", for a target of a log prior and a log likelihood. Answers
+            are those of one device up to rounding. With several processes all of them make the
+            same call and get the same fit; the first one reports progress. Of the autopilot the
+            Gaussian's restarts are spread, on the devices of one process.
 
     Returns:
         A `Fit`. Numerical failure raises nothing: each lane's status says what became of it.
@@ -151,7 +158,12 @@ def fit(
         "max_steps": max_steps,
         "num_eval_draws": num_eval_draws,
     }
-    width = Width(pool, race)
+    width = Width(pool, race, mesh)
+    if auto and mesh is not None and len(processes(check_mesh(mesh))) > 1:
+        raise ValueError(
+            "expected a family or a solver with a mesh of several processes, since stages after "
+            "the restarts run on one; got none; try solver=jaxvi.NaturalGradient()."
+        )
     if auto and race:
         raise ValueError(
             "race: expected False with the default call, whose restarts look for separate modes; "

@@ -99,7 +99,7 @@ def resume(
     run = {"data": data, "start": None, "start_scale": 1.0} | header["numbers"]
     call = _call.Call(key, target, parts, run, header["effort"], header["polish"])
     kept = _checkpoint.Checkpoints(where, checkpoint_seconds, call.describe, data, name)
-    return launch(call, Width(None, False), max_seconds, progress, kept)
+    return launch(call, Width(), max_seconds, progress, kept)
 
 
 def _header(folder: Path) -> dict[str, Any]:

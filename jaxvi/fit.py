@@ -12,15 +12,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from jaxvi import _door, _feed
 from jaxvi._ahead import compiling_ahead
 from jaxvi._checkpoint import Batch, Snapshot
-from jaxvi._chunks import ROWS, Limits, Run, Stop, run_chunks
+from jaxvi._chunks import ROWS, Limits, Run, run_chunks
 from jaxvi._feed import Feed, Whole
 from jaxvi._interrupts import interrupts
 from jaxvi._loop import Setup
+from jaxvi._on_mesh import OnMesh
+from jaxvi._placement import OneDevice
 from jaxvi._pool import (
     MOST_TOGETHER,
     Pool,
@@ -31,19 +33,23 @@ from jaxvi._pool import (
 )
 from jaxvi._progress import Progress, Reporter, make_reporter
 from jaxvi._race import Race
+from jaxvi._ranking import Ranking
 from jaxvi._status import Status
-from jaxvi._types import Data
+from jaxvi._types import Data, Phi
+from jaxvi.diagnostics import Weighing
 from jaxvi.lanes import Keys, advance_lanes, make_setup, split_key, start_lanes
+from jaxvi.mesh import placed
 from jaxvi.result import Fit, History, Timing, evidence_of, warm_start
 from jaxvi.streams import Stream
 from jaxvi.target import Target
 
 
 class Width(NamedTuple):
-    """How many lanes run at once, None where memory says, and whether they race."""
+    """Lanes at once, None where memory says; whether they race; devices that they are spread on."""
 
-    pool: int | None
-    race: bool
+    pool: int | None = None
+    race: bool = False
+    mesh: Any = None
 
 
 def fit_restarts(
@@ -62,7 +68,7 @@ def fit_restarts(
     num_eval_draws: Any = 2_000,
     max_seconds: Any = None,
     patience: float | None = None,
-    width: Width = Width(None, False),
+    width: Width = Width(),
     progress: bool | Reporter | None = None,
     checkpoint: Batch | None = None,
     minibatch: Any = None,
@@ -77,9 +83,12 @@ def fit_restarts(
     began = time.perf_counter()
     key = _door.typed_key(key)
     _door.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
-    dtype = _feed.check(target, data, minibatch)
+    _check_width(width, minibatch, checkpoint is not None)
+    on_one = width.mesh is None
+    dtype = _feed.check(target, data, minibatch) if on_one else target.check(data)
+    mesh, num_rows = None, 0
     if not isinstance(data, Stream):
-        data = jax.tree.map(jnp.asarray, data)  # so that every call sees the same types
+        data, mesh, num_rows = placed(target, data, width.mesh)
     _door.parts(family, objective, solver, noise)
     setup = make_setup(target, family, objective, solver, noise)
     _door.hashable(setup)
@@ -91,21 +100,22 @@ def fit_restarts(
     scale = _door.start_scales(start_scale, num_restarts, dtype)
     if max_seconds is not None:
         _door.positive("max_seconds", max_seconds)
-    if width.pool is not None:
-        _door.whole("pool", width.pool, 1)
-    _door.one_of("race", width.race, (True, False))
     warm = warm_start(start, setup, dtype) if isinstance(start, Fit) else None
     z = None if warm else _door.starts(target, start, num_restarts, dtype)
     keys = split_key(key)
     with _door.compile_clock() as compiling, contextlib.ExitStack() as stack:
         setup = setup.prepared(data, dtype)
         feed = stack.enter_context(_feed.feeding(setup, keys.noise, data, minibatch, dtype))
-        report, close = make_reporter(progress)
+        place = None if mesh is None else OnMesh(mesh, num_restarts, num_rows)
+        report, close = make_reporter(progress if place is None or place.reports else False)
         budget = math.inf if max_seconds is None else began + max_seconds
         limits = Limits(max_steps, budget, patience)
         starts = Starts(z, scale, feed.first, warm)
         lanes = _width(width, num_restarts, feed, keys, starts, checkpoint is not None)
-        if lanes is None:
+        if place is not None:
+            feed, keys = Spread(place, setup, data), place.place_keys(key)
+            run = _run_on_mesh(place, keys, starts, feed, limits, report)
+        elif lanes is None:
             arguments = (keys, starts, feed, num_restarts, num_eval_draws)
             run = _run_together(*arguments, limits, report, checkpoint)
         else:
@@ -114,6 +124,20 @@ def fit_restarts(
         _door.some_start(run.status, feed.first)
         started = run.status != Status.NO_START
         ranking, weighed = feed.rank(keys, run.phi, started, num_eval_draws)
+    timing = Timing(compiling.seconds, run.seconds, time.perf_counter() - began)
+    return _as_fit(setup, run, ranking, weighed, timing, key, data)
+
+
+def _as_fit(
+    setup: Setup,
+    run: Run,
+    ranking: Ranking,
+    weighed: Weighing | None,
+    timing: Timing,
+    key: Array,
+    data: Data,
+) -> Fit:
+    """What ran, as the user sees it."""
     fit = Fit(
         setup=setup,
         phi=run.phi,
@@ -126,7 +150,7 @@ def fit_restarts(
         num_bad_draws=ranking.num_bad,
         log_weights=ranking.log_weights,
         history=run.history,
-        timing=Timing(compiling.seconds, run.seconds, time.perf_counter() - began),
+        timing=timing,
         interrupted=run.interrupted,
         key=key,
         data=data,
@@ -135,26 +159,69 @@ def fit_restarts(
     return fit if weighed is None else replace(fit, evidence=evidence_of(fit, weighed))
 
 
+def _check_width(asked: Width, minibatch: Any, kept: bool) -> None:
+    """Raise where lanes, data and folder don't go together."""
+    pool, race, mesh = asked
+    if pool is not None:
+        _door.whole("pool", pool, 1)
+    _door.one_of("race", race, (True, False))
+    pooled = pool is not None or race
+    for name, present, why in (
+        ("checkpoint", kept, "lanes of a pool or a mesh are not kept"),
+        ("minibatch", minibatch is not None, "all lanes take one batch, on one device"),
+    ):
+        if present and (pooled or mesh is not None):
+            raise ValueError(
+                f"{name}: expected pool=None, race=False and mesh=None with it, since {why}; got "
+                f"pool={pool}, race={race} and mesh={mesh}; try one of the two."
+            )
+    if pooled and mesh is not None:
+        raise ValueError(
+            "pool: expected None, and race=False, with a mesh, whose devices each have a loop of "
+            f"their own; got pool={pool} and race={race}; try one of the two."
+        )
+
+
 def _width(
     asked: Width, num_restarts: int, feed: Feed, keys: Keys, starts: Starts, kept: bool
 ) -> int | None:
     """Lanes of a pool; None where all restarts run together."""
-    pool, race = asked
+    pool, race, _ = asked
     whole = isinstance(feed, Whole)
-    if not whole and (pool is not None or race):
-        raise ValueError(
-            "minibatch: expected pool=None and race=False with it, since all lanes take one batch; "
-            f"got pool={pool} and race={race}; try one of the two."
-        )
-    if kept and (pool is not None or race):
-        raise ValueError(
-            "checkpoint: expected pool=None and race=False with it, since lanes of a pool are not "
-            f"kept; got pool={pool} and race={race}; try one of the two."
-        )
     if pool is None:
         few = kept or not whole or num_restarts <= MOST_TOGETHER
         pool = num_restarts if few else usual_width(feed.setup, keys, starts)
     return min(pool, num_restarts) if race or pool < num_restarts else None
+
+
+class Spread(Whole):
+    """All data at every step, on the devices of a mesh."""
+
+    def __init__(self, place: OnMesh, setup: Setup, data: Data) -> None:
+        super().__init__(place.place_setup(setup), place.place_data(data))
+        self._place = place
+
+    def rank(
+        self, keys: Keys, phi: Phi, started: Bool[np.ndarray, "lanes"], num_draws: int
+    ) -> tuple[Ranking, Weighing | None]:
+        """There, too."""
+        choices: dict[str, Any] = {"setup": self.setup, "num_draws": num_draws}
+        return self._place.rank(keys, phi, started, self.first, **choices), None
+
+
+def _run_on_mesh(
+    place: OnMesh,
+    keys: Keys,
+    starts: Starts,
+    feed: Feed,
+    limits: Limits,
+    report: Reporter,
+) -> Run:
+    """All restarts, dealt out to the devices of a mesh."""
+    z, scale, data, warm = starts
+    lanes = place.start_lanes(keys, z, scale, feed.first, warm, setup=feed.setup)
+    _door.some_start(place.look(lanes).status, data)
+    return run_chunks(keys, lanes, feed, limits, report, None, None, place)
 
 
 def _run_together(
@@ -181,7 +248,7 @@ def _run_together(
                 feed.compile_ranking(keys, lanes, num_eval_draws)
                 with _door.waiting_for_compiler():
                     wait()
-        return run_chunks(keys, lanes, feed, limits, report, checkpoint, found)
+        return run_chunks(keys, lanes, feed, limits, report, checkpoint, found, OneDevice())
     except Exception as error:
         can_halve = num_lanes > 1 and checkpoint is None and isinstance(feed, Whole)
         if not (can_halve and out_of_memory(error)):
@@ -236,7 +303,7 @@ def _run_pool(
     racing = Race(keys.ranking, setup, starts.data, num_restarts) if race else None
     pool = Pool(keys, setup, starts, num_restarts, width, limits.max_steps, racing)
     began = time.perf_counter()
-    with interrupts() as interrupted, contextlib.suppress(Stop):
+    with interrupts() as interrupted:
         while pool.ended < num_restarts:
             pool = pool.turn()
             _report_pool(report, pool, time.perf_counter() - began, interrupted)
@@ -263,4 +330,3 @@ def _report_pool(
         report(progress)
     except KeyboardInterrupt:
         interrupted.set()
-        raise Stop from None

@@ -242,11 +242,16 @@ def advance_lanes(
     rows: int,
 ) -> tuple[Lane, Float[Array, "rows lanes"], Int[Array, ""]]:
     """A chunk of the run: at most `rows` blocks of every lane."""
-    noise_keys = keys.noise
-    if not setup.shared:
-        indices = jnp.arange(lanes.status.shape[0], dtype=jnp.int32)
-        noise_keys = jax.vmap(jax.random.fold_in, (None, 0))(keys.noise, indices)
-    return run_lanes(setup, noise_keys, lanes, first_step, last_step, rows, data)
+    indices = jnp.arange(lanes.status.shape[0], dtype=jnp.int32)
+    own = noise_keys(keys, indices, setup)
+    return run_lanes(setup, own, lanes, first_step, last_step, rows, data)
+
+
+def noise_keys(keys: Keys, lanes: Int[Array, "lanes"], setup: AnySetup) -> Key[Array, "..."]:
+    """One key where lanes share their noise, else those of the lanes of these numbers."""
+    if setup.shared:
+        return keys.noise
+    return jax.vmap(jax.random.fold_in, (None, 0))(keys.noise, lanes)
 
 
 @partial(jax.jit, static_argnames="setup")

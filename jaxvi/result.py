@@ -19,6 +19,7 @@ from jaxvi.diagnostics import Agreement, Drift, Weighing, agreement, pareto_smoo
 from jaxvi.diagnostics._movement import draw
 from jaxvi.families import Family, HasCovariance, HasGaussianInit, HasMoments
 from jaxvi.lanes import LaneResult, WarmStart
+from jaxvi.mesh import whole
 from jaxvi.streams import in_memory
 from jaxvi.target import Target
 from jaxvi.verdict import Errors, Evidence, Level, judge
@@ -195,7 +196,7 @@ class Fit:
         drawn = draw_and_weigh(
             jax.random.fold_in(self.key, 2),
             self.phi,
-            in_memory(self.data, "khats"),
+            whole(in_memory(self.data, "khats")),
             target=self.setup.target,
             family=self.setup.family,
             num=draws_each(self.num_restarts, self.setup.target.dim),
@@ -331,7 +332,8 @@ def evidence_of(fit: Fit, weighed: Weighing | None = None) -> Evidence:
     q, groups = fit.q, fit.agreement
     if weighed is None:
         key = jax.random.fold_in(fit.key, 1)
-        weighed = weigh(key, q.target, q.family, q.phi, fit.data, num_batches=fit.num_restarts)
+        data = whole(fit.data)
+        weighed = weigh(key, q.target, q.family, q.phi, data, num_batches=fit.num_restarts)
     known = fit.approximation is not None and bool(np.isfinite(weighed.bound))
     ran = fit.status != Status.OVERTAKEN  # the others were never let to agree
     return Evidence(

@@ -78,3 +78,20 @@ def test_colours_cost_bits_and_errors(tmp_path):
     (bits, error), (ours, our_error) = [tuple(map(float, row)) for row in rows]
     assert abs(ours - bits) < 0.5
     assert our_error < 1.2 * error
+
+
+@pytest.mark.slow
+def test_many_hosts_runs_on_one(tmp_path):
+    path = os.pathsep.join([str(EXAMPLES.parent), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "many_hosts.py", "--restarts", "3", "--rows", "1500"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "3 of 3 restarts at the best optimum" in done.stdout
+    means = [float(mean) for mean in done.stdout.split("means")[1].split()]
+    # slopes from -1 to 1 of 1,500 rows: posterior standard deviations are about 0.07
+    assert max(abs(mean - (2 * i / 9 - 1)) for i, mean in enumerate(means)) < 0.3

@@ -161,7 +161,7 @@ def test_a_pool_that_does_not_fit_is_halved(monkeypatch, pool):
             full()
         return real(keys, lanes, *others, **choices)
 
-    monkeypatch.setattr(importlib.import_module("jaxvi._chunks"), "advance_lanes", full)
+    monkeypatch.setattr(importlib.import_module("jaxvi._placement"), "advance_lanes", full)
     monkeypatch.setattr(_pool, "advance_pool", some)
     with pytest.warns(RuntimeWarning, match="don't fit in memory: they run in a pool of"):
         found = quick(8 if pool is None else 16, pool=pool)

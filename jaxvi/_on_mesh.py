@@ -1,0 +1,309 @@
+"""A fit's programs on a mesh of devices: lanes along one axis, rows of data along the other.
+
+Lanes are dealt out by `shard_map`, in which every device has a loop of its own: mapped and left
+to the compiler, each step would ask all devices whether any lane still runs. Between chunks the
+host sees whole arrays; with several processes all of them see the same ones, and decide alike.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxvi._draws import draw_and_weigh, draws_each
+from jaxvi._loop import Lane, Setup, block_length, run_lanes
+from jaxvi._placement import Seen
+from jaxvi._ranking import Ranking, ranking_of
+from jaxvi._sharded_rows import rows_here
+from jaxvi._status import Status
+from jaxvi._types import Data, Phi
+from jaxvi.lanes import (
+    Keys,
+    WarmStart,
+    lane_results,
+    lanes_at_starts,
+    noise_keys,
+    split_key,
+)
+from jaxvi.mesh import LANES, ROWS, is_spread, processes, round_up
+
+_EVERYWHERE = PartitionSpec()
+
+
+@dataclass(frozen=True)
+class OnMesh:
+    """The programs on `mesh` of `num_lanes` lanes, and of rows that are spread where not 0.
+
+    Lanes that pad the last shard copy the last lane, never start, and are seen by nobody.
+    """
+
+    mesh: Mesh
+    num_lanes: int
+    num_rows: int
+
+    @property
+    def lanes_spec(self) -> PartitionSpec:
+        """Where arrays with lanes leading lie."""
+        return PartitionSpec(LANES) if LANES in self.mesh.shape else _EVERYWHERE
+
+    @property
+    def data_spec(self) -> PartitionSpec:
+        """Where data lie."""
+        return PartitionSpec(ROWS) if self.num_rows else _EVERYWHERE
+
+    @property
+    def width(self) -> int:
+        """Lanes with those that pad."""
+        return round_up(self.num_lanes, self.mesh.shape.get(LANES, 1))
+
+    @property
+    def reports(self) -> bool:
+        """Whether this is the process of the first device."""
+        return bool(self.mesh.devices.flat[0].process_index == jax.process_index())
+
+    def place_setup(self, setup: Setup) -> Setup:
+        """With a target that sums over the devices' rows, where they are spread."""
+        if not self.num_rows:
+            return setup
+        return replace(setup, target=rows_here(setup.target, ROWS, self.num_rows))
+
+    def place_keys(self, key: Key[Array, ""]) -> Keys:
+        """The streams of a key, on all devices."""
+        raw = self._put(jax.random.key_data(key), _EVERYWHERE)
+        return _split(raw, impl=str(jax.random.key_impl(key)), mesh=self.mesh)
+
+    def place_data(self, data: Data) -> Data:
+        """Rows where they belong, the last one repeated to fill up; else all data everywhere."""
+        extra = round_up(self.num_rows, self.mesh.shape.get(ROWS, 1)) - self.num_rows
+        return jax.tree.map(lambda leaf: self._put(_lengthened(leaf, extra), self.data_spec), data)
+
+    def start_lanes(
+        self,
+        keys: Keys,
+        z: Float[Array, "*lanes dim"] | None,
+        start_scale: Float[Array, "*each"],
+        data: Data,
+        warm: WarmStart | None,
+        *,
+        setup: Setup,
+    ) -> Lane:
+        """All lanes at their starts."""
+        numbers = np.minimum(np.arange(self.width, dtype=np.int32), self.num_lanes - 1)
+        everywhere = jax.tree.map(lambda leaf: self._put(leaf, _EVERYWHERE), (z, start_scale, warm))
+        given = self._put(numbers, self.lanes_spec)
+        return _start(keys, given, *everywhere[:2], data, everywhere[2], setup=setup, place=self)
+
+    def advance_lanes(
+        self,
+        keys: Keys,
+        lanes: Lane,
+        first_step: int,
+        last_step: int,
+        data: Data,
+        *,
+        setup: Setup,
+        rows: int,
+    ) -> tuple[Lane, Seen, Float[np.ndarray, "rows lanes"], int]:
+        """A chunk of the run; the step reached is that of the device that came furthest."""
+        steps = np.int32(first_step), np.int32(last_step)
+        lanes, *news = advance_on_mesh(
+            keys, lanes, *steps, data, setup=setup, rows=rows, place=self
+        )
+        bounds, (status, step, reached) = self._gathered(news)
+        real = slice(self.num_lanes)
+        seen = Seen(status[real], step[real], bounds[-1, real])
+        return lanes, seen, bounds[:-1, real], int(reached.max())
+
+    def look(self, lanes: Lane) -> Seen:
+        """What the host needs to see of the lanes that are real."""
+        whole = self._gathered((lanes.status, lanes.step, lanes.bound))
+        return Seen(*(leaf[: self.num_lanes] for leaf in whole))
+
+    def results(self, lanes: Lane, setup: Setup) -> Phi:
+        """Every lane's parameters, whole, on this process's device."""
+        whole = self._gathered(_results(lanes, setup=setup, place=self))
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf[: self.num_lanes]), whole)
+
+    def rank(
+        self,
+        keys: Keys,
+        phi: Phi,
+        started: Bool[np.ndarray, "lanes"],
+        data: Data,
+        *,
+        setup: Setup,
+        num_draws: int,
+    ) -> Ranking:
+        """Bounds of these parameters on draws common to all."""
+        numbers = np.minimum(np.arange(self.width), self.num_lanes - 1)
+        spread = jax.tree.map(
+            lambda leaf: self._put(np.asarray(leaf)[numbers], self.lanes_spec), phi
+        )
+        each = min(draws_each(self.num_lanes, setup.target.dim), num_draws)
+        seen = []
+        for call in range(-(-num_draws // each)):
+            weights = _weigh(
+                keys.ranking, np.int32(call), spread, data, setup=setup, num=each, place=self
+            )
+            seen.append(self._gathered(weights)[: self.num_lanes])
+        return ranking_of(np.concatenate(seen, axis=1)[:, :num_draws], started)
+
+    def agree(self, blocks: int, stop: bool) -> tuple[int, bool]:
+        """The first process's number of blocks; stop if any process wants to.
+
+        Processes whose clocks decided each for itself would wait for each other for ever.
+        """
+        if len(processes(self.mesh)) == 1:
+            return blocks, stop
+        wish = np.array([[blocks, stop]], np.int32)
+        everybody = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
+        shape = (self.mesh.size, 2)
+        wishes = jax.make_array_from_callback(shape, everybody, lambda _: wish)
+        seen = self._gathered(wishes)
+        return int(seen[0, 0]), bool(seen[:, 1].any())
+
+    def _put(self, leaf: Any, spec: PartitionSpec) -> Array:
+        """A global array; of one that every process has whole, each device takes its own part."""
+        sharding = NamedSharding(self.mesh, spec)
+        if is_spread(leaf):
+            return jax.device_put(leaf, sharding)
+        whole = np.asarray(leaf)
+        whole = whole.astype(jax.dtypes.canonicalize_dtype(whole.dtype), copy=False)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    def _gathered(self, tree: Any) -> Any:
+        """The same on every process, as NumPy arrays."""
+        return jax.tree.map(np.asarray, _replicated(tree, mesh=self.mesh))
+
+
+def _lengthened(leaf: Any, extra: int) -> Any:
+    """With the last row repeated."""
+    if not extra:
+        return leaf
+    rows = np.asarray(leaf)
+    return np.concatenate([rows, np.repeat(rows[-1:], extra, axis=0)])
+
+
+def _everywhere(tree: Any, mesh: Mesh) -> Any:
+    return lax.with_sharding_constraint(tree, NamedSharding(mesh, _EVERYWHERE))
+
+
+@partial(jax.jit, static_argnames=("mesh",))
+def _replicated(tree: Any, *, mesh: Mesh) -> Any:
+    return _everywhere(tree, mesh)
+
+
+@partial(jax.jit, static_argnames=("impl", "mesh"))
+def _split(raw: Array, *, impl: str, mesh: Mesh) -> Keys:
+    return _everywhere(split_key(jax.random.wrap_key_data(raw, impl=impl)), mesh)
+
+
+@partial(jax.jit, static_argnames=("setup", "place"))
+def _start(
+    keys: Keys,
+    numbers: Int[Array, "lanes"],
+    z: Float[Array, "*all dim"] | None,
+    scales: Float[Array, "*each"],
+    data: Data,
+    warm: WarmStart | None,
+    *,
+    setup: Setup,
+    place: OnMesh,
+) -> Lane:
+    def here(
+        keys: Keys, numbers: Array, z: Array | None, scales: Array, data: Data, warm: Any
+    ) -> Lane:
+        return lanes_at_starts(setup, keys, numbers, z, scales, data, warm)
+
+    own = place.lanes_spec
+    lanes = jax.shard_map(
+        here,
+        mesh=place.mesh,
+        in_specs=(_EVERYWHERE, own, _EVERYWHERE, _EVERYWHERE, place.data_spec, _EVERYWHERE),
+        out_specs=own,
+        check_vma=False,
+    )(keys, numbers, z, scales, data, warm)
+    real = jnp.arange(place.width) < place.num_lanes
+    return lanes._replace(status=jnp.where(real, lanes.status, Status.NO_START))
+
+
+@partial(jax.jit, static_argnames=("setup", "rows", "place"), donate_argnames=("lanes",))
+def advance_on_mesh(
+    keys: Keys,
+    lanes: Lane,
+    first_step: Int[Array | np.generic, ""],
+    last_step: Int[Array | np.generic, ""],
+    data: Data,
+    *,
+    setup: Setup,
+    rows: int,
+    place: OnMesh,
+) -> tuple[Lane, Float[Array, "rows_and_one lanes"], Int[Array, "3 lanes"]]:
+    """A chunk in which every device's loop ends by itself, and what the host wants to know of it.
+
+    In two arrays, since each is a message: bounds by block and the last ones; status, step, and
+    the step that the lane's device has reached.
+    """
+    own, length = place.lanes_spec, block_length(setup)
+
+    def here(
+        keys: Keys, lanes: Lane, numbers: Array, first: Any, last: Any, data: Data
+    ) -> tuple[Lane, Array, Array]:
+        noise = noise_keys(keys, numbers, setup)
+        lanes, bounds, reached = run_lanes(setup, noise, lanes, first, last, rows, data)
+        # others may go on: what has ended keeps its bound meanwhile
+        done = -(-(reached - first) // length)
+        over = jnp.arange(rows)[:, None] >= done
+        bounds = jnp.concatenate([jnp.where(over, lanes.bound[None], bounds), lanes.bound[None]])
+        reached = jnp.full_like(lanes.step, reached)
+        return lanes, bounds, jnp.stack([lanes.status, lanes.step, reached])
+
+    numbers = jnp.minimum(jnp.arange(place.width, dtype=jnp.int32), place.num_lanes - 1)
+    return jax.shard_map(
+        here,
+        mesh=place.mesh,
+        in_specs=(_EVERYWHERE, own, own, _EVERYWHERE, _EVERYWHERE, place.data_spec),
+        out_specs=(own, PartitionSpec(None, *own), PartitionSpec(None, *own)),
+        check_vma=False,
+    )(keys, lanes, numbers, first_step, last_step, data)
+
+
+@partial(jax.jit, static_argnames=("setup", "place"))
+def _results(lanes: Lane, *, setup: Setup, place: OnMesh) -> Phi:
+    own = place.lanes_spec
+    here = partial(lane_results, setup=setup)
+    return jax.shard_map(here, mesh=place.mesh, in_specs=own, out_specs=own, check_vma=False)(lanes)
+
+
+@partial(jax.jit, static_argnames=("setup", "num", "place"))
+def _weigh(
+    key: Key[Array, ""],
+    call: Int[Array | np.generic, ""],
+    phis: Phi,
+    data: Data,
+    *,
+    setup: Setup,
+    num: int,
+    place: OnMesh,
+) -> Float[Array, "lanes draws"]:
+    own = place.lanes_spec
+
+    def here(key: Array, call: Any, phis: Phi, data: Data) -> Array:
+        key, target, family = jax.random.fold_in(key, call), setup.target, setup.family
+        return draw_and_weigh(
+            key, phis, data, target=target, family=family, num=num, common=True
+        ).log_weights
+
+    return jax.shard_map(
+        here,
+        mesh=place.mesh,
+        in_specs=(_EVERYWHERE, _EVERYWHERE, own, place.data_spec),
+        out_specs=own,
+        check_vma=False,
+    )(key, call, phis, data)
