@@ -11,6 +11,7 @@ COMMANDS = {
     "solvers": "solvers",
     "posteriors": "accuracy",
     "mixture": "mixture",
+    "scale": "scale",
 }
 
 
