@@ -190,7 +190,10 @@ def run(args: argparse.Namespace) -> int:
     most = max(num for num in plan.restarts if num <= 1_000)
     results["race"] = {most: _apart("race", str(most))}
     results["rows"] = {num: _apart("rows", str(num), str(plan.steps)) for num in plan.rows}
-    results["devices"] = _scale_devices.measure(plan.devices)
+    try:
+        results["devices"] = _scale_devices.measure(plan.devices)
+    except (RuntimeError, subprocess.SubprocessError) as error:  # what there is, is kept
+        results["devices"] = {"error": f"{type(error).__name__}: {error}"[:300]}
     page = render(results)
     print(page)
     _write(results, page, args)
@@ -245,6 +248,8 @@ def render(results: dict[str, Any]) -> str:
             f"- {int(num):,} restarts in a race: {100 * share:.0f} % of the steps, best bound "
             f"{gap:.3f} nats lower."
         )
+    if "error" in results["devices"]:
+        lines.append(f"- Devices and processes: **failed**, {results['devices']['error']}")
     if "ratio" in results["devices"]:
         ratio = results["devices"]["ratio"]
         lines.append(
@@ -269,7 +274,7 @@ def render(results: dict[str, Any]) -> str:
     of_devices = [
         [f"{num} {kind}", number(rate)]
         for kind in ("processes", "devices")
-        for num, rate in results["devices"][kind].items()
+        for num, rate in results["devices"].get(kind, {}).items()
     ]
     tables = [
         table(["restarts", "seconds", "MiB", "idle", "steps", "best bound"], of_restarts),
@@ -303,7 +308,7 @@ def draw(results: dict[str, Any], path: Path) -> bool:
         ax.legend(fontsize="small")
     devices = results["devices"]
     for kind, mark in (("processes", "o-"), ("devices", "s--")):
-        rates = {int(num): rate for num, rate in devices[kind].items()}
+        rates = {int(num): rate for num, rate in devices.get(kind, {}).items()}
         label = f"{kind}, lanes in proportion"
         third.plot(list(rates), [rate / rates[1] for rate in rates.values()], mark, label=label)
     third.plot([1, 4], [1, 4], color="grey", linewidth=0.8, label="ideal")

@@ -36,5 +36,7 @@ def test_page_and_picture(tmp_path):
     assert "lanes a second: 1.90; at least 1.8: met" in page
     results["devices"]["ratio"], results["restarts"][100]["idle"] = 1.2, 0.2
     assert scale.render(results).count("**missed**") == 2
+    results["devices"] = {"error": "RuntimeError: no"}
+    assert "**failed**, RuntimeError: no" in scale.render(results)
     assert scale.draw(results, tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
