@@ -143,7 +143,7 @@ def usual_width(setup: Setup, keys: Keys, starts: Starts) -> int:
     noise, num_draws = _noise(setup)
     # noise of a block; and of every draw what a density may keep of the data for its gradient
     each = _bytes(one) + 8 * noise * block_length(setup) + 2 * num_draws * _bytes(starts.data)
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit", 4 * _BUDGET) // 4
     return max(1, min(_WIDEST.get(device.platform, _WIDE), limit // each))
 

@@ -186,10 +186,10 @@ def _width(
     asked: Width, num_restarts: int, feed: Feed, keys: Keys, starts: Starts, kept: bool
 ) -> int | None:
     """Lanes of a pool; None where all restarts run together."""
-    pool, race, _ = asked
-    whole = isinstance(feed, Whole)
+    pool, race, mesh = asked
+    together = kept or mesh is not None or not isinstance(feed, Whole)
     if pool is None:
-        few = kept or not whole or num_restarts <= MOST_TOGETHER
+        few = together or num_restarts <= MOST_TOGETHER
         pool = num_restarts if few else usual_width(feed.setup, keys, starts)
     return min(pool, num_restarts) if race or pool < num_restarts else None
 

@@ -275,3 +275,15 @@ def test_a_race_finds_the_same_optimum_for_a_third():
 def test_a_pool_is_not_kept(tmp_path):
     with pytest.raises(ValueError, match="checkpoint: expected pool=None"):
         quick(pool=4, checkpoint=tmp_path)
+
+
+def test_a_mesh_has_no_pool(monkeypatch):
+    """Another process's device says nothing of its memory, and none is asked for it."""
+
+    def never(*arguments):
+        raise AssertionError("the width of a pool was asked for")
+
+    monkeypatch.setattr(importlib.import_module("jaxvi.fit"), "usual_width", never)
+    found = quick(70, max_steps=50, mesh=jaxvi.make_mesh(devices=jax.devices()[:1]))
+    assert found.pool is None
+    assert found.num_restarts == 70
