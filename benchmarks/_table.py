@@ -1,8 +1,14 @@
-"""Tables in Markdown, and sections of a file that a command rewrites between markers."""
+"""Tables in Markdown, and where a command leaves them: a section of the page between markers."""
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+from benchmarks import _machine
+
+HERE = Path(__file__).resolve().parent
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -39,3 +45,31 @@ def write_section(path: Path, name: str, text: str) -> None:
     else:
         page = f"{page.rstrip()}\n\n{section}\n".lstrip()
     path.write_text(page, encoding="utf-8")
+
+
+def publish(
+    command: str,
+    results: dict[str, Any],
+    text: str,
+    *,
+    out: Path | None,
+    quick: bool,
+    draw: Callable[[dict[str, Any], Path], bool] | None = None,
+) -> None:
+    """Raw numbers, and a page of them, to `out`, or else to this folder's; nothing of a quick run.
+
+    `draw` makes a picture beside the numbers, or says by False that it can't.
+    """
+    folder = out or (None if quick else HERE / "results")
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{command}-{_machine.label(results['machine'])}"
+    raw = json.dumps(results, indent=1) + "\n"
+    (folder / f"{name}.json").write_text(raw, encoding="utf-8")
+    if draw is not None and draw(results, folder / f"{name}.png"):
+        text += f"\n\n![curves]({'' if out else 'results/'}{name}.png)"
+    if out:
+        (folder / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+    else:
+        write_section(HERE / "README.md", name, text)

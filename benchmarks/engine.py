@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks import _engine_report as report
 from benchmarks import _machine
-from benchmarks._table import write_section
+from benchmarks._table import publish
 from benchmarks._timing import interleaved
 
 HELP = "the engine's step, fit and import beside the bare gradient and NumPyro"
@@ -62,22 +62,8 @@ def run(args: argparse.Namespace) -> int:
         results = measure(QUICK if args.quick else Plan(), quick=args.quick)
     text = report.render(results)
     print(text)
-    _write(results, text, args)
+    publish("engine", results, text, out=args.out, quick=results["quick"])
     return 0
-
-
-def _write(results: dict[str, Any], text: str, args: argparse.Namespace) -> None:
-    name = f"engine-{_machine.label(results['machine'])}"
-    folder = args.out or (None if results["quick"] else HERE / "results")
-    if folder is None:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    raw = json.dumps(results, indent=1) + "\n"
-    (folder / f"{name}.json").write_text(raw, encoding="utf-8")
-    if args.out:
-        (folder / f"{name}.md").write_text(text + "\n", encoding="utf-8")
-    else:
-        write_section(HERE / "README.md", name, text)
 
 
 def measure(plan: Plan, *, quick: bool) -> dict[str, Any]:

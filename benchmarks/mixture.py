@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import _machine
-from benchmarks._table import number, table, write_section
+from benchmarks._table import number, publish, table
 from benchmarks._timing import median, ratio, seconds_of
 
 HELP = "the Bayesian Gaussian mixture beside scikit-learn's: seconds, memory, same answers"
@@ -297,22 +297,8 @@ def run(args: argparse.Namespace) -> int:
     results["products"] = _apart("products")
     page = render(results)
     print(page)
-    _write(results, page, args)
+    publish("mixture", results, page, out=args.out, quick=args.quick)
     return 0
-
-
-def _write(results: dict[str, Any], page: str, args: argparse.Namespace) -> None:
-    folder = args.out or (None if args.quick else HERE / "results")
-    if folder is None:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"mixture-{_machine.label(results['machine'])}"
-    text = json.dumps(results, indent=1)
-    (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-    if args.out:
-        (folder / f"{name}.md").write_text(page + "\n", encoding="utf-8")
-    else:
-        write_section(HERE / "README.md", name, page)
 
 
 def _apart(*what: str) -> Any:

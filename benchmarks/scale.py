@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import _machine, _scale_devices
-from benchmarks._table import number, table, write_section
+from benchmarks._table import number, publish, table
 
 HELP = "restarts from 1 to 10,000, rows from 1e4 to 1e7, devices 1, 2 and 4"
 HERE = Path(__file__).resolve().parent
@@ -196,7 +196,7 @@ def run(args: argparse.Namespace) -> int:
         results["devices"] = {"error": f"{type(error).__name__}: {error}"[:300]}
     page = render(results)
     print(page)
-    _write(results, page, args)
+    publish("scale", results, page, out=args.out, quick=args.quick, draw=draw)
     return 0
 
 
@@ -211,22 +211,6 @@ def _apart(*what: str) -> Any:
     print(f"scale: {' '.join(what)}", flush=True)
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def _write(results: dict[str, Any], page: str, args: argparse.Namespace) -> None:
-    folder = args.out or (None if args.quick else HERE / "results")
-    if folder is None:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"scale-{_machine.label(results['machine'])}"
-    raw = json.dumps(results, indent=1) + "\n"
-    (folder / f"{name}.json").write_text(raw, encoding="utf-8")
-    place = "" if args.out else "results/"
-    page += f"\n\n![curves]({place}{name}.png)" if draw(results, folder / f"{name}.png") else ""
-    if args.out:
-        (folder / f"{name}.md").write_text(page + "\n", encoding="utf-8")
-    else:
-        write_section(HERE / "README.md", name, page)
 
 
 def render(results: dict[str, Any]) -> str:

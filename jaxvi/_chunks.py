@@ -13,16 +13,15 @@ from jaxvi._checkpoint import Batch, Snapshot
 from jaxvi._feed import Feed, StreamBroke, tell
 from jaxvi._interrupts import interrupts
 from jaxvi._loop import Lane, block_length
+from jaxvi._pace import ROWS, next_blocks
 from jaxvi._placement import Placement, Seen
 from jaxvi._pool import PoolUse
-from jaxvi._progress import Progress, Reporter
+from jaxvi._progress import Progress, Reporter, tell_of
 from jaxvi._status import Status
 from jaxvi._types import Phi
 from jaxvi.lanes import Keys
 from jaxvi.result import History
 
-ROWS = 64  # blocks a chunk, at most
-_CHUNK_SECONDS = 0.3
 _USUAL_STEPS = 100
 _HISTORY_ROWS = 2048
 
@@ -104,7 +103,7 @@ def run_chunks(
             seconds += max(elapsed, 0.0)
             recorder.add(first, step, length, rows)
             pace = max(elapsed, 1e-6) / math.ceil((step - first) / length)
-            blocks = min(ROWS, 4 * blocks, max(1, int(_CHUNK_SECONDS / pace)))
+            blocks = next_blocks(blocks, pace)
             if step == look:
                 max_steps = limits.steps(seen)
             late = time.perf_counter() >= limits.until
@@ -129,15 +128,13 @@ def report_run(
     seconds: float,
     interrupted: threading.Event,
 ) -> None:
-    """Tell the observer; a KeyboardInterrupt raised in it stops the run as Ctrl-C does."""
+    """Tell the observer."""
     bounds = lanes.bound
     finite = bounds[np.isfinite(bounds)]
     running = int((lanes.status == Status.RUNNING).sum())
     best = float(finite.max()) if finite.size else math.nan
-    try:
-        report(Progress(step, max_steps, len(bounds), running, best, seconds))
-    except KeyboardInterrupt:
-        interrupted.set()
+    progress = Progress(step, max_steps, len(bounds), running, best, seconds)
+    tell_of(progress, report, interrupted)
 
 
 class Recorder:

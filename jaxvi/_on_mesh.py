@@ -16,10 +16,10 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxvi._draws import draw_and_weigh, draws_each
+from jaxvi._draws import draw_and_weigh
 from jaxvi._loop import Lane, Setup, block_length, run_lanes
 from jaxvi._placement import Seen
-from jaxvi._ranking import Ranking, ranking_of
+from jaxvi._ranking import Ranking, in_calls, ranking_of
 from jaxvi._sharded_rows import rows_here
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
@@ -145,14 +145,14 @@ class OnMesh:
         spread = jax.tree.map(
             lambda leaf: self._put(np.asarray(leaf)[numbers], self.lanes_spec), phi
         )
-        each = min(draws_each(self.num_lanes, setup.target.dim), num_draws)
-        seen = []
-        for call in range(-(-num_draws // each)):
+
+        def weigh(call: int, num: int) -> Any:
             weights = _weigh(
-                keys.ranking, np.int32(call), spread, data, setup=setup, num=each, place=self
+                keys.ranking, np.int32(call), spread, data, setup=setup, num=num, place=self
             )
-            seen.append(self._gathered(weights)[: self.num_lanes])
-        return ranking_of(np.concatenate(seen, axis=1)[:, :num_draws], started)
+            return self._gathered(weights)[: self.num_lanes]
+
+        return ranking_of(in_calls(weigh, self.num_lanes, setup.target.dim, num_draws), started)
 
     def agree(self, blocks: int, stop: bool) -> tuple[int, bool]:
         """The first process's number of blocks; stop if any process wants to.

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxvi import _door
 from jaxvi._loop import AnySetup, Lane, Setup, block_length, run_cohorts
+from jaxvi._pace import ROWS, next_blocks
 from jaxvi._race import Race
 from jaxvi._status import Status
 from jaxvi._stretched_history import StretchedHistory
@@ -26,8 +27,6 @@ from jaxvi._types import Data
 from jaxvi.lanes import Keys, WarmStart, lane_results, lanes_at_starts, noise_keys
 
 MOST_TOGETHER = 64  # restarts that always run as one batch, unless told otherwise
-_ROWS = 64  # blocks a chunk, at most
-_CHUNK_SECONDS = 0.3
 _SHARE = 16  # a cohort is one in so many lanes
 _MOST_COHORTS = 64
 _COHORTS_NOISE = 2**24  # numbers
@@ -275,7 +274,7 @@ class Pool:
         full = left >= self.length
         steps = self.length if full.any() else int(left[left > 0].min())
         moves = full if full.any() else left == steps
-        blocks = min(self.blocks, int((left[moves] // steps).min()), _ROWS)
+        blocks = min(self.blocks, int((left[moves] // steps).min()), ROWS)
         if self.race is not None:
             to_look = self.race.until_look(places.restart[moves], places.step[places.cohort[moves]])
             blocks = min(blocks, -(-to_look // steps))
@@ -293,7 +292,7 @@ class Pool:
                 jnp.int32(least),
                 self.starts.data,
                 setup=self.setup,
-                rows=_ROWS,
+                rows=ROWS,
             )
             done = int(done)
             elapsed = max(time.perf_counter() - began - compiling.seconds, 1e-6)
@@ -307,7 +306,7 @@ class Pool:
         )
         places.step[np.unique(places.cohort[moves])] += done * steps
         pace = elapsed / max(done, 1)
-        self.blocks = min(_ROWS, 4 * self.blocks, max(1, int(_CHUNK_SECONDS / pace)))
+        self.blocks = next_blocks(self.blocks, pace)
 
     def collect(self, ending: Status | None = None) -> None:
         """Put away what has ended; with `ending`, everything, what runs with that status."""

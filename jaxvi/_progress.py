@@ -1,6 +1,7 @@
 """Progress of a run: a line on a terminal, plain lines elsewhere, or a callable."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -21,6 +22,14 @@ class Progress(NamedTuple):
 
 
 Reporter = Callable[[Progress], None]
+
+
+def tell_of(progress: Progress, report: Reporter, interrupted: threading.Event) -> None:
+    """Tell the observer; a KeyboardInterrupt raised in it stops the run as Ctrl-C does."""
+    try:
+        report(progress)
+    except KeyboardInterrupt:
+        interrupted.set()
 
 
 @runtime_checkable

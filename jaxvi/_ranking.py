@@ -1,11 +1,12 @@
 """A fair ranking of restarts: fresh bounds on draws common to all."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxvi._draws import compile_draws, draw_and_weigh, draws_each
 from jaxvi._loop import Lane, Setup
@@ -78,26 +79,36 @@ def log_weights(
     """log p - log q of every lane at draws made of common noise, some lanes at a time."""
     num_lanes = len(jax.tree.leaves(phis)[0])
     together = min(num_lanes, MOST_RANKED)
-    each = min(draws_each(together, setup.target.dim), num_draws)
-    found = np.empty((num_lanes, -(-num_draws // each) * each), jax.tree.leaves(phis)[0].dtype)
+    found = []
     for first in range(0, num_lanes, together):
         some = np.minimum(np.arange(first, first + together), num_lanes - 1)
         group = phis
         if num_lanes > together:
             group = jax.tree.map(lambda leaf, some=some: leaf[some], phis)
-        for call in range(found.shape[1] // each):
-            drawn = draw_and_weigh(
+
+        def weigh(call: int, num: int, group: Phi = group) -> Array:
+            return draw_and_weigh(
                 jax.random.fold_in(keys.ranking, call),
                 group,
                 data,
                 target=setup.target,
                 family=setup.family,
-                num=each,
+                num=num,
                 common=True,
-            )
-            rows = np.asarray(drawn.log_weights)[: num_lanes - first]
-            found[first : first + together, call * each : (call + 1) * each] = rows
-    return found[:, :num_draws]
+            ).log_weights
+
+        weights = in_calls(weigh, together, setup.target.dim, num_draws)
+        found.append(weights[: num_lanes - first])
+    return np.concatenate(found)
+
+
+def in_calls(
+    weigh: Callable[[int, int], Any], num_lanes: int, dim: int, num_draws: int
+) -> Float[np.ndarray, "lanes draws"]:
+    """`weigh(call, num)` of fresh draws, as many in a call as fit, until there are all."""
+    each = min(draws_each(num_lanes, dim), num_draws)
+    seen = [np.asarray(weigh(call, each)) for call in range(-(-num_draws // each))]
+    return np.concatenate(seen, axis=1)[:, :num_draws]
 
 
 def ranking_of(weights: Float[np.ndarray, "lanes draws"], started: np.ndarray) -> Ranking:

@@ -17,11 +17,12 @@ from jaxtyping import Array, Bool
 from jaxvi import _door, _feed
 from jaxvi._ahead import compiling_ahead
 from jaxvi._checkpoint import Batch, Snapshot
-from jaxvi._chunks import ROWS, Limits, Run, run_chunks
+from jaxvi._chunks import Limits, Run, run_chunks
 from jaxvi._feed import Feed, Whole
 from jaxvi._interrupts import interrupts
 from jaxvi._loop import Setup
 from jaxvi._on_mesh import OnMesh
+from jaxvi._pace import ROWS
 from jaxvi._placement import OneDevice
 from jaxvi._pool import (
     MOST_TOGETHER,
@@ -31,7 +32,7 @@ from jaxvi._pool import (
     usual_width,
     warn_of_memory,
 )
-from jaxvi._progress import Progress, Reporter, make_reporter
+from jaxvi._progress import Progress, Reporter, make_reporter, tell_of
 from jaxvi._race import Race
 from jaxvi._ranking import Ranking
 from jaxvi._status import Status
@@ -187,10 +188,10 @@ def _width(
 ) -> int | None:
     """Lanes of a pool; None where all restarts run together."""
     pool, race, mesh = asked
-    together = kept or mesh is not None or not isinstance(feed, Whole)
     if pool is None:
-        few = together or num_restarts <= MOST_TOGETHER
-        pool = num_restarts if few else usual_width(feed.setup, keys, starts)
+        together = kept or mesh is not None or not isinstance(feed, Whole)
+        together |= num_restarts <= MOST_TOGETHER
+        pool = num_restarts if together else usual_width(feed.setup, keys, starts)
     return min(pool, num_restarts) if race or pool < num_restarts else None
 
 
@@ -326,7 +327,4 @@ def _report_pool(
     progress = Progress(
         pool.last_step, pool.max_steps, pool.num_restarts, left, pool.best_bound, seconds
     )
-    try:
-        report(progress)
-    except KeyboardInterrupt:
-        interrupted.set()
+    tell_of(progress, report, interrupted)

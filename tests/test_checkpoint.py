@@ -20,7 +20,7 @@ import optax
 import pytest
 
 import jaxvi
-from jaxvi import _checkpoint, _specs, _storage, _trees_as_json
+from jaxvi import _checkpoint, _pace, _specs, _storage, _trees_as_json
 from jaxvi._fingerprint import fingerprint
 from jaxvi.fit import fit_restarts
 from jaxvi.lanes import WarmStart, make_setup, split_key, start_lanes
@@ -78,7 +78,7 @@ def after(reports: int) -> Callable[[jaxvi.Progress], None]:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of one block each."""
-    monkeypatch.setattr(ENGINE, "_CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(_pace, "_CHUNK_SECONDS", 0.0)
 
 
 def cut(folder: Path, reports: int = 2, **arguments: Any) -> jaxvi.Fit:
@@ -100,7 +100,7 @@ def test_how_a_run_is_cut_leaves_no_trace(
     """Chunks of one block and of all blocks: the same bits, in parameters, limits and history."""
 
     def run(seconds: float) -> jaxvi.Fit:
-        monkeypatch.setattr(ENGINE, "_CHUNK_SECONDS", seconds)
+        monkeypatch.setattr(_pace, "_CHUNK_SECONDS", seconds)
         solver = jaxvi.Stochastic(tolerance=0.3)
         options: dict[str, Any] = SMALL | {"num_restarts": 6, "solver": solver}
         return fit_restarts(

@@ -67,6 +67,7 @@ LAYERS = [
     "diagnostics",
     "verdict",
     "_door",
+    "_pace",
     "_pool",
     "result",
     "_row_ranking",
