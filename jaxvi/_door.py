@@ -1,8 +1,6 @@
 """Checks of arguments before anything is compiled, each with a sentence, and the compile clock."""
 
 import contextlib
-import math
-import operator
 import threading
 import time
 from collections.abc import Iterator
@@ -13,8 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
+from jaxvi import _arguments
 from jaxvi._loop import Setup
 from jaxvi._status import Status
 from jaxvi._types import Data
@@ -26,27 +25,6 @@ from jaxvi.solvers import Solver
 from jaxvi.target import Target
 
 
-def typed_key(key: Any) -> Key[Array, ""]:
-    """A typed key; a raw one of shape (2,) and dtype uint32 is wrapped."""
-    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
-    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        if shape == ():
-            return key
-    elif dtype == jnp.uint32 and shape is not None and len(shape) == 1:
-        with contextlib.suppress(TypeError, ValueError):
-            return jax.random.wrap_key_data(jnp.asarray(key))
-    got = f"an array of {dtype} with shape {shape}" if dtype is not None else repr(key)
-    raise TypeError(f"key: expected one JAX random key; got {got}; try jax.random.key(0).")
-
-
-def instance(name: str, value: Any, kind: type, example: str) -> None:
-    """`value` must be an instance of `kind`; a class in its place is the usual slip."""
-    if isinstance(value, kind):
-        return
-    got = f"the class {value.__name__}" if isinstance(value, type) else f"{value!r:.80}"
-    raise TypeError(f"{name}: expected {example}; got {got}.")
-
-
 def parts(family: Any, objective: Any, solver: Any, noise: Any) -> None:
     """What is given is of the right kinds; a class in an instance's place is not."""
     for name, value, kind, example in (
@@ -56,7 +34,7 @@ def parts(family: Any, objective: Any, solver: Any, noise: Any) -> None:
         ("noise", noise, NoiseSource, "a noise source such as jaxvi.Fresh()"),
     ):
         if value is not None:
-            instance(name, value, kind, example)
+            _arguments.instance(name, value, kind, example)
 
 
 def hashable(setup: Setup) -> None:
@@ -70,38 +48,28 @@ def hashable(setup: Setup) -> None:
         ) from error
 
 
-def whole(name: str, value: Any, least: int) -> None:
-    """A whole number of at least `least` that 32 bits hold."""
-    try:
-        good = least <= operator.index(value) < 2**31 and not isinstance(value, bool)
-    except TypeError:
-        good = False
-    if not good:
-        raise ValueError(
-            f"{name}: expected a whole number of at least {least}, below 2**31; got {value!r}; try "
-            f"{name}={max(least, 10)}."
+def reporter(name: str, value: Any) -> None:
+    """What to do about progress."""
+    if not (value is None or isinstance(value, bool) or callable(value)):
+        raise TypeError(
+            f"{name}: expected None, True, False or a function of a jaxvi.Progress; got "
+            f"{value!r:.80}; try {name}=print."
         )
 
 
-def one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    """One of a few words."""
-    if not any(value is choice or value == choice for choice in choices):
-        listed = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"{name}: expected one of {listed}; got {value!r}.")
-
-
-def positive(name: str, value: Any) -> None:
-    """A finite number above zero."""
-    if not (isinstance(value, int | float | np.floating) and 0 < value < math.inf):
-        raise ValueError(
-            f"{name}: expected a finite number above 0; got {value!r}; try {name}=1.0."
-        )
+def concrete(data: Data) -> None:
+    """Shapes alone have nothing to fit."""
+    for leaf in jax.tree.leaves(data):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise TypeError(f"data: expected arrays; got {leaf}, which holds no numbers.")
 
 
 def start_scales(value: Any, num_restarts: int, dtype: jnp.dtype) -> Float[Array, "*each"]:
     """A finite number above zero, or one for each restart."""
-    given = np.asarray(value)
-    numbers = given.shape in ((), (num_restarts,)) and np.issubdtype(given.dtype, np.number)
+    given = np.zeros(())
+    with contextlib.suppress(TypeError, ValueError, OverflowError):  # of keys, ragged lists
+        given = np.asarray(value)
+    numbers = given.dtype.kind in "iuf" and given.shape in ((), (num_restarts,))
     if not (numbers and np.isfinite(given).all() and (given > 0).all()):
         raise ValueError(
             "start_scale: expected a finite number above 0, or one for each of the "
@@ -118,13 +86,13 @@ def starts(
         return None
     leaves = jax.tree.leaves(start)
     for leaf in leaves:
-        given = getattr(leaf, "dtype", None)
-        if given is None or not jnp.issubdtype(given, jnp.floating):
+        array = isinstance(leaf, jax.Array | np.ndarray | np.generic)
+        if not array or not jnp.issubdtype(leaf.dtype, jnp.floating):
             continue
-        if jax.dtypes.canonicalize_dtype(given) != dtype:
+        if jax.dtypes.canonicalize_dtype(leaf.dtype) != dtype:
             raise TypeError(
-                f"start: expected {dtype} like the data; got {given}; try casting one of them with "
-                f"astype."
+                f"start: expected {dtype} like the data; got {leaf.dtype}; try casting one of "
+                "them with astype."
             )
     if _has_lane_axis(target, start, num_restarts):
         # together, since thousands one by one take long; then the first bad one by itself, for

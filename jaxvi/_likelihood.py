@@ -88,15 +88,11 @@ def check_functions(target: Any) -> None:
         )
     _checks.check_function("log_prior", prior)
     _checks.check_function("log_likelihood", likelihood)
-    if target.log_density not in (None, FactoredDensity(prior, likelihood)):
+    density, whole = target.log_density, FactoredDensity(prior, likelihood)
+    if density is not None and not (isinstance(density, FactoredDensity) and density == whole):
         raise TypeError(
             "expected log_density, or log_prior and log_likelihood; got all three; try leaving "
             "log_density out"
-        )
-    if target.likelihood not in (None, "rows", "sum"):
-        raise ValueError(
-            f"expected likelihood 'rows', 'sum' or None; got {target.likelihood!r}; try 'rows' "
-            "where log_likelihood gives a value for each row"
         )
 
 

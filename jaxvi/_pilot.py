@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Key
 
 from jaxvi import _door
+from jaxvi._approximation import Approximation
 from jaxvi._checkpoint import Batch, Checkpoints
 from jaxvi._draws import draws_each
 from jaxvi._polish import SMALL, is_still, memory, of_drift, polish
@@ -34,7 +35,7 @@ from jaxvi.noise import Antithetic
 from jaxvi.noncentering import find_noncentering
 from jaxvi.objectives import ELBO
 from jaxvi.pullback import pullback
-from jaxvi.result import Approximation, Fit, Stage, Stock, Timing, errors_of, evidence_of
+from jaxvi.result import Fit, Stage, Stock, Timing, errors_of, evidence_of
 from jaxvi.solvers import NaturalGradient, Stochastic
 from jaxvi.target import Target
 from jaxvi.verdict import Errors

@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -25,11 +26,21 @@ Reporter = Callable[[Progress], None]
 
 
 def tell_of(progress: Progress, report: Reporter, interrupted: threading.Event) -> None:
-    """Tell the observer; a KeyboardInterrupt raised in it stops the run as Ctrl-C does."""
+    """Tell the observer; a KeyboardInterrupt raised in it stops the run as Ctrl-C does.
+
+    Anything else that it raises is warned of, and costs no step of the fit.
+    """
     try:
         report(progress)
     except KeyboardInterrupt:
         interrupted.set()
+    except Exception as error:
+        warnings.warn(
+            f"progress: expected a function that takes a jaxvi.Progress; it raised {error!r}; the "
+            "fit goes on.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 @runtime_checkable

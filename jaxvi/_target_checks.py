@@ -85,6 +85,13 @@ def check_data_leaf(name: str, leaf: Any) -> None:
             f"expected arrays of numbers in data; got {_tree.describe_leaf(leaf)} at {name}; "
             f"try numpy.asarray(..., dtype=float), or coding categories as integers"
         )
+    if isinstance(leaf, np.ndarray | np.generic) and not leaf.dtype.isnative:  # FITS files
+        raise TypeError(
+            f"expected arrays in this machine's byte order; got {leaf.dtype.str} at {name}; "
+            f"try .astype({leaf.dtype.newbyteorder('=').name!r})"
+        )
+    if kind in ("f", "c") and leaf.dtype.itemsize > {"f": 8, "c": 16}[kind]:
+        raise TypeError(f"expected at most 64 bits a number; got {leaf.dtype} at {name}; try float")
 
 
 def check_engine_dtype(dtype: Any) -> np.dtype:

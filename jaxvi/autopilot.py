@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array
 
-from jaxvi import _checkpoint, _door
+from jaxvi import _arguments, _checkpoint, _door
 from jaxvi._call import Call, Parts
 from jaxvi._draws import draws_each
 from jaxvi._feed import default_draws
@@ -132,22 +132,24 @@ def fit(
         >>> fit = jaxvi.fit(jax.random.key(0), target, jaxvi.MeanField(), data=X)
         >>> draws = fit.sample(jax.random.key(1), 4000)
     """
-    key = _door.typed_key(key)
-    _door.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
-    _door.one_of("effort", effort, EFFORTS)
-    _door.one_of("polish", polish, ("auto", True, False))
+    key = _arguments.typed_key(key)
+    _arguments.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
+    _arguments.one_of("effort", effort, EFFORTS)
+    _arguments.one_of("polish", polish, ("auto", True, False))
+    _door.reporter("progress", progress)
+    _arguments.number("checkpoint_seconds", checkpoint_seconds, above=0.0)
     parts = Parts(family, objective, solver, noise, minibatch)
     auto = all(part is None for part in parts)
     if num_restarts is None:
         num_restarts = _restarts_for(target.dim) if auto else 8
+    num_restarts = _arguments.whole("num_restarts", num_restarts, 1)
     if start_scale is None:
-        wide = auto and target.dim <= _WIDE_UP_TO and isinstance(num_restarts, int)
-        start_scale = np.geomspace(1.0, _WIDEST, max(num_restarts, 1)) if wide else 1.0
+        wide = auto and target.dim <= _WIDE_UP_TO
+        start_scale = np.geomspace(1.0, _WIDEST, num_restarts) if wide else 1.0
     if num_eval_draws is None:
-        lanes = num_restarts if isinstance(num_restarts, int) and num_restarts > 0 else 1
-        num_eval_draws = max(2_000, draws_each(lanes, target.dim)) if auto else 2_000
+        num_eval_draws = max(2_000, draws_each(num_restarts, target.dim)) if auto else 2_000
         if minibatch is not None and target.has_rows:
-            num_eval_draws = default_draws(data, lanes)
+            num_eval_draws = default_draws(data, num_restarts)
     if max_steps is None:
         max_steps = GAUSSIAN_STEPS if auto else 20_000
     run: dict[str, Any] = {
@@ -158,7 +160,7 @@ def fit(
         "max_steps": max_steps,
         "num_eval_draws": num_eval_draws,
     }
-    width = Width(pool, race, mesh)
+    width = Width(None if pool is None else _arguments.whole("pool", pool, 1), race, mesh)
     if auto and mesh is not None and len(processes(check_mesh(mesh))) > 1:
         raise ValueError(
             "expected a family or a solver with a mesh of several processes, since stages after "
@@ -178,7 +180,6 @@ def fit(
     if checkpoint is None:
         return launch(call, width, max_seconds, progress, None)
     folder = _checkpoint.as_folder("checkpoint", checkpoint)
-    _door.positive("checkpoint_seconds", checkpoint_seconds)
     kept = _checkpoint.Checkpoints(folder, checkpoint_seconds, call.describe, data)
     return launch(call, width, max_seconds, progress, kept)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvi import _call, _checkpoint, _door, _specs, _storage
+from jaxvi import _arguments, _call, _checkpoint, _door, _specs, _storage
 from jaxvi._progress import Reporter
 from jaxvi._types import Data
 from jaxvi.autopilot import launch
@@ -80,8 +80,9 @@ def resume(
         >>> fit = jaxvi.resume(folder, target)
     """
     where = _checkpoint.as_folder("folder", folder)
-    _door.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
-    _door.positive("checkpoint_seconds", checkpoint_seconds)
+    _arguments.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
+    _arguments.number("checkpoint_seconds", checkpoint_seconds, above=0.0)
+    _door.reporter("progress", progress)
     given = _call.Parts(family, objective, solver, noise, None)
     _door.parts(family, objective, solver, noise)
     header = _header(where)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from jaxvi import _door, _feed
+from jaxvi import _arguments, _door, _feed
 from jaxvi._ahead import compiling_ahead
 from jaxvi._checkpoint import Batch, Snapshot
 from jaxvi._chunks import Limits, Run, run_chunks
@@ -82,9 +82,10 @@ def fit_restarts(
     steps that these took. Lanes that `checkpoint` has are gone on with.
     """
     began = time.perf_counter()
-    key = _door.typed_key(key)
-    _door.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
+    key = _arguments.typed_key(key)
+    _arguments.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
     _check_width(width, minibatch, checkpoint is not None)
+    _door.concrete(data)
     on_one = width.mesh is None
     dtype = _feed.check(target, data, minibatch) if on_one else target.check(data)
     mesh, num_rows = None, 0
@@ -95,12 +96,12 @@ def fit_restarts(
     _door.hashable(setup)
     setup.check()
     _feed.check_solver(setup, minibatch)
-    _door.whole("num_restarts", num_restarts, 1)
-    _door.whole("max_steps", max_steps, 1)
-    _door.whole("num_eval_draws", num_eval_draws, 2)
+    num_restarts = _arguments.whole("num_restarts", num_restarts, 1)
+    max_steps = _arguments.whole("max_steps", max_steps, 1)
+    num_eval_draws = _arguments.whole("num_eval_draws", num_eval_draws, 2)
     scale = _door.start_scales(start_scale, num_restarts, dtype)
     if max_seconds is not None:
-        _door.positive("max_seconds", max_seconds)
+        _arguments.number("max_seconds", max_seconds, above=0.0)
     warm = warm_start(start, setup, dtype) if isinstance(start, Fit) else None
     z = None if warm else _door.starts(target, start, num_restarts, dtype)
     keys = split_key(key)
@@ -164,8 +165,8 @@ def _check_width(asked: Width, minibatch: Any, kept: bool) -> None:
     """Raise where lanes, data and folder don't go together."""
     pool, race, mesh = asked
     if pool is not None:
-        _door.whole("pool", pool, 1)
-    _door.one_of("race", race, (True, False))
+        _arguments.whole("pool", pool, 1)
+    _arguments.flag("race", race)
     pooled = pool is not None or race
     for name, present, why in (
         ("checkpoint", kept, "lanes of a pool or a mesh are not kept"),

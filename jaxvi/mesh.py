@@ -1,7 +1,6 @@
 """Devices for a fit: lanes along one axis, rows of data along the other."""
 
 import math
-import operator
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from jaxvi import _arguments
 from jaxvi._types import Data
 from jaxvi.target import Target
 
@@ -39,11 +39,14 @@ def make_mesh(lanes: Any = None, data: Any = 1, devices: Any = None) -> Mesh:
         >>> mesh.axis_names
         ('lanes', 'data')
     """
-    devices = list(jax.devices() if devices is None else devices)
-    _at_least_one("data", data)
-    if lanes is None:
-        lanes = max(len(devices) // data, 1)
-    _at_least_one("lanes", lanes)
+    given = jax.devices() if devices is None else devices
+    devices = list(np.ravel(given)) if isinstance(given, list | tuple | np.ndarray) else []
+    if not devices or not all(isinstance(device, jax.Device) for device in devices):
+        raise TypeError(
+            f"devices: expected some of jax.devices(); got {given!r:.80}; try devices=None for all."
+        )
+    data = _arguments.whole("data", data)
+    lanes = _arguments.whole("lanes", max(len(devices) // data, 1) if lanes is None else lanes)
     if lanes * data != len(devices):
         raise ValueError(
             f"expected lanes * data to be the number of devices, {len(devices)}; got {lanes} * "
@@ -51,15 +54,6 @@ def make_mesh(lanes: Any = None, data: Any = 1, devices: Any = None) -> Mesh:
         )
     axis_types = (AxisType.Auto, AxisType.Auto)
     return jax.make_mesh((lanes, data), (LANES, ROWS), axis_types, devices=devices)
-
-
-def _at_least_one(name: str, value: Any) -> None:
-    try:
-        good = operator.index(value) >= 1
-    except TypeError:
-        good = False
-    if not good:
-        raise ValueError(f"{name}: expected a whole number of at least 1; got {value!r}; try 1.")
 
 
 def check_mesh(mesh: Any) -> Mesh:

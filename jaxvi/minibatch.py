@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int, Key, UInt32
 
+from jaxvi._arguments import check_field, whole
+
 _ROUNDS = 6  # of the permutation
 
 
@@ -43,11 +45,7 @@ class Minibatch:
     size: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 1:
-            raise ValueError(
-                f"Minibatch: expected size a whole number of at least 1; got {self.size!r}; try "
-                "Minibatch(256)."
-            )
+        check_field(self, "size", whole)
 
 
 def shuffle_seeds(key: Key[Array, ""]) -> UInt32[Array, "rounds"]:

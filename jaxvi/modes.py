@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxvi import _door
+from jaxvi._arguments import whole
 from jaxvi._log_probs import log_probs
 from jaxvi._status import Status
 from jaxvi._types import Data
@@ -112,7 +112,7 @@ def find_modes(
         >>> modes.log_prob.shape == modes.num_reached.shape
         True
     """
-    _door.whole("num_starts", num_starts, 1)
+    whole("num_starts", num_starts)
     found = fit_restarts(
         key,
         target,

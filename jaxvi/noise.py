@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt32
 
+from jaxvi._arguments import check_field, flag, instance
 from jaxvi._types import Noise
 from jaxvi.families import Family, HasMirror, HasUniform, NormalNoiseFamily
 
@@ -50,6 +51,9 @@ class Fresh(NoiseSource):
 
     shared: bool = True
 
+    def __post_init__(self) -> None:
+        check_field(self, "shared", flag)
+
     def draw(
         self,
         key: Key[Array, ""],
@@ -78,6 +82,9 @@ class Antithetic(NoiseSource):
     """
 
     shared: bool = True
+
+    def __post_init__(self) -> None:
+        check_field(self, "shared", flag)
 
     def draw(
         self,
@@ -119,6 +126,9 @@ class Sobol(NoiseSource):
     """
 
     shared: bool = True
+
+    def __post_init__(self) -> None:
+        check_field(self, "shared", flag)
 
     def draw(
         self,
@@ -240,6 +250,9 @@ class Frozen(NoiseSource):
     """
 
     source: NoiseSource = field(default_factory=Fresh)
+
+    def __post_init__(self) -> None:
+        check_field(self, "source", instance, NoiseSource, "a noise source such as jaxvi.Fresh()")
 
     @property
     def shared(self) -> bool:  # type: ignore[override]

@@ -1,6 +1,6 @@
 """Importance resampling: draws of all restarts' q together, weighted towards the target."""
 
-import operator
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +13,7 @@ from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
-from jaxvi import _door
+from jaxvi._arguments import flag, instance, typed_key, whole
 from jaxvi._log_probs import log_probs
 from jaxvi._loop import Setup
 from jaxvi._status import Status
@@ -129,10 +129,11 @@ def importance_resample(
         >>> draws.ok, draws.num_unique, draws.log_evidence > fit.bound - 0.1
         (True, 500, True)
     """
-    key = _door.typed_key(key)
-    _door.instance("fit", fit, Fit, "what jaxvi.fit returns")
-    _door.whole("num", num, 1)
-    _door.whole("num_proposals", num_proposals, 1)
+    key = typed_key(key)
+    instance("fit", fit, Fit, "what jaxvi.fit returns")
+    num, num_proposals = whole("num", num), whole("num_proposals", num_proposals)
+    flag("replace", replace)
+    flag("smooth", smooth)
     data = in_memory(fit.data, "importance_resample")
     chosen = _choose(fit, lanes)
     total = num_proposals * len(chosen)
@@ -184,11 +185,7 @@ def _too_few(num: int, there: int, what: str) -> ValueError:
 def _choose(fit: Fit, lanes: Any) -> list[int]:
     """The lanes that propose; those named by index are taken unless their phi is not finite."""
     usable = np.isfinite(fit.bounds) & np.isin(fit.status, _USABLE)
-    if isinstance(lanes, str):
-        if lanes not in ("all", "distinct"):
-            raise ValueError(
-                f'lanes: expected "all", "distinct" or indices of lanes; got {lanes!r}.'
-            )
+    if isinstance(lanes, str) and lanes in ("all", "distinct"):
         chosen = [int(lane) for lane in np.flatnonzero(usable)]
         if lanes == "distinct":
             bounds = np.where(usable, fit.bounds, np.nan)
@@ -196,12 +193,16 @@ def _choose(fit: Fit, lanes: Any) -> list[int]:
             best = {groups[lane]: lane for lane in sorted(chosen, key=lambda i: fit.bounds[i])}
             chosen = sorted(best.values())
     else:
-        chosen = [operator.index(lane) for lane in lanes]
-        wrong = [lane for lane in chosen if not 0 <= lane < fit.num_restarts]
-        if wrong or len(set(chosen)) < len(chosen):
+        given = np.zeros(0)
+        with contextlib.suppress(TypeError, ValueError):  # of keys, ragged lists
+            given = np.asarray([] if lanes is None else lanes)
+        whole_numbers = given.dtype.kind in "iu" and given.ndim == 1
+        chosen = [int(lane) for lane in given] if whole_numbers else []
+        inside = all(0 <= lane < fit.num_restarts for lane in chosen)
+        if not chosen or not inside or len(set(chosen)) < len(chosen):
             raise ValueError(
-                f"lanes: expected different indices from 0 to {fit.num_restarts - 1}; got "
-                f"{list(lanes)!r:.80}."
+                'lanes: expected "all", "distinct", or different indices from 0 to '
+                f"{fit.num_restarts - 1}; got {lanes!r:.80}."
             )
     if not chosen:
         raise FitError(

@@ -2,7 +2,6 @@
 
 import functools
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,18 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from jaxvi import _arguments
+from jaxvi._approximation import Approximation, constrain_all
 from jaxvi._draws import draw_and_weigh, draws_each
 from jaxvi._loop import Setup
 from jaxvi._pool import PoolUse
 from jaxvi._status import Status
-from jaxvi._types import Data, Phi, Scalar
+from jaxvi._types import Data, Phi
 from jaxvi.diagnostics import Agreement, Drift, Weighing, agreement, pareto_smooth, weigh
-from jaxvi.diagnostics._movement import draw
-from jaxvi.families import Family, HasCovariance, HasGaussianInit, HasMoments
+from jaxvi.families import HasCovariance, HasGaussianInit, HasMoments
 from jaxvi.lanes import LaneResult, WarmStart
 from jaxvi.mesh import whole
 from jaxvi.streams import in_memory
-from jaxvi.target import Target
 from jaxvi.verdict import Errors, Evidence, Level, judge
 
 
@@ -64,33 +63,6 @@ class Stock(NamedTuple):
     z: Float[Array, "stock dim"]
     log_weights: Float[Array, "stock"] | None
     by: str
-
-
-@dataclass(frozen=True)
-class Approximation:
-    """q by itself: what variational inference alone gave.
-
-    Attributes:
-        target: the log density that it approximates.
-        family: its family.
-        phi: its parameters.
-    """
-
-    target: Target
-    family: Family
-    phi: Phi
-
-    def sample(self, key: Key[Array, ""], num: int) -> Any:
-        """Draws: the parameters' pytree, constrained, draws leading."""
-        return _constrain(self.sample_unconstrained(key, num), target=self.target)
-
-    def sample_unconstrained(self, key: Key[Array, ""], num: int) -> Float[Array, "draws dim"]:
-        """The same draws as flat unconstrained vectors z."""
-        return draw(key, self.phi, family=self.family, num=num, dim=self.target.dim)
-
-    def log_prob(self, z: Float[Array, "dim"]) -> Scalar:
-        """log q at an unconstrained z."""
-        return self.family.log_prob(self.phi, z)
 
 
 class Timing(NamedTuple):
@@ -218,35 +190,39 @@ class Fit:
         """What was seen; else what the run itself shows."""
         return self.evidence or evidence_of(self)
 
-    def lane(self, index: int) -> LaneResult:
+    def lane(self, index: Any) -> LaneResult:
         """One lane's parameters, status, steps and bound; losers are kept."""
+        index = _arguments.whole("lane", index, 0, self.num_restarts - 1)
         phi = jax.tree.map(lambda leaf: leaf[index], self.phi)
         return LaneResult(phi, self.status[index], self.steps[index], self.bounds[index])
 
-    def sample(self, key: Key[Array, ""], num: int, *, lane: int | None = None) -> Any:
+    def sample(self, key: Array, num: Any, *, lane: Any = None) -> Any:
         """The best draws there are: the parameters' pytree, constrained, draws leading.
 
         Those of the best lane's q; where the autopilot found them wanting, of its `stock`: of
         weighted draws or states of chains, with replacement where more are wanted than it has.
 
         Args:
-            key: a typed random key.
+            key: a random key, typed (`jax.random.key(1)`) or raw.
             num: number of draws.
             lane: draw from this lane's q.
+
+        Raises:
+            TypeError, ValueError: no key, no number of at least 1, no such lane.
 
         Example:
             >>> fit.sample(jax.random.key(1), 4000)["mu"].mean(0)
         """
         if lane is None and self.stock is not None:
-            return _constrain(self.sample_unconstrained(key, num), target=self.setup.target)
+            return constrain_all(self.sample_unconstrained(key, num), target=self.setup.target)
         return (self.q if lane is None else self._q(lane)).sample(key, num)
 
     def sample_unconstrained(
-        self, key: Key[Array, ""], num: int, *, lane: int | None = None
+        self, key: Array, num: Any, *, lane: Any = None
     ) -> Float[Array, "draws dim"]:
         """The same draws as `sample`, as flat unconstrained vectors z."""
         if lane is None and self.stock is not None:
-            return _pick(key, self.stock, num)
+            return _pick(_arguments.typed_key(key), self.stock, _arguments.whole("num", num))
         return (self.q if lane is None else self._q(lane)).sample_unconstrained(key, num)
 
     def check(self) -> "Fit":
@@ -311,11 +287,6 @@ class Fit:
 @jax.jit
 def _khats(log_weights: Float[Array, "lanes draws"]) -> Float[Array, "lanes"]:
     return jax.vmap(lambda row: pareto_smooth(row, smooth=False).khat)(log_weights)
-
-
-@partial(jax.jit, static_argnames="target")
-def _constrain(z: Float[Array, "draws dim"], *, target: Target) -> Any:
-    return jax.vmap(target.constrain)(z)
 
 
 def _pick(key: Key[Array, ""], stock: Stock, num: int) -> Float[Array, "draws dim"]:

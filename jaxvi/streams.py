@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxvi._arguments import check_field, whole
 from jaxvi._columns import ColumnFile, is_column_file
 from jaxvi._likelihood import num_rows
 
@@ -57,11 +58,8 @@ class Stream:
     _reader: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.window, int) or self.window < 1:
-            raise ValueError(
-                f"Stream: expected window a whole number of at least 1; got {self.window!r}; try "
-                "window=65_536."
-            )
+        check_field(self, "window", whole)
+        check_field(self, "num_rows", whole, optional=True)
         object.__setattr__(self, "_reader", _reader_of(self.source))
 
     def count(self) -> int:

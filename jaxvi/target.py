@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from jaxvi import _likelihood, _tree
 from jaxvi import _target_checks as _checks
+from jaxvi._arguments import check_field, one_of
 from jaxvi._types import Data
 from jaxvi.supports import Support
 
@@ -68,6 +69,7 @@ class Target:
     paths: tuple[str, ...] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_field(self, "likelihood", one_of, ("rows", "sum", None))
         if self.log_prior is not None or self.log_likelihood is not None:
             _likelihood.check_functions(self)
             whole = _likelihood.FactoredDensity(self.log_prior, self.log_likelihood)

@@ -529,9 +529,9 @@ def test_student_t_learns_only_what_it_should(x64: None) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: LowRank(0), r"rank of at least 1; got 0; try MeanField"),
-        (lambda: LowRank(-3), r"rank of at least 1; got -3"),
-        (lambda: StudentT(df=0.0), r"degrees of freedom above 0; got 0; try df"),
+        (lambda: LowRank(0), r"at least 1, below 2\*\*31; got 0; try rank=10"),
+        (lambda: LowRank(-3), r"at least 1, below 2\*\*31; got -3"),
+        (lambda: StudentT(df=0.0), r"finite number above 0; got 0\.0; try df=5\.0"),
         (lambda: StudentT(df=-2.0), r"above 0; got -2"),
         (lambda: StudentT(df=math.nan), r"above 0; got nan"),
         (lambda: StudentT(df=1.0, learn_df=True), r"above 1; got 1"),

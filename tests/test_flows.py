@@ -337,13 +337,31 @@ def test_a_flow_bends_where_a_gaussian_cannot(flow: Family) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: CouplingFlow(0), "num_layers a whole number of at least 1; got 0"),
-        (lambda: CouplingFlow(hidden=()), r"hidden a tuple of widths.*got \(\); try \(32, 32\)"),
-        (lambda: AutoregressiveFlow(hidden=(4, 0)), r"hidden a tuple of widths.*got \(4, 0\)"),
-        (lambda: CouplingFlow(num_bins=1), "num_bins from 2 to 500; got 1"),
-        (lambda: CouplingFlow(tail_bound=0.0), "finite tail_bound above 0; got 0.0"),
-        (lambda: CouplingFlow(init_scale=-1.0), "init_scale a finite number above 0"),
-        (lambda: Mixture(MeanField(), 0), "num, at least 1"),
+        (
+            lambda: CouplingFlow(0),
+            r"CouplingFlow\.num_layers: expected a whole number of at least 1.*got 0",
+        ),
+        (
+            lambda: CouplingFlow(hidden=()),
+            r"hidden: expected a tuple of widths.*got \(\); try \(32, 32\)",
+        ),
+        (
+            lambda: AutoregressiveFlow(hidden=(4, 0)),
+            r"hidden\[1\]: expected a whole number of at least 1.*got 0",
+        ),
+        (
+            lambda: CouplingFlow(num_bins=1),
+            "num_bins: expected a whole number from 2 to 500; got 1; try num_bins=10",
+        ),
+        (
+            lambda: CouplingFlow(tail_bound=0.0),
+            "tail_bound: expected a finite number above 0; got 0.0; try tail_bound=5.0",
+        ),
+        (
+            lambda: CouplingFlow(init_scale=-1.0),
+            "init_scale: expected a finite number above 0; got -1.0; try init_scale=0.1",
+        ),
+        (lambda: Mixture(MeanField(), 0), "num: expected a whole number of at least 1"),
         (lambda: Mixture((MeanField(), FullRank()), 3), "num=3 and .*try num=2"),
         (lambda: Affine(loc=[[1.0]]), r"loc of shape \(dim,\)"),
         (lambda: Affine(loc=[1.0], scale_tril=np.eye(2)), r"got \(1,\) and \(2, 2\)"),

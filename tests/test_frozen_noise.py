@@ -359,7 +359,10 @@ def test_misfits_are_refused(options, error, words):
 
 def test_numbers_out_of_range_are_refused():
     """A tolerance and a method that there are."""
-    with pytest.raises(ValueError, match=r"tolerance above 0; got 0\.0; try 1e-6"):
+    with pytest.raises(
+        ValueError,
+        match=r"tolerance: expected a finite number above 0; got 0\.0; try tolerance=1e-06",
+    ):
         FrozenNoise(tolerance=0.0)
     with pytest.raises((ValueError, TypeError), match="bfgs"):
         FrozenNoise("bfgs")

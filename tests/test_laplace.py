@@ -353,7 +353,7 @@ def test_line_searches_end_where_wolfe_says(x64):
     ],
 )
 def test_bad_numbers_are_refused(error, words, arguments):
-    with pytest.raises(error, match=f"Laplace: expected {words}"):
+    with pytest.raises(error, match=rf"Laplace\.{words}: expected"):
         Laplace(**arguments)
 
 

@@ -25,6 +25,7 @@ MOST_FUNCTION_LINES, MOST_FILE_LINES = 60, 400
 # Each layer imports only from those before it. "jaxvi" is jaxvi/__init__.py: what stands after it
 # is reached by a command or a user's own import.
 LAYERS = [
+    "_arguments",
     "_types",
     "_random",
     "_special",
@@ -67,6 +68,7 @@ LAYERS = [
     "diagnostics",
     "verdict",
     "_door",
+    "_approximation",
     "_pace",
     "_pool",
     "result",

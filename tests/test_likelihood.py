@@ -155,7 +155,7 @@ def test_rounding_is_no_reason_to_refuse(dtype):
         (
             {"log_prior": log_prior, "log_likelihood": log_likelihood, "likelihood": "mean"},
             ValueError,
-            "'rows', 'sum' or None",
+            "Target.likelihood: expected one of 'rows', 'sum', None",
         ),
         ({"log_prior": log_prior, "log_likelihood": 3}, TypeError, "log_likelihood as a function"),
         ({}, TypeError, "log_prior= and log_likelihood="),

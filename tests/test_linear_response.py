@@ -198,7 +198,11 @@ def small():
 @pytest.mark.parametrize(
     ("ask", "error", "words"),
     [
-        (lambda f: linear_response(f, key=KEY, lane=2), ValueError, "lane from 0 to 1; got 2"),
+        (
+            lambda f: linear_response(f, key=KEY, lane=2),
+            ValueError,
+            "lane: expected a whole number from 0 to 1; got 2",
+        ),
         (lambda f: linear_response(f, key=KEY, num_draws=1), ValueError, "num_draws"),
         (lambda f: linear_response(f, key=KEY, num_draws=7), ValueError, "even num_draws; got 7"),
         (

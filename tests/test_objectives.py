@@ -351,12 +351,12 @@ def test_objectives_are_values(objective: Objective) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: ELBO(num_draws=0), "num_draws a whole number of at least 1; got 0"),
+        (lambda: ELBO(num_draws=0), r"a whole number of at least 1.*got 0"),
         (lambda: ELBO(num_draws=-4), "got -4"),
         (lambda: ELBO(entropy="closed", stick_the_landing=True), 'got both; try entropy="sampled"'),
     ],
 )
 def test_bad_objectives_are_refused(make: Any, words: str) -> None:
     """An objective that cannot be says so when it is made."""
-    with pytest.raises(ValueError, match=f"ELBO: expected .*{words}"):
+    with pytest.raises(ValueError, match=f"ELBO.*: expected .*{words}"):
         make()

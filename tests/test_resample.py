@@ -242,7 +242,7 @@ def test_wrong_arguments_are_refused_with_a_sentence(key: jax.Array) -> None:
         importance_resample(key, fit, 10, num_proposals=-1)
     with pytest.raises(TypeError, match=r"fit: expected what jaxvi\.fit returns; got 3"):
         importance_resample(key, 3, 10)
-    with pytest.raises(ValueError, match='lanes: expected "all", "distinct"'):
+    with pytest.raises(ValueError, match='lanes: expected "all", "distinct", or'):
         importance_resample(key, fit, 10, lanes="best")
     with pytest.raises(ValueError, match="indices from 0 to 1; got"):
         importance_resample(key, fit, 10, lanes=[0, 2])

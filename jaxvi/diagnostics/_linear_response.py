@@ -12,6 +12,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key
 
+from jaxvi._arguments import typed_key
 from jaxvi._status import Status
 from jaxvi._types import Data, Noise, Phi, Scalar
 from jaxvi.diagnostics._frozen_draws import (
@@ -80,11 +81,11 @@ class FrozenError(NamedTuple):
 
 def linear_response(
     fit: Any,
-    function: Callable[[Any], Any] | None = None,
+    function: Any = None,
     *,
-    key: Key[Array, ""] | None = None,
-    num_draws: int | None = None,
-    lane: int | None = None,
+    key: Array | None = None,
+    num_draws: Any = None,
+    lane: Any = None,
 ) -> LinearResponse:
     r"""Posterior covariances from how q's means answer to a change of the log density.
 
@@ -124,6 +125,9 @@ def linear_response(
         >>> float(found.sd), float(found.sd_mcse)
         (...)
     """
+    _check_fit("linear_response", fit)
+    if function is not None:
+        _check_function(function, fit)
     data = in_memory(fit.data, "linear_response")
     design, phi, own = _prepare("linear_response", fit, key, num_draws, lane)
     found = _respond(phi, own, data, design=design, function=function)
@@ -138,9 +142,7 @@ def linear_response(
     )
 
 
-def frozen_error(
-    fit: Any, *, key: Key[Array, ""] | None = None, lane: int | None = None
-) -> FrozenError:
+def frozen_error(fit: Any, *, key: Array | None = None, lane: Any = None) -> FrozenError:
     """How far q's own means and sds are off because its draws were frozen.
 
     By the jackknife of `linear_response`: one Newton step for each group of draws left out.
@@ -162,6 +164,7 @@ def frozen_error(
         >>> bool((error.mean_mcse < 0.1 * error.sd).all())
         True
     """
+    _check_fit("frozen_error", fit)
     if not isinstance(fit.setup.noise, Frozen):
         raise TypeError(
             f"frozen_error: expected a fit on frozen noise; got one on {fit.setup.noise!r}; try "
@@ -178,13 +181,29 @@ def frozen_error(
     return FrozenError(mean, sd, mean_mcse, sd_mcse, Status(int(found[4])))
 
 
+def _check_fit(owner: str, fit: Any) -> None:
+    """A `Fit` by its looks, since results are built on diagnostics."""
+    if not all(hasattr(fit, name) for name in ("setup", "lane", "best", "data")):
+        raise TypeError(f"{owner}: expected what jaxvi.fit returns; got {fit!r:.80}.")
+
+
+def _check_function(function: Any, fit: Any) -> None:
+    """A function of the parameters, which gives some numbers."""
+    target, phi = fit.setup.target, fit.phi
+    z = jax.ShapeDtypeStruct((target.dim,), jax.tree.leaves(phi)[0].dtype)
+    made = jax.eval_shape(lambda z: function(target.constrain(z)), z) if callable(function) else ()
+    if not jax.tree.leaves(made):
+        raise TypeError(
+            "linear_response: expected a function of the constrained parameters that gives arrays; "
+            f"got {function!r:.80}; try lambda params: params['mu']."
+        )
+
+
 def _prepare(
     owner: str, fit: Any, key: Array | None, num_draws: int | None, lane: int | None
 ) -> tuple[Design, Phi, Array]:
     """Checked parts: what is frozen, the lane's phi, and the key of its draws."""
     index = fit.best if lane is None else lane
-    if not 0 <= index < fit.num_restarts:
-        raise ValueError(f"{owner}: expected a lane from 0 to {fit.num_restarts - 1}; got {lane}.")
     result = fit.lane(index)
     status = Status(int(result.status))
     if not status.ok:
@@ -193,7 +212,7 @@ def _prepare(
             f"lane {index} with status {status.text!r}. {status.remedy}"
         )
     design = design_of(owner, fit, num_draws)
-    own = split_key(fit.key if key is None else key).noise
+    own = split_key(fit.key if key is None else typed_key(key)).noise
     return design, result.phi, own if design.source.shared else jax.random.fold_in(own, index)
 
 

@@ -11,8 +11,9 @@ from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Key
 
+from jaxvi._arguments import check_field, flag, number, one_of
 from jaxvi._types import Scalar
-from jaxvi.families._base import check_init_scale, marginal_scales, start_or_normal
+from jaxvi.families._base import marginal_scales, start_or_normal
 from jaxvi.families._fixed_array import FixedArray
 from jaxvi.families._full_rank import cholesky_factor, split_factor
 
@@ -63,10 +64,7 @@ def affine_at(loc: Float[Array, "dim"], scale: float, structure: str) -> AffineP
     return AffineParams(loc, log_diag, jnp.zeros((rows, loc.size), loc.dtype))
 
 
-def check_structure(owner: str, name: str, structure: str) -> None:
-    """An affine map has a full or a diagonal matrix."""
-    if structure not in ("full", "diagonal"):
-        raise ValueError(f'{owner}: expected {name} "full" or "diagonal"; got {structure!r}.')
+STRUCTURES = ("full", "diagonal")  # of an affine map's matrix
 
 
 class Bijector(abc.ABC):
@@ -134,8 +132,9 @@ class Affine(Bijector):
     scale_tril: Any = None
 
     def __post_init__(self) -> None:
-        check_structure("Affine", "structure", self.structure)
-        check_init_scale("Affine", self.init_scale)
+        check_field(self, "structure", one_of, STRUCTURES)
+        check_field(self, "init_scale", number, above=0.0)
+        check_field(self, "learned", flag)
         for name in ("loc", "scale_tril"):
             given = getattr(self, name)
             if given is not None:

@@ -45,7 +45,7 @@ class AutoregressiveFlow(Flow):
     init_scale: float = 0.1
 
     def __post_init__(self) -> None:
-        check_flow("AutoregressiveFlow", self)
+        check_flow(self)
 
     def _net_sizes(self, dim: int) -> tuple[int, ...]:
         return dim, *self.hidden, 2 * dim

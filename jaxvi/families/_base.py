@@ -1,7 +1,6 @@
 """What a variational family is, and the small protocols for what it may offer besides."""
 
 import abc
-import math
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -163,14 +162,6 @@ def start_or_normal(
 ) -> Float[Array, "dim"]:
     """`start`, or a standard normal vector where there is none."""
     return jax.random.normal(key, (dim,)) if start is None else start
-
-
-def check_init_scale(family: str, init_scale: float) -> None:
-    """A starting scale is a finite number above zero."""
-    if not (isinstance(init_scale, int | float) and 0 < init_scale < math.inf):
-        raise ValueError(
-            f"{family}: expected init_scale a finite number above 0; got {init_scale!r}; try 0.1."
-        )
 
 
 def marginal_scales(scale_tril: Float[Array, "dim dim"]) -> Float[Array, "dim"]:

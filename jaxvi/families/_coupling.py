@@ -1,6 +1,5 @@
 """A coupling flow: each layer moves one half of the coordinates, given the other half."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxvi._arguments import check_field, number, one_of, whole
 from jaxvi._types import Scalar
 from jaxvi.families._flow_base import Flow, Layer, bounded, check_flow
 from jaxvi.families._nets import apply_net
@@ -63,21 +63,10 @@ class CouplingFlow(Flow):
     init_scale: float = 0.1
 
     def __post_init__(self) -> None:
-        check_flow("CouplingFlow", self)
-        if self.transformer not in ("affine", "spline"):
-            raise ValueError(
-                f'CouplingFlow: expected transformer "affine" or "spline"; got '
-                f"{self.transformer!r}."
-            )
-        if not 2 <= self.num_bins <= 500:
-            raise ValueError(
-                f"CouplingFlow: expected num_bins from 2 to 500; got {self.num_bins!r}; try 8."
-            )
-        if not 0.0 < self.tail_bound < math.inf:
-            raise ValueError(
-                f"CouplingFlow: expected a finite tail_bound above 0; got {self.tail_bound!r}; "
-                "try 5.0."
-            )
+        check_flow(self)
+        check_field(self, "transformer", one_of, ("affine", "spline"))
+        check_field(self, "num_bins", whole, 2, 500)
+        check_field(self, "tail_bound", number, above=0.0)
 
     def _net_sizes(self, dim: int) -> tuple[int, ...]:
         each = 2 + (num_spline_params(self.num_bins) if self.transformer == "spline" else 0)

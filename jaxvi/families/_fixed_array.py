@@ -20,11 +20,19 @@ class FixedArray:
     __slots__ = ("_hash", "_values")
 
     def __init__(self, values: Any) -> None:
-        made: np.ndarray = np.array(values.as_numpy() if isinstance(values, FixedArray) else values)
-        if made.dtype.kind not in "biuf":
-            made = made.astype(np.float64)  # narrow floats of JAX; refuses what is no number
+        try:
+            made = np.array(values.as_numpy() if isinstance(values, FixedArray) else values)
+            if made.dtype.kind not in "biufV":  # V: the narrow floats of JAX
+                raise TypeError
+            if made.dtype.kind == "V":
+                made = np.array(made, np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"FixedArray: expected an array of real numbers; got {values!r:.80}; try "
+                "numpy.asarray(..., dtype=float)."
+            ) from None
         if made.dtype.kind == "f":
-            made = made.astype(np.float64) + 0.0  # -0.0 equals 0.0, so that its bytes must too
+            made = np.array(made + 0.0, np.float64)  # -0.0 equals 0.0, so that its bytes must too
         if not np.isfinite(made).all():
             raise ValueError(
                 f"FixedArray: expected finite numbers; got {made}; try leaving out what failed."

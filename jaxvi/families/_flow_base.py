@@ -9,18 +9,18 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxvi._arguments import check_field, number, one_of, whole
 from jaxvi._types import Scalar
 from jaxvi.families._affine import (
+    STRUCTURES,
     AffineParams,
     affine_at,
     affine_forward,
     affine_inverse,
     affine_of_gaussian,
-    check_structure,
 )
 from jaxvi.families._base import (
     NormalNoiseFamily,
-    check_init_scale,
     standard_normal_log_prob,
     start_or_normal,
 )
@@ -148,16 +148,16 @@ def bounded(raw: Float[Array, "..."]) -> Float[Array, "..."]:
     return _MOST_LOG_SCALE * jnp.tanh(raw / _MOST_LOG_SCALE)
 
 
-def check_flow(name: str, flow: Any) -> None:
+def check_flow(flow: Any) -> None:
     """The numbers that every flow has."""
-    check_init_scale(name, flow.init_scale)
-    check_structure(name, "affine", flow.affine)
-    if not isinstance(flow.num_layers, int) or flow.num_layers < 1:
+    name = type(flow).__name__
+    check_field(flow, "init_scale", number, above=0.0)
+    check_field(flow, "affine", one_of, STRUCTURES)
+    check_field(flow, "num_layers", whole)
+    if not (isinstance(flow.hidden, tuple) and flow.hidden):
         raise ValueError(
-            f"{name}: expected num_layers a whole number of at least 1; got {flow.num_layers!r}."
+            f"{name}.hidden: expected a tuple of widths, at least 1; got {flow.hidden!r:.80}; try "
+            "(32, 32)."
         )
-    widths = flow.hidden
-    if not (isinstance(widths, tuple) and widths and all(w >= 1 for w in widths)):
-        raise ValueError(
-            f"{name}: expected hidden a tuple of widths, at least 1; got {widths!r}; try (32, 32)."
-        )
+    widths = tuple(whole(f"{name}.hidden[{i}]", width) for i, width in enumerate(flow.hidden))
+    object.__setattr__(flow, "hidden", widths)

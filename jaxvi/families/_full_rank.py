@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Key
 
+from jaxvi._arguments import check_field, number
 from jaxvi._types import Scalar
 from jaxvi.families._base import (
     LOG_2PI,
     Moments,
     NormalNoiseFamily,
-    check_init_scale,
     standard_normal_log_prob,
     start_or_normal,
 )
@@ -65,7 +65,7 @@ class FullRank(NormalNoiseFamily):
     init_scale: float = 0.1
 
     def __post_init__(self) -> None:
-        check_init_scale("FullRank", self.init_scale)
+        check_field(self, "init_scale", number, above=0.0)
 
     def noise_size(self, dim: int) -> int:
         """One normal a coordinate."""

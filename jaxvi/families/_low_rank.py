@@ -10,13 +10,13 @@ from jax import lax
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float, Key
 
+from jaxvi._arguments import check_field, number, whole
 from jaxvi._random import normals
 from jaxvi._types import Scalar
 from jaxvi.families._base import (
     LOG_2PI,
     Moments,
     NormalNoiseFamily,
-    check_init_scale,
     marginal_scales,
     start_or_normal,
 )
@@ -64,12 +64,8 @@ class LowRank(NormalNoiseFamily):
     init_scale: float = 0.1
 
     def __post_init__(self) -> None:
-        check_init_scale("LowRank", self.init_scale)
-        if self.rank < 1:
-            raise ValueError(
-                f"LowRank: expected a rank of at least 1; got {self.rank}; try MeanField() for "
-                "a diagonal covariance."
-            )
+        check_field(self, "init_scale", number, above=0.0)
+        check_field(self, "rank", whole)
 
     def noise_size(self, dim: int) -> int:
         """rank normals for the common part, one a coordinate for its own."""

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from jaxvi._arguments import check_field, number
 from jaxvi._types import Scalar
 from jaxvi.families._base import (
     LOG_2PI,
     Moments,
     NormalNoiseFamily,
-    check_init_scale,
     marginal_scales,
     standard_normal_log_prob,
     start_or_normal,
@@ -47,7 +47,7 @@ class MeanField(NormalNoiseFamily):
     init_scale: float = 0.1
 
     def __post_init__(self) -> None:
-        check_init_scale("MeanField", self.init_scale)
+        check_field(self, "init_scale", number, above=0.0)
 
     def noise_size(self, dim: int) -> int:
         """One normal a coordinate."""

@@ -10,6 +10,7 @@ from jax import nn
 from jax.scipy.special import logsumexp, ndtr, ndtri
 from jaxtyping import Array, Float, Key
 
+from jaxvi._arguments import check_field, instance, whole
 from jaxvi._types import Noise, Phi, Scalar
 from jaxvi.families._base import Family, Moments, NormalNoiseFamily
 from jaxvi.families._mean_field import MeanField
@@ -55,12 +56,15 @@ class Mixture(Family):
     num: int = 2
 
     def __post_init__(self) -> None:
+        check_field(self, "num", whole)
         given = len(self.family) if isinstance(self.family, tuple) else self.num
-        if given != self.num or self.num < 1:
+        if given != self.num:
             raise ValueError(
-                f"Mixture: expected num, at least 1, as many as families; got num={self.num} and "
+                f"Mixture: expected num as many as families; got num={self.num} and "
                 f"{self.family!r}; try num={max(given, 1)}."
             )
+        for part in self._parts:
+            instance("Mixture.family", part, Family, "families such as jaxvi.MeanField()")
         if has_all(self._parts, "mirror"):
             offer(self, "mirror")
         if has_all(self._parts, "num_uniforms", "noise_from_uniform"):

@@ -11,11 +11,11 @@ from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import digamma, gammaln
 from jaxtyping import Array, Float, Key
 
+from jaxvi._arguments import check_field, flag, number, one_of
 from jaxvi._types import Scalar
 from jaxvi.families._base import (
     Moments,
     NormalNoiseFamily,
-    check_init_scale,
     marginal_scales,
     start_or_normal,
 )
@@ -73,17 +73,11 @@ class StudentT(NormalNoiseFamily):
     init_scale: float = 0.1
 
     def __post_init__(self) -> None:
-        check_init_scale("StudentT", self.init_scale)
-        if self.structure not in ("diagonal", "full"):
-            raise ValueError(
-                f'StudentT: expected structure "diagonal" or "full"; got {self.structure!r}.'
-            )
-        floor = self.min_df if self.learn_df else 0.0
-        if not math.inf > self.df > floor >= 0:
-            raise ValueError(
-                f"StudentT: expected finite degrees of freedom above {floor:g}; got {self.df:g}; "
-                "try df=5.0."
-            )
+        check_field(self, "init_scale", number, above=0.0)
+        check_field(self, "structure", one_of, ("diagonal", "full"))
+        check_field(self, "learn_df", flag)
+        check_field(self, "min_df", number, above=0.0)
+        check_field(self, "df", number, above=self.min_df if self.learn_df else 0.0)
 
     def noise_size(self, dim: int) -> int:
         """Normals come in pairs: one pair a coordinate, or one pair for two coordinates."""

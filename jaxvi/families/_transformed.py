@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Key
 
+from jaxvi._arguments import check_field, instance
 from jaxvi._types import Noise, Scalar
 from jaxvi.families._affine import (
     Affine,
@@ -55,6 +56,8 @@ class Transformed(Family):
     bijector: Bijector = Affine()
 
     def __post_init__(self) -> None:
+        check_field(self, "family", instance, Family, "a family such as MeanField()")
+        check_field(self, "bijector", instance, Bijector, "a bijector such as Affine()")
         inner = (self.family,)
         if has_all(inner, "mirror"):
             offer(self, "mirror")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
+from jaxvi._arguments import number, whole
 from jaxvi._types import Data, Scalar
 from jaxvi.supports import Positive, Real, Simplex
 from jaxvi.target import Target
@@ -91,13 +92,13 @@ class GaussianMixtureStart:
 
 
 def gaussian_mixture(
-    num_components: int,
-    num_features: int,
+    num_components: Any,
+    num_features: Any,
     *,
-    concentration: float | int = 2.0,
-    mean_sd: float | int = 1.0,
-    scale_median: float | int = 0.5,
-    scale_log_sd: float | int = 0.5,
+    concentration: Any = 2.0,
+    mean_sd: Any = 1.0,
+    scale_median: Any = 0.5,
+    scale_log_sd: Any = 0.5,
 ) -> Target:
     r"""A Bayesian mixture of Gaussians with diagonal covariances, for rows of shape `(N, D)`.
 
@@ -132,24 +133,21 @@ def gaussian_mixture(
         >>> target = jaxvi.models.gaussian_mixture(3, 4)
         >>> fit = jaxvi.fit(jax.random.key(0), target, data=X, num_restarts=64)
     """
-    for name, count in (("num_components", num_components), ("num_features", num_features)):
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"{name}: expected a whole number of at least 1; got {count!r}.")
+    num_components = whole("num_components", num_components)
+    num_features = whole("num_features", num_features)
     numbers = {
         "concentration": concentration,
         "mean_sd": mean_sd,
         "scale_median": scale_median,
         "scale_log_sd": scale_log_sd,
     }
-    for name, value in numbers.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name}: expected a finite number above 0; got {value!r}.")
+    # floats, so that 1 and 1.0 give equal targets
+    numbers = {name: number(name, value, above=0.0) for name, value in numbers.items()}
     shape = (num_components, num_features)
     supports: dict[str, Any] = {"means": Real(shape), "scales": Positive(shape)}
     if num_components > 1:
         supports["weights"] = Simplex((num_components,))
-    # floats, so that 1 and 1.0 give equal targets
-    density = GaussianMixtureDensity(*shape, *map(float, numbers.values()))
+    density = GaussianMixtureDensity(*shape, *numbers.values())
     return Target(density, supports, start=GaussianMixtureStart(*shape))
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 import jax
 from jax import lax
 
+from jaxvi._arguments import check_field, flag, one_of, whole
 from jaxvi._log_probs import log_probs
 from jaxvi._types import Data, Noise, Phi
 from jaxvi.families import Family, HasEntropy, transform_and_log_prob
@@ -47,14 +48,9 @@ class ELBO(Objective):
     stick_the_landing: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.num_draws, int) or self.num_draws < 1:
-            raise ValueError(
-                f"ELBO: expected num_draws a whole number of at least 1; got {self.num_draws!r}."
-            )
-        if self.entropy not in (None, "closed", "sampled"):
-            raise ValueError(
-                f'ELBO: expected entropy "closed", "sampled" or None; got {self.entropy!r}.'
-            )
+        check_field(self, "num_draws", whole)
+        check_field(self, "entropy", one_of, ("closed", "sampled", None))
+        check_field(self, "stick_the_landing", flag)
         if self.stick_the_landing and self.entropy == "closed":
             raise ValueError(
                 "ELBO: expected stick_the_landing without a closed entropy, since it needs log q "

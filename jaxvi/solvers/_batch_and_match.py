@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxvi import _tree
+from jaxvi._arguments import check_field, number
 from jaxvi._status import Status
 from jaxvi._types import Noise, Phi, Scalar
 from jaxvi.families import Family, FullRank, LowRank, transform_and_log_prob
@@ -96,10 +97,7 @@ class BatchAndMatch(Solver):
     guards_itself = True
 
     def __post_init__(self) -> None:
-        if not self.tolerance > 0:
-            raise ValueError(
-                f"BatchAndMatch: expected tolerance above 0; got {self.tolerance}; try 0.03."
-            )
+        check_field(self, "tolerance", number, above=0.0)
 
     @property
     def block_steps(self) -> int:

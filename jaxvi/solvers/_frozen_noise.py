@@ -9,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxvi import _tree
+from jaxvi._arguments import check_field, number, one_of
 from jaxvi._status import Status
 from jaxvi._types import Noise, Phi, Scalar
 from jaxvi.families import Family
@@ -82,14 +83,8 @@ class FrozenNoise(Solver):
     guards_itself = True
 
     def __post_init__(self) -> None:
-        if self.method not in ("newton", "lbfgs"):
-            raise ValueError(
-                f'FrozenNoise: expected method "newton" or "lbfgs"; got {self.method!r}.'
-            )
-        if not self.tolerance > 0:
-            raise ValueError(
-                f"FrozenNoise: expected tolerance above 0; got {self.tolerance}; try 1e-6."
-            )
+        check_field(self, "method", one_of, ("newton", "lbfgs"))
+        check_field(self, "tolerance", number, above=0.0)
 
     @property
     def block_steps(self) -> int:

@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxvi import _tree
+from jaxvi._arguments import check_field, number, whole
 from jaxvi._status import Status
 from jaxvi._types import Noise, Phi, Scalar
 from jaxvi.families import (
@@ -104,16 +105,9 @@ class Laplace(Solver):
     guards_itself: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.tolerance is not None and not 0 < self.tolerance < 1:
-            raise ValueError(
-                f"Laplace: expected tolerance in (0, 1) or None; got {self.tolerance}; try None."
-            )
-        for name, value in (("memory", self.memory), ("max_dense", self.max_dense)):
-            if not value >= 1:
-                raise ValueError(
-                    f"Laplace: expected {name} a whole number of at least 1; got {value!r}; try "
-                    f"{name}=10."
-                )
+        check_field(self, "tolerance", number, above=0.0, below=1.0, optional=True, example=1e-6)
+        check_field(self, "memory", whole)
+        check_field(self, "max_dense", whole)
 
     @property
     def block_steps(self) -> int:

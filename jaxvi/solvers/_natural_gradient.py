@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxvi import _tree
+from jaxvi._arguments import check_field, number, one_of, whole
 from jaxvi._status import Status
 from jaxvi._types import Noise, Phi, Scalar
 from jaxvi.families import Family, FullRank, LowRank, MeanField, transform_and_log_prob
@@ -101,20 +102,11 @@ class NaturalGradient(Solver):
     guards_itself = True
 
     def __post_init__(self) -> None:
-        if self.curvature not in ("auto", "hessian", "gradient"):
-            raise ValueError(
-                'NaturalGradient: expected curvature "auto", "hessian" or "gradient"; got '
-                f"{self.curvature!r}."
-            )
-        if self.num_hessians is not None and self.num_hessians < 1:
-            raise ValueError(
-                f"NaturalGradient: expected num_hessians of at least 1, or None; got "
-                f"{self.num_hessians}."
-            )
-        if not self.tolerance > 0:
-            raise ValueError(
-                f"NaturalGradient: expected tolerance above 0; got {self.tolerance}; try 0.03."
-            )
+        check_field(self, "curvature", one_of, ("auto", "hessian", "gradient"))
+        check_field(self, "num_hessians", whole, optional=True)
+        check_field(self, "tolerance", number, above=0.0)
+        if not isinstance(self.sparsity, Sparsity):
+            check_field(self, "sparsity", one_of, ("auto", None))
 
     @property
     def block_steps(self) -> int:

@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxvi import _tree
+from jaxvi._arguments import check_field, number, whole
 from jaxvi._status import Status
 from jaxvi._types import Noise, Phi
 from jaxvi.families import Family, FullRank, HasGaussianInit, HasMoments, LowRank, NormalNoiseFamily
@@ -130,18 +131,9 @@ class Pathfinder(Solver):
     guards_itself: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name in ("num_draws", "memory"):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not (whole and value >= 1) and not (name == "memory" and value is None):
-                raise ValueError(
-                    f"Pathfinder: expected {name} a whole number of at least 1; got {value!r}."
-                )
-        if not 0.0 < self.tolerance < float("inf"):
-            raise ValueError(
-                f"Pathfinder: expected a finite tolerance above 0; got {self.tolerance!r}; try "
-                "tolerance=1e-6."
-            )
+        check_field(self, "num_draws", whole)
+        check_field(self, "memory", whole, optional=True)
+        check_field(self, "tolerance", number, above=0.0)
 
     @property
     def block_steps(self) -> int:

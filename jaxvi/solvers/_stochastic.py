@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxvi import _tree
+from jaxvi._arguments import flag, number
 from jaxvi._status import Status
 from jaxvi._types import Noise, Phi, Scalar
 from jaxvi.solvers._base import BlockTrace, Problem, Solver, StepInfo
@@ -123,19 +124,21 @@ class Stochastic(Solver):
                 "Stochastic: expected an optax factory such as optax.adam; got "
                 f"{type(optimizer).__name__}; try Stochastic(optax.adam, learning_rate=0.02)."
             )
-        for name, value in (("clip_norm", clip_norm), ("tolerance", tolerance)):
-            if value is not None and not value > 0:
-                raise ValueError(f"Stochastic: expected {name} above 0 or None; got {value}.")
-        if not 0 < anneal <= 1:
-            raise ValueError(f"Stochastic: expected anneal in (0, 1]; got {anneal}.")
+        if clip_norm is not None:
+            clip_norm = number("Stochastic.clip_norm", clip_norm, above=0.0)
+        if tolerance is not None:
+            tolerance = number("Stochastic.tolerance", tolerance, above=0.0, example=0.03)
+        anneal = number("Stochastic.anneal", anneal, above=0.0, most=1.0, example=0.5)
+        average = flag("Stochastic.average", average)
         if not average and tolerance is not None:
             raise ValueError(
                 "Stochastic: expected tolerance=None with average=False, since averages are what "
                 f"is compared; got {tolerance}."
             )
         rate = numbers.get("learning_rate", 1.0)
-        if isinstance(rate, int | float) and not rate > 0:
-            raise ValueError(f"Stochastic: expected learning_rate above 0; got {rate}.")
+        if not callable(rate):
+            rate = number("Stochastic.learning_rate", rate, above=0.0, example=0.02)
+            numbers |= {"learning_rate": rate} if "learning_rate" in numbers else {}
         numbers = _with_learning_rate(optimizer, numbers)
         fields: dict[str, Any] = {
             "optimizer": optimizer,
@@ -143,7 +146,7 @@ class Stochastic(Solver):
             "clip_norm": clip_norm,
             "tolerance": tolerance,
             "anneal": anneal,
-            "average": bool(average),
+            "average": average,
         }
         for field, setting in fields.items():
             object.__setattr__(self, field, setting)  # frozen: there is no other way in

@@ -64,8 +64,8 @@ class Support(abc.ABC):
 
 def as_shape(shape: ShapeLike, *, what: str = "shape") -> tuple[int, ...]:
     """A shape as a tuple of Python integers; `3` means `(3,)`."""
-    lengths = tuple(shape) if isinstance(shape, Iterable) else (shape,)
     try:
+        lengths = tuple(shape) if isinstance(shape, Iterable) else (shape,)
         if any(isinstance(length, bool | str) for length in lengths):
             raise TypeError
         dims = tuple(operator.index(length) for length in lengths)
@@ -77,6 +77,10 @@ def as_shape(shape: ShapeLike, *, what: str = "shape") -> tuple[int, ...]:
     if any(dim < 0 for dim in dims):
         raise ValueError(
             f"expected {what} with lengths of 0 or more; got {dims}; try positive lengths"
+        )
+    if math.prod(dims) >= 2**31:
+        raise ValueError(
+            f"expected {what} of fewer than 2**31 numbers; got {dims}; try fewer parameters"
         )
     return dims
 
@@ -111,7 +115,8 @@ def _nested_tuple(values: Any) -> Any:
 def as_bound(name: str, bound: BoundLike, shape: tuple[int, ...]) -> float | tuple[Any, ...]:
     """A finite bound, broadcastable to `shape`, as a float or nested tuples of floats."""
     try:
-        array = np.asarray(bound)
+        is_key = isinstance(bound, jax.Array) and jnp.issubdtype(bound.dtype, jax.dtypes.prng_key)
+        array = np.asarray(None if is_key else bound)
     except jax.errors.TracerArrayConversionError:
         raise TypeError(
             f"expected {name} as numbers known before tracing; got a traced array; try making the "
@@ -138,8 +143,9 @@ def as_bound(name: str, bound: BoundLike, shape: tuple[int, ...]) -> float | tup
 
 
 def bound_array(bound: BoundLike, shape: tuple[int, ...], dtype: Any) -> Float[np.ndarray, "..."]:
-    """A bound as a constant of the full shape in the dtype at hand: nothing is promoted."""
-    return np.broadcast_to(np.asarray(bound, dtype), shape)
+    """A bound as a constant in the dtype at hand, a scalar or of the shape's rank."""
+    array = np.asarray(bound, dtype)
+    return array.reshape((1,) * (len(shape) - array.ndim) + array.shape) if array.ndim else array
 
 
 def next_above(bound: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:

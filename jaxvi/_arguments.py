@@ -1,0 +1,111 @@
+"""Arguments that are what they should be, or a sentence: what was expected, what came, what to try.
+
+Each takes the argument's name, its value and what it may be, and gives it as plain Python.
+"""
+
+import contextlib
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+
+def whole(name: str, value: Any, least: int = 1, most: int = 2**31 - 1) -> int:
+    """A whole number that 32 bits hold."""
+    number = least - 1
+    if not isinstance(value, bool | np.bool_):
+        with contextlib.suppress(TypeError):
+            number = operator.index(value)
+    if not least <= number <= most:
+        bounds = (
+            f"of at least {least}, below 2**31" if most >= 2**31 - 1 else f"from {least} to {most}"
+        )
+        short = name.rpartition(".")[2]
+        raise ValueError(
+            f"{name}: expected a whole number {bounds}; got {value!r:.80}; try "
+            f"{short}={min(max(least, 10), most)}."
+        )
+    return number
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    above: float = -math.inf,
+    below: float = math.inf,
+    most: float = math.inf,
+    example: float = 1.0,
+) -> float:
+    """A finite number above one bound, and below another or at most so large."""
+    plain = isinstance(value, int | float | np.integer | np.floating)
+    good = plain and not isinstance(value, bool) and above < value < below and value <= most
+    if not good:
+        bounds = f" above {above:g}" if above > -math.inf else ""
+        bounds += f" and below {below:g}" if below < math.inf else ""
+        bounds += f" and at most {most:g}" if most < math.inf else ""
+        short = name.rpartition(".")[2]
+        raise ValueError(
+            f"{name}: expected a finite number{bounds}; got {value!r:.80}; try {short}={example!r}."
+        )
+    return float(value)
+
+
+def one_of(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
+    """One of a few words."""
+    plain = value is None or isinstance(value, str | bool | np.bool_)
+    if not (plain and any(value == choice for choice in choices)):
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name}: expected one of {listed}; got {value!r:.80}.")
+    return bool(value) if isinstance(value, np.bool_) else value
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False."""
+    return one_of(name, value, (True, False))
+
+
+def instance(name: str, value: Any, kind: type | tuple[type, ...], example: str) -> Any:
+    """`value` must be an instance of `kind`; a class in its place is the usual slip."""
+    if isinstance(value, kind):
+        return value
+    got = f"the class {value.__name__}" if isinstance(value, type) else f"{value!r:.80}"
+    raise TypeError(f"{name}: expected {example}; got {got}.")
+
+
+def typed_key(key: Any) -> Key[Array, ""]:
+    """A typed key; a raw one of shape (2,) and dtype uint32 is wrapped."""
+    got = f"{key!r:.80}"
+    if isinstance(key, jax.Array | np.ndarray):
+        got = f"an array of {key.dtype} with shape {key.shape}"
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        if typed and isinstance(key, jax.Array) and key.shape == ():
+            return key
+        if key.dtype == jnp.uint32 and key.ndim == 1:
+            with contextlib.suppress(TypeError, ValueError):
+                return jax.random.wrap_key_data(jnp.asarray(key))
+    raise TypeError(f"key: expected one JAX random key; got {got}; try jax.random.key(0).")
+
+
+def check_field(
+    spec: Any,
+    name: str,
+    check: Callable[..., Any],
+    *limits: Any,
+    optional: bool = False,
+    **more: Any,
+) -> None:
+    """A field of a frozen specification, by one of the checks above; None where it is optional."""
+    value = getattr(spec, name)
+    if value is None and optional:
+        return
+    if check is number:
+        default = getattr(type(spec), name, None)
+        more.setdefault("example", 1.0 if default is None else default)
+    checked = check(f"{type(spec).__name__}.{name}", value, *limits, **more)
+    object.__setattr__(spec, name, checked)  # frozen: there is no other way in
