@@ -16,7 +16,15 @@ from jaxvi._fingerprint import fingerprint
 from jaxvi.result import Fit
 from jaxvi.target import Target
 
-FORMAT = 1
+FORMAT = 2
+
+
+class Width(NamedTuple):
+    """Lanes at once, None where memory says; whether they race; devices that they are spread on."""
+
+    pool: int | None = None
+    race: bool = False
+    mesh: Any = None
 
 
 class Parts(NamedTuple):
@@ -39,6 +47,7 @@ class Call:
     run: dict[str, Any]  # data, start, start_scale, numbers
     effort: str
     polish: bool | str
+    width: Width = Width()
 
     def describe(self) -> dict[str, Any]:
         """The header of a checkpoint."""
@@ -59,6 +68,7 @@ class Call:
             "numbers": {name: int(self.run[name]) for name in NUMBERS},
             "effort": self.effort,
             "polish": self.polish,
+            "width": {"pool": self.width.pool, "race": self.width.race},
         }
 
 

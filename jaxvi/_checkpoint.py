@@ -37,6 +37,16 @@ class Snapshot(NamedTuple):
     arrays: dict[str, np.ndarray]
     numbers: dict[str, int | float]
 
+    @property
+    def width(self) -> int | None:
+        """Lanes of a pool; None where all restarts run together."""
+        return len(self.arrays["restart"]) if "restart" in self.arrays else None
+
+    @property
+    def place(self) -> tuple[int | None, int | float]:
+        """What tells it from others of the same run."""
+        return self.width, self.numbers["step"]
+
 
 @dataclass(eq=False)
 class Checkpoints:
@@ -161,16 +171,17 @@ class Batch:
     checkpoints: Checkpoints
     number: int
     _identity: str = ""
-    _written: int | None = None  # step of what is on the disk
+    _written: tuple[int | None, int | float] | None = None  # width and step of the file
 
     @property
     def path(self) -> Path:
         """Where its lanes are."""
         return self.checkpoints.folder / f"lanes-{self.number:03d}.npz"
 
-    def find(self, lanes: Any, parts: Any, start: Any) -> Snapshot | None:
-        """What the file has of lanes of these shapes, or None where this stage has not begun.
+    def find(self, lanes_like: Callable[[int], Any], parts: Any, start: Any) -> Snapshot | None:
+        """What the file has, or None where this stage has not begun.
 
+        `lanes_like` gives the shapes of so many lanes, which are fewer than restarts in a pool.
         `parts` and `start` are what tells this stage from others. The first stage's start is the
         run's own. A later stage that has become another one, since the one before it had been cut
         short, begins anew.
@@ -184,6 +195,7 @@ class Batch:
             return None
         header, arrays = _storage.unpack(self.path)
         same = header["run"] == self.checkpoints.run and header["batch"] == self._identity
+        lanes = lanes_like(header["lanes"][0][1][0]) if same else None
         if not same or header["lanes"] != _shapes(lanes):
             if self.number:
                 return None
@@ -194,8 +206,9 @@ class Batch:
         leaves, treedef = jax.tree.flatten(lanes)
         stored = [arrays.pop(f"lane{i}") for i in range(len(leaves))]
         restored = [_restore(array, leaf) for array, leaf in zip(stored, leaves, strict=True)]
-        self._written = int(header["numbers"]["step"])
-        return Snapshot(jax.tree.unflatten(treedef, restored), arrays, header["numbers"])
+        found = Snapshot(jax.tree.unflatten(treedef, restored), arrays, header["numbers"])
+        self._written = found.place
+        return found
 
     def is_due(self) -> bool:
         """Whether it is time to write."""
@@ -203,8 +216,7 @@ class Batch:
 
     def save(self, snapshot: Snapshot) -> None:
         """Write, unless the disk has it."""
-        step = int(snapshot.numbers["step"])
-        if step == self._written:
+        if snapshot.place == self._written:
             return
         leaves = [_stored(leaf) for leaf in jax.tree.leaves(snapshot.lanes)]
         arrays = snapshot.arrays | {f"lane{i}": leaf for i, leaf in enumerate(leaves)}
@@ -215,7 +227,7 @@ class Batch:
             "numbers": snapshot.numbers,
         }
         if self.checkpoints.write(self.path.name, header, arrays):
-            self._written = step
+            self._written = snapshot.place
 
 
 def run_name(header: dict[str, Any]) -> str:

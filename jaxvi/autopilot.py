@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxvi import _checkpoint, _door
-from jaxvi._call import Call, Parts
+from jaxvi._call import Call, Parts, Width
 from jaxvi._draws import draws_each
 from jaxvi._feed import default_draws
 from jaxvi._pilot import EFFORTS, GAUSSIAN_STEPS, Pilot
@@ -16,7 +16,7 @@ from jaxvi._types import Data
 from jaxvi.families import (
     Family,
 )
-from jaxvi.fit import Width, fit_restarts
+from jaxvi.fit import fit_restarts
 from jaxvi.mesh import check_mesh, processes
 from jaxvi.minibatch import Minibatch
 from jaxvi.noise import NoiseSource
@@ -169,23 +169,22 @@ def fit(
             "race: expected False with the default call, whose restarts look for separate modes; "
             "got True; try a family or a solver with it, such as jaxvi.FullRank()."
         )
-    call = Call(key, target, parts, run, effort, polish)
+    call = Call(key, target, parts, run, effort, polish, width)
     if checkpoint is not None and isinstance(data, Stream):
         raise TypeError(
             "checkpoint: expected arrays as data, which can be kept or compared; got a Stream; try "
             "it without checkpoint."
         )
     if checkpoint is None:
-        return launch(call, width, max_seconds, progress, None)
+        return launch(call, max_seconds, progress, None)
     folder = _checkpoint.as_folder("checkpoint", checkpoint)
     _door.positive("checkpoint_seconds", checkpoint_seconds)
     kept = _checkpoint.Checkpoints(folder, checkpoint_seconds, call.describe, data)
-    return launch(call, width, max_seconds, progress, kept)
+    return launch(call, max_seconds, progress, kept)
 
 
 def launch(
     call: Call,
-    width: Width,
     max_seconds: float | None,
     progress: bool | Reporter | None,
     checkpoints: _checkpoint.Checkpoints | None,
@@ -201,7 +200,7 @@ def launch(
             max_seconds=max_seconds,
             progress=progress,
             checkpoint=kept,
-            width=width,
+            width=call.width,
         )
     pilot = Pilot(
         call.key,
@@ -213,7 +212,7 @@ def launch(
         progress,
         checkpoints,
     )
-    return pilot.fly(call.run | {"width": width})
+    return pilot.fly(call.run | {"width": call.width})
 
 
 def _restarts_for(dim: int) -> int:

@@ -13,7 +13,6 @@ from jaxvi._progress import Reporter
 from jaxvi._types import Data
 from jaxvi.autopilot import launch
 from jaxvi.families import Family
-from jaxvi.fit import Width
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
 from jaxvi.result import Fit
@@ -97,9 +96,10 @@ def resume(
         jnp.asarray(np.asarray(header["key"], np.uint32)), impl=header["key_impl"]
     )
     run = {"data": data, "start": None, "start_scale": 1.0} | header["numbers"]
-    call = _call.Call(key, target, parts, run, header["effort"], header["polish"])
+    width = _call.Width(**header["width"])
+    call = _call.Call(key, target, parts, run, header["effort"], header["polish"], width)
     kept = _checkpoint.Checkpoints(where, checkpoint_seconds, call.describe, data, name)
-    return launch(call, Width(), max_seconds, progress, kept)
+    return launch(call, max_seconds, progress, kept)
 
 
 def _header(folder: Path) -> dict[str, Any]:
