@@ -13,7 +13,9 @@ from jaxtyping import Array, Key
 from jaxvi import _specs
 from jaxvi._checkpoint import describe_data
 from jaxvi._fingerprint import fingerprint
+from jaxvi._types import Data
 from jaxvi.result import Fit
+from jaxvi.streams import Stream
 from jaxvi.target import Target
 
 FORMAT = 2
@@ -58,7 +60,7 @@ class Call:
             "format": FORMAT,
             "versions": versions(),
             "device": device(),
-            "dtype": str(self.target.dtype(self.run["data"])),
+            "dtype": engine_dtype(self.target, self.run["data"]),
             "target": describe_target(self.target),
             "data": describe_data(self.run["data"]),
             "parts": {name: describe_part(part) for name, part in self.parts._asdict().items()},
@@ -80,6 +82,11 @@ def versions() -> dict[str, str]:
     packages = ("jaxvi", "jax", "jaxlib", "optax", "numpy")  # all of them imported by now
     found = {name: str(sys.modules[name].__version__) for name in packages}
     return found | {"python": ".".join(platform.python_version_tuple()[:2])}
+
+
+def engine_dtype(target: Target, data: Data) -> str:
+    """What a fit of these computes in; of a stream, the first block tells."""
+    return str(target.dtype(next(data.blocks()) if isinstance(data, Stream) else data))
 
 
 def device() -> str:

@@ -23,7 +23,9 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 from jaxvi import _storage, _trees_as_json
 from jaxvi._fingerprint import fingerprint
+from jaxvi._stream_identity import identify
 from jaxvi._types import Data
+from jaxvi.streams import Stream
 
 RUN, DATA = "run.npz", "data.npz"
 _SHARE = 0.02  # of the time, for writing
@@ -243,11 +245,19 @@ def as_folder(name: str, value: Any) -> Path:
 
 
 def describe_data(given: Data) -> dict[str, Any]:
-    """A digest, the shapes, and how to build the pytree again where that is plain and not large."""
+    """A digest, the shapes, and how to build the pytree again where that is plain and not large.
+
+    Of a stream, which may not fit anywhere, the digest is of a part: see `_stream_identity`.
+    """
+    if isinstance(given, Stream):
+        identity, shapes = identify(given)
+        digest = fingerprint(identity)
+        return {"kind": "a Stream", "digest": digest, "shapes": shapes, "structure": None}
     data = jax.tree.map(jnp.asarray, given)
     leaves = jax.tree.leaves(data)
     small = sum(leaf.nbytes for leaf in leaves) <= _MOST_DATA
     return {
+        "kind": "arrays",
         "digest": fingerprint((str(jax.tree.structure(data)), leaves)),
         "shapes": _shapes(data),
         "structure": _trees_as_json.encode(given) if small else None,

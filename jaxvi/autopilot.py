@@ -23,7 +23,6 @@ from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
 from jaxvi.result import Fit
 from jaxvi.solvers import Solver
-from jaxvi.streams import Stream
 from jaxvi.target import Target
 
 _WIDE_UP_TO, _MANY_UP_TO = 50, 100  # dimensions
@@ -170,11 +169,6 @@ def fit(
             "got True; try a family or a solver with it, such as jaxvi.FullRank()."
         )
     call = Call(key, target, parts, run, effort, polish, width)
-    if checkpoint is not None and isinstance(data, Stream):
-        raise TypeError(
-            "checkpoint: expected arrays as data, which can be kept or compared; got a Stream; try "
-            "it without checkpoint."
-        )
     if checkpoint is None:
         return launch(call, max_seconds, progress, None)
     folder = _checkpoint.as_folder("checkpoint", checkpoint)

@@ -52,8 +52,13 @@ def resume(
     Args:
         folder: what `jaxvi.fit` was given as `checkpoint`. It is written to further.
         target: the same as then, defined once more.
-        data: the same as then. Only needed where the folder has no copy: where it is larger than
-            256 MiB, or in containers other than dictionaries, lists and tuples.
+        data: the same as then. Only needed where the folder has no copy: of a `Stream`, and of
+            arrays that are larger than 256 MiB or in containers other than dictionaries, lists and
+            tuples. Arrays are compared wholly. Of a stream what is compared is its window, number
+            of rows, shapes and dtypes; size and time of the last change of its files, wherever
+            they are now; and 4,096 rows: of arrays those at equal distances, of blocks the first.
+            That other rows are the same is up to you. A stream that can only be read in order is
+            gone through, in the epoch where the run was left, up to the row that comes next.
         family: as then; needed where jaxvi can't make it again by itself, as are the others. That
             is so for what is not its own, such as a schedule or an optimiser that is not optax's.
         objective: as then.
@@ -91,7 +96,7 @@ def resume(
         *(_part(field, header["parts"][field], part) for field, part in given._asdict().items())
     )
     data = _data(where, name, header["data"], data)
-    _same("dtype", header["dtype"], str(target.dtype(data)), "the dtype of then")
+    _same("dtype", header["dtype"], _call.engine_dtype(target, data), "the dtype of then")
     key = jax.random.wrap_key_data(
         jnp.asarray(np.asarray(header["key"], np.uint32)), impl=header["key_impl"]
     )
@@ -165,13 +170,14 @@ def _data(folder: Path, run: str, then: dict[str, Any], given: Data) -> Data:
     """The data that were given, if they are the same, else those of the file."""
     if given is None and then["structure"] is None:
         raise ValueError(
-            "data: expected the data of the checkpoint, of which it has no copy, since they are "
-            "larger than 256 MiB or in containers of their own; got None; try "
+            "data: expected the data of the checkpoint, of which it has no copy, since they are a "
+            "Stream, larger than 256 MiB or in containers of their own; got None; try "
             "jaxvi.resume(folder, target, data=...)."
         )
     if given is None:
         given = _checkpoint.load_data(folder, run, then["structure"])
     now = _checkpoint.describe_data(given)
+    _same("kind of data", then["kind"], now["kind"], f"{then['kind']} as data, as then")
     if now["shapes"] != then["shapes"]:
         shapes = [
             ", ".join(f"{p or 'data'} {d}{s}" for p, s, d in x["shapes"]) for x in (then, now)
@@ -182,7 +188,8 @@ def _data(folder: Path, run: str, then: dict[str, Any], given: Data) -> Data:
         )
     if now["digest"] != then["digest"]:
         raise ValueError(
-            "data: expected those of the checkpoint; got others of the same shapes; try the data "
-            "of then, or a fresh fit in another folder."
+            "data: expected those of the checkpoint; got others of the same shapes, or a stream of "
+            "another window or of files that were changed since; try the data of then, or a fresh "
+            "fit in another folder."
         )
     return given

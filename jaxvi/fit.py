@@ -97,7 +97,7 @@ def fit_restarts(
         budget = math.inf if max_seconds is None else began + max_seconds
         limits = Limits(max_steps, budget, patience)
         starts = Starts(z, scale, feed.first, warm)
-        found = _find(checkpoint, setup, keys, starts, max_steps)
+        found = _find(checkpoint, feed.setup, keys, starts, max_steps)
         lanes = found.width if found else _width(width, num_restarts, feed, keys, starts)
         if place is not None:
             feed, keys = Spread(place, setup, data), place.place_keys(key)

@@ -53,6 +53,7 @@ LAYERS = [
     "_specs",
     "_columns",
     "streams",
+    "_stream_identity",
     "_batches",
     "_loop",
     "lanes",
