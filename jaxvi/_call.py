@@ -14,6 +14,7 @@ from jaxvi import _specs
 from jaxvi._checkpoint import describe_data
 from jaxvi._fingerprint import fingerprint
 from jaxvi._types import Data
+from jaxvi.mesh import describe_mesh
 from jaxvi.result import Fit
 from jaxvi.streams import Stream
 from jaxvi.target import Target
@@ -70,7 +71,7 @@ class Call:
             "numbers": {name: int(self.run[name]) for name in NUMBERS},
             "effort": self.effort,
             "polish": self.polish,
-            "width": {"pool": self.width.pool, "race": self.width.race},
+            "width": self.width._asdict() | {"mesh": describe_mesh(self.width.mesh)},
         }
 
 

@@ -25,6 +25,7 @@ from jaxvi import _storage, _trees_as_json
 from jaxvi._fingerprint import fingerprint
 from jaxvi._stream_identity import identify
 from jaxvi._types import Data
+from jaxvi.mesh import checksum, is_spread
 from jaxvi.streams import Stream
 
 RUN, DATA = "run.npz", "data.npz"
@@ -63,6 +64,7 @@ class Checkpoints:
     describe: Callable[[], dict[str, Any]]
     data: Data = None
     run: str | None = None
+    writes: bool = True  # of several processes, one does
     _batches: int = 0
     _opened: bool = False
     _begun: bool = False  # the files of the run itself are there
@@ -88,8 +90,12 @@ class Checkpoints:
         if self.run is None:
             self._header = self.describe()
             self.run = run_name(self._header)
-            self._claim()
-        _storage.sweep(self.folder)
+            if self.writes:
+                self._claim()
+            if (self.folder / RUN).exists():
+                self._refuse()
+        if self.writes:
+            _storage.sweep(self.folder)
         self._due = time.perf_counter() + self.seconds
 
     def _claim(self) -> None:
@@ -102,8 +108,6 @@ class Checkpoints:
                 f"checkpoint: expected a folder that can be written to; got {str(self.folder)!r} "
                 f"({error}); try another place."
             ) from error
-        if (self.folder / RUN).exists():
-            self._refuse()
 
     def _refuse(self) -> None:
         try:
@@ -132,6 +136,8 @@ class Checkpoints:
         A full disk is told once and stops nothing. The next writing comes no sooner than makes
         this one 2 % of the time.
         """
+        if not self.writes:
+            return True
         began = time.perf_counter()
         try:
             if not self._begun:
@@ -255,10 +261,11 @@ def describe_data(given: Data) -> dict[str, Any]:
         return {"kind": "a Stream", "digest": digest, "shapes": shapes, "structure": None}
     data = jax.tree.map(jnp.asarray, given)
     leaves = jax.tree.leaves(data)
-    small = sum(leaf.nbytes for leaf in leaves) <= _MOST_DATA
+    small = sum(leaf.nbytes for leaf in leaves) <= _MOST_DATA and not any(map(is_spread, leaves))
+    contents = [checksum(leaf) if is_spread(leaf) else leaf for leaf in leaves]
     return {
         "kind": "arrays",
-        "digest": fingerprint((str(jax.tree.structure(data)), leaves)),
+        "digest": fingerprint((str(jax.tree.structure(data)), contents)),
         "shapes": _shapes(data),
         "structure": _trees_as_json.encode(given) if small else None,
     }

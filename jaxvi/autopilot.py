@@ -17,7 +17,7 @@ from jaxvi.families import (
     Family,
 )
 from jaxvi.fit import fit_restarts
-from jaxvi.mesh import check_mesh, processes
+from jaxvi.mesh import check_mesh, is_first, processes
 from jaxvi.minibatch import Minibatch
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
@@ -110,7 +110,8 @@ def fit(
         progress: None or True for a bar on a terminal and a line every ten seconds elsewhere,
             False for silence, or a callable that takes a `Progress`.
         checkpoint: a folder where the run is kept as it goes, for `jaxvi.resume`; None keeps
-            nothing. It must not hold a checkpoint yet.
+            nothing. It must not hold a checkpoint yet. Of several processes the first one writes
+            for all, to a folder that all of them see.
         checkpoint_seconds: what a kill may lose. Writing takes at most 2 % of the time: where one
             takes more than a fiftieth of this, they come less often. One more is at the beginning
             and one at the end of every batch of lanes, also where that is Ctrl-C or the budget's.
@@ -173,7 +174,8 @@ def fit(
         return launch(call, max_seconds, progress, None)
     folder = _checkpoint.as_folder("checkpoint", checkpoint)
     _door.positive("checkpoint_seconds", checkpoint_seconds)
-    kept = _checkpoint.Checkpoints(folder, checkpoint_seconds, call.describe, data)
+    writes = mesh is None or is_first(check_mesh(mesh))
+    kept = _checkpoint.Checkpoints(folder, checkpoint_seconds, call.describe, data, writes=writes)
     return launch(call, max_seconds, progress, kept)
 
 

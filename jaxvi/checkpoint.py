@@ -13,6 +13,7 @@ from jaxvi._progress import Reporter
 from jaxvi._types import Data
 from jaxvi.autopilot import launch
 from jaxvi.families import Family
+from jaxvi.mesh import check_mesh, describe_mesh, is_first
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
 from jaxvi.result import Fit
@@ -32,6 +33,7 @@ def resume(
     max_seconds: float | None = None,
     progress: bool | Reporter | None = None,
     checkpoint_seconds: float = 60.0,
+    mesh: Any = None,
 ) -> Fit:
     """Go on with a run of `jaxvi.fit(..., checkpoint=folder)` as if it had never stopped.
 
@@ -67,14 +69,16 @@ def resume(
         max_seconds: time for what is left; None is no limit, whatever it was then.
         progress: as for `jaxvi.fit`.
         checkpoint_seconds: as for `jaxvi.fit`.
+        mesh: devices to run on, where there was a mesh then: one of as many devices along each
+            axis, in as many processes. All of these make the same call.
 
     Returns:
         The `Fit`.
 
     Raises:
         TypeError, ValueError: a folder without a checkpoint; one of another target, data, family,
-            solver, dtype, device or version; a file that was cut short or altered; a part that
-            must be given.
+            solver, dtype, device, mesh or version; a file that was cut short or altered; a part
+            that must be given.
 
     Example:
         >>> import tempfile
@@ -101,9 +105,11 @@ def resume(
         jnp.asarray(np.asarray(header["key"], np.uint32)), impl=header["key_impl"]
     )
     run = {"data": data, "start": None, "start_scale": 1.0} | header["numbers"]
-    width = _call.Width(**header["width"])
+    _same_mesh(header["width"]["mesh"], mesh)
+    width = _call.Width(**header["width"] | {"mesh": mesh})
     call = _call.Call(key, target, parts, run, header["effort"], header["polish"], width)
-    kept = _checkpoint.Checkpoints(where, checkpoint_seconds, call.describe, data, name)
+    writes = mesh is None or is_first(check_mesh(mesh))
+    kept = _checkpoint.Checkpoints(where, checkpoint_seconds, call.describe, data, name, writes)
     return launch(call, max_seconds, progress, kept)
 
 
@@ -136,6 +142,23 @@ def _same_target(then: dict[str, Any], target: Target) -> None:
             "target: expected the one of the checkpoint; got one whose log density, start or "
             "supports differ in code or constants from what they were; try the code of then, or a "
             "fresh fit in another folder."
+        )
+
+
+def _same_mesh(then: dict[str, int] | None, mesh: Any) -> None:
+    """Of other devices sums are rounded otherwise, and lanes are other ones in each shard."""
+    now = describe_mesh(None if mesh is None else check_mesh(mesh))
+    if then != now:
+        texts = [
+            "none"
+            if found is None
+            else f"lanes={found['lanes']}, data={found['data']} in {found['processes']} process(es)"
+            for found in (then, now)
+        ]
+        remedy = "mesh=None" if then is None else "jaxvi.make_mesh(lanes=..., data=...) of then"
+        raise ValueError(
+            f"mesh: expected one as the checkpoint's, {texts[0]}; got {texts[1]}; try {remedy}, or "
+            "a fresh fit in another folder."
         )
 
 

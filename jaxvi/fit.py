@@ -69,7 +69,7 @@ def fit_restarts(
     began = time.perf_counter()
     key = _door.typed_key(key)
     _door.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
-    _check_width(width, minibatch, checkpoint is not None)
+    _check_width(width, minibatch)
     on_one = width.mesh is None
     dtype = _feed.check(target, data, minibatch) if on_one else target.check(data)
     mesh, num_rows = None, 0
@@ -101,7 +101,7 @@ def fit_restarts(
         lanes = found.width if found else _width(width, num_restarts, feed, keys, starts)
         if place is not None:
             feed, keys = Spread(place, setup, data), place.place_keys(key)
-            run = _run_on_mesh(place, keys, starts, feed, limits, report)
+            run = _run_on_mesh(place, keys, starts, feed, limits, report, checkpoint, found)
         elif lanes is None:
             arguments = (keys, starts, feed, num_restarts, num_eval_draws)
             run = _run_together(*arguments, limits, report, checkpoint, found)
@@ -147,18 +147,13 @@ def _as_fit(
     return fit if weighed is None else replace(fit, evidence=evidence_of(fit, weighed))
 
 
-def _check_width(asked: Width, minibatch: Any, kept: bool) -> None:
-    """Raise where lanes, data and folder don't go together."""
+def _check_width(asked: Width, minibatch: Any) -> None:
+    """Raise where lanes, data and devices don't go together."""
     pool, race, mesh = asked
     if pool is not None:
         _door.whole("pool", pool, 1)
     _door.one_of("race", race, (True, False))
     pooled = pool is not None or race
-    if kept and mesh is not None:
-        raise ValueError(
-            f"checkpoint: expected mesh=None with it, since lanes of a mesh are not kept; got "
-            f"mesh={mesh}; try one of the two."
-        )
     if minibatch is not None and (pooled or mesh is not None):
         raise ValueError(
             "minibatch: expected pool=None, race=False and mesh=None with it, since all lanes take "
@@ -204,12 +199,19 @@ def _run_on_mesh(
     feed: Feed,
     limits: Limits,
     report: Reporter,
+    checkpoint: Batch | None,
+    found: Snapshot | None,
 ) -> Run:
     """All restarts, dealt out to the devices of a mesh."""
     z, scale, data, warm = starts
-    lanes = place.start_lanes(keys, z, scale, feed.first, warm, setup=feed.setup)
-    _door.some_start(place.look(lanes).status, data)
-    return run_chunks(keys, lanes, feed, limits, report, None, None, place)
+    if checkpoint is not None:
+        place.check_same(-1 if found is None else int(found.numbers["step"]))
+    if found is None:
+        lanes = place.start_lanes(keys, z, scale, feed.first, warm, setup=feed.setup)
+        _door.some_start(place.look(lanes).status, data)
+    else:
+        lanes = place.place_lanes(found.lanes)
+    return run_chunks(keys, lanes, feed, limits, report, checkpoint, found, place)
 
 
 def _run_together(
