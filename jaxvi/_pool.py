@@ -120,14 +120,15 @@ class Pool:
         keys: Keys,
         setup: Setup,
         starts: Starts,
+        data: Data,
         num_restarts: int,
         width: int,
         max_steps: int,
         race: bool,
     ) -> None:
-        self.keys, self.setup, self.starts = keys, setup, starts
+        self.keys, self.setup, self.starts, self.data = keys, setup, starts, data
         self.num_restarts, self.width, self.max_steps = num_restarts, width, max_steps
-        self.race = Race(keys.ranking, setup, starts.data, num_restarts) if race else None
+        self.race = Race(keys.ranking, setup, data, num_restarts) if race else None
         self.length = block_length(setup)
         self.some = max(1, width // _SHARE)
         self.begun = 0
@@ -146,7 +147,7 @@ class Pool:
 
     def narrower(self) -> "Pool":
         """A new pool of half the width."""
-        arguments = (self.keys, self.setup, self.starts, self.num_restarts)
+        arguments = (self.keys, self.setup, self.starts, self.data, self.num_restarts)
         return Pool(*arguments, self.width // 2, self.max_steps, self.race is not None)
 
     @property
@@ -271,7 +272,7 @@ class Pool:
                 jnp.int32(steps),
                 jnp.int32(blocks),
                 jnp.int32(least),
-                self.starts.data,
+                self.data,
                 setup=self.setup,
                 rows=ROWS,
             )

@@ -102,7 +102,8 @@ def fit(
             for the next, which sees what it would see in a lane of its own. None runs up to 64
             restarts together, and of more as many as fit in memory easily.
         race: drop restarts that are behind the best by more than they can be expected to make up,
-            and give their lanes to others. Needs a family, solver, objective or noise.
+            and give their lanes to others. Needs a family, solver, objective or noise, and steps
+            on all rows.
         minibatch: `jaxvi.Minibatch(size)` for steps on some rows of the data at a time, of a target
             with a `log_likelihood`; `data` may then be a `jaxvi.Stream`. The solver is
             `Stochastic`. The last bounds are taken on all rows, with fewer draws where rows are

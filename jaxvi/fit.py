@@ -18,7 +18,7 @@ from jaxvi._ahead import compiling_ahead
 from jaxvi._call import Width
 from jaxvi._checkpoint import Batch, Snapshot
 from jaxvi._chunks import Limits, Run, run_chunks
-from jaxvi._feed import Feed, Whole
+from jaxvi._feed import Feed, Streamed, Whole
 from jaxvi._loop import Lane, Setup
 from jaxvi._memory import MOST_TOGETHER, out_of_memory, usual_width, warn_of_memory
 from jaxvi._on_mesh import OnMesh
@@ -69,7 +69,7 @@ def fit_restarts(
     began = time.perf_counter()
     key = _door.typed_key(key)
     _door.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
-    _check_width(width, minibatch)
+    _check_width(width, minibatch, data)
     on_one = width.mesh is None
     dtype = _feed.check(target, data, minibatch) if on_one else target.check(data)
     mesh, num_rows = None, 0
@@ -106,7 +106,8 @@ def fit_restarts(
             arguments = (keys, starts, feed, num_restarts, num_eval_draws)
             run = _run_together(*arguments, limits, report, checkpoint, found)
         else:
-            pool = Pool(keys, setup, starts, num_restarts, lanes, max_steps, width.race)
+            loop = (keys, feed.setup, starts, feed.at(0)[0])
+            pool = Pool(*loop, num_restarts, lanes, max_steps, width.race)
             run = run_pool(pool, limits, report, checkpoint, found)
         close()
         _door.some_start(run.status, feed.first)
@@ -147,18 +148,23 @@ def _as_fit(
     return fit if weighed is None else replace(fit, evidence=evidence_of(fit, weighed))
 
 
-def _check_width(asked: Width, minibatch: Any) -> None:
+def _check_width(asked: Width, minibatch: Any, data: Data) -> None:
     """Raise where lanes, data and devices don't go together."""
     pool, race, mesh = asked
     if pool is not None:
         _door.whole("pool", pool, 1)
     _door.one_of("race", race, (True, False))
     pooled = pool is not None or race
-    if minibatch is not None and (pooled or mesh is not None):
+    if minibatch is not None and (race or mesh is not None):
         raise ValueError(
-            "minibatch: expected pool=None, race=False and mesh=None with it, since all lanes take "
-            f"one batch, on one device; got pool={pool}, race={race} and mesh={mesh}; try one of "
-            "the two."
+            "minibatch: expected race=False and mesh=None with it, since a race is decided on all "
+            f"rows, and batches are picked on one device; got race={race} and mesh={mesh}; try one "
+            "of the two."
+        )
+    if pooled and isinstance(data, Stream):
+        raise ValueError(
+            "pool: expected None with a Stream, whose batches come in order, since lanes of a pool "
+            f"are at steps of their own; got {pool}; try rows in memory, or pool=None."
         )
     if pooled and mesh is not None:
         raise ValueError(
@@ -171,7 +177,7 @@ def _width(asked: Width, num_restarts: int, feed: Feed, keys: Keys, starts: Star
     """Lanes of a pool; None where all restarts run together."""
     pool, race, mesh = asked
     if pool is None:
-        together = mesh is not None or not isinstance(feed, Whole)
+        together = mesh is not None or isinstance(feed, Streamed)
         together |= num_restarts <= MOST_TOGETHER
         pool = num_restarts if together else usual_width(feed.setup, keys, starts)
     return min(pool, num_restarts) if race or pool < num_restarts else None
@@ -240,11 +246,12 @@ def _run_together(
                     wait()
         return run_chunks(keys, lanes, feed, limits, report, checkpoint, found, OneDevice())
     except Exception as error:
-        can_halve = num_lanes > 1 and found is None and isinstance(feed, Whole)
+        can_halve = num_lanes > 1 and found is None and not isinstance(feed, Streamed)
         if not (can_halve and out_of_memory(error)):
             raise
         warn_of_memory(num_lanes)
-    pool = Pool(keys, setup, starts, num_lanes, num_lanes // 2, limits.max_steps, False)
+    data = feed.at(0)[0]
+    pool = Pool(keys, setup, starts, data, num_lanes, num_lanes // 2, limits.max_steps, False)
     return run_pool(pool, limits, report, checkpoint, None)
 
 
