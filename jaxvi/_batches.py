@@ -78,6 +78,17 @@ def at_block(data: Data, step: Int[Array, ""], length: int) -> Data:
     return data
 
 
+def at_blocks(
+    data: Data, steps: Int[Array, "cohorts"], cohort: Int[Array, "lanes"], length: int
+) -> tuple[Data, Any]:
+    """The same for lanes of cohorts at steps of their own; and, as `vmap` has it, which axes of it
+    are the lanes'."""
+    if not isinstance(data, Resident):
+        return data, None
+    indices = jax.vmap(lambda step: at_block(data, step, length).indices)(steps)
+    return _Block(data, steps[cohort], indices[cohort]), _Block(None, 0, 0)  # type: ignore[arg-type]
+
+
 def at_step(block: Data, step: int | Int[Array, ""]) -> Data:
     """The data of a step, counted from the block's first."""
     if not isinstance(block, _Block):

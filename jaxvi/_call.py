@@ -13,10 +13,21 @@ from jaxtyping import Array, Key
 from jaxvi import _specs
 from jaxvi._checkpoint import describe_data
 from jaxvi._fingerprint import fingerprint
+from jaxvi._types import Data
+from jaxvi.mesh import describe_mesh
 from jaxvi.result import Fit
+from jaxvi.streams import Stream
 from jaxvi.target import Target
 
-FORMAT = 1
+FORMAT = 2
+
+
+class Width(NamedTuple):
+    """Lanes at once, None where memory says; whether they race; devices that they are spread on."""
+
+    pool: int | None = None
+    race: bool = False
+    mesh: Any = None
 
 
 class Parts(NamedTuple):
@@ -39,6 +50,7 @@ class Call:
     run: dict[str, Any]  # data, start, start_scale, numbers
     effort: str
     polish: bool | str
+    width: Width = Width()
 
     def describe(self) -> dict[str, Any]:
         """The header of a checkpoint."""
@@ -49,7 +61,7 @@ class Call:
             "format": FORMAT,
             "versions": versions(),
             "device": device(),
-            "dtype": str(self.target.dtype(self.run["data"])),
+            "dtype": engine_dtype(self.target, self.run["data"]),
             "target": describe_target(self.target),
             "data": describe_data(self.run["data"]),
             "parts": {name: describe_part(part) for name, part in self.parts._asdict().items()},
@@ -59,6 +71,7 @@ class Call:
             "numbers": {name: int(self.run[name]) for name in NUMBERS},
             "effort": self.effort,
             "polish": self.polish,
+            "width": self.width._asdict() | {"mesh": describe_mesh(self.width.mesh)},
         }
 
 
@@ -70,6 +83,11 @@ def versions() -> dict[str, str]:
     packages = ("jaxvi", "jax", "jaxlib", "optax", "numpy")  # all of them imported by now
     found = {name: str(sys.modules[name].__version__) for name in packages}
     return found | {"python": ".".join(platform.python_version_tuple()[:2])}
+
+
+def engine_dtype(target: Target, data: Data) -> str:
+    """What a fit of these computes in; of a stream, the first block tells."""
+    return str(target.dtype(next(data.blocks()) if isinstance(data, Stream) else data))
 
 
 def device() -> str:

@@ -23,7 +23,10 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 from jaxvi import _storage, _trees_as_json
 from jaxvi._fingerprint import fingerprint
+from jaxvi._stream_identity import identify
 from jaxvi._types import Data
+from jaxvi.mesh import checksum, is_spread
+from jaxvi.streams import Stream
 
 RUN, DATA = "run.npz", "data.npz"
 _SHARE = 0.02  # of the time, for writing
@@ -36,6 +39,16 @@ class Snapshot(NamedTuple):
     lanes: Any
     arrays: dict[str, np.ndarray]
     numbers: dict[str, int | float]
+
+    @property
+    def width(self) -> int | None:
+        """Lanes of a pool; None where all restarts run together."""
+        return len(self.arrays["restart"]) if "restart" in self.arrays else None
+
+    @property
+    def place(self) -> tuple[int | None, int | float]:
+        """What tells it from others of the same run."""
+        return self.width, self.numbers["step"]
 
 
 @dataclass(eq=False)
@@ -51,6 +64,7 @@ class Checkpoints:
     describe: Callable[[], dict[str, Any]]
     data: Data = None
     run: str | None = None
+    writes: bool = True  # of several processes, one does
     _batches: int = 0
     _opened: bool = False
     _begun: bool = False  # the files of the run itself are there
@@ -76,8 +90,12 @@ class Checkpoints:
         if self.run is None:
             self._header = self.describe()
             self.run = run_name(self._header)
-            self._claim()
-        _storage.sweep(self.folder)
+            if self.writes:
+                self._claim()
+            if (self.folder / RUN).exists():
+                self._refuse()
+        if self.writes:
+            _storage.sweep(self.folder)
         self._due = time.perf_counter() + self.seconds
 
     def _claim(self) -> None:
@@ -90,8 +108,6 @@ class Checkpoints:
                 f"checkpoint: expected a folder that can be written to; got {str(self.folder)!r} "
                 f"({error}); try another place."
             ) from error
-        if (self.folder / RUN).exists():
-            self._refuse()
 
     def _refuse(self) -> None:
         try:
@@ -120,6 +136,8 @@ class Checkpoints:
         A full disk is told once and stops nothing. The next writing comes no sooner than makes
         this one 2 % of the time.
         """
+        if not self.writes:
+            return True
         began = time.perf_counter()
         try:
             if not self._begun:
@@ -161,16 +179,17 @@ class Batch:
     checkpoints: Checkpoints
     number: int
     _identity: str = ""
-    _written: int | None = None  # step of what is on the disk
+    _written: tuple[int | None, int | float] | None = None  # width and step of the file
 
     @property
     def path(self) -> Path:
         """Where its lanes are."""
         return self.checkpoints.folder / f"lanes-{self.number:03d}.npz"
 
-    def find(self, lanes: Any, parts: Any, start: Any) -> Snapshot | None:
-        """What the file has of lanes of these shapes, or None where this stage has not begun.
+    def find(self, lanes_like: Callable[[int], Any], parts: Any, start: Any) -> Snapshot | None:
+        """What the file has, or None where this stage has not begun.
 
+        `lanes_like` gives the shapes of so many lanes, which are fewer than restarts in a pool.
         `parts` and `start` are what tells this stage from others. The first stage's start is the
         run's own. A later stage that has become another one, since the one before it had been cut
         short, begins anew.
@@ -184,6 +203,7 @@ class Batch:
             return None
         header, arrays = _storage.unpack(self.path)
         same = header["run"] == self.checkpoints.run and header["batch"] == self._identity
+        lanes = lanes_like(header["lanes"][0][1][0]) if same else None
         if not same or header["lanes"] != _shapes(lanes):
             if self.number:
                 return None
@@ -194,8 +214,9 @@ class Batch:
         leaves, treedef = jax.tree.flatten(lanes)
         stored = [arrays.pop(f"lane{i}") for i in range(len(leaves))]
         restored = [_restore(array, leaf) for array, leaf in zip(stored, leaves, strict=True)]
-        self._written = int(header["numbers"]["step"])
-        return Snapshot(jax.tree.unflatten(treedef, restored), arrays, header["numbers"])
+        found = Snapshot(jax.tree.unflatten(treedef, restored), arrays, header["numbers"])
+        self._written = found.place
+        return found
 
     def is_due(self) -> bool:
         """Whether it is time to write."""
@@ -203,8 +224,7 @@ class Batch:
 
     def save(self, snapshot: Snapshot) -> None:
         """Write, unless the disk has it."""
-        step = int(snapshot.numbers["step"])
-        if step == self._written:
+        if snapshot.place == self._written:
             return
         leaves = [_stored(leaf) for leaf in jax.tree.leaves(snapshot.lanes)]
         arrays = snapshot.arrays | {f"lane{i}": leaf for i, leaf in enumerate(leaves)}
@@ -215,7 +235,7 @@ class Batch:
             "numbers": snapshot.numbers,
         }
         if self.checkpoints.write(self.path.name, header, arrays):
-            self._written = step
+            self._written = snapshot.place
 
 
 def run_name(header: dict[str, Any]) -> str:
@@ -231,12 +251,21 @@ def as_folder(name: str, value: Any) -> Path:
 
 
 def describe_data(given: Data) -> dict[str, Any]:
-    """A digest, the shapes, and how to build the pytree again where that is plain and not large."""
+    """A digest, the shapes, and how to build the pytree again where that is plain and not large.
+
+    Of a stream, which may not fit anywhere, the digest is of a part: see `_stream_identity`.
+    """
+    if isinstance(given, Stream):
+        identity, shapes = identify(given)
+        digest = fingerprint(identity)
+        return {"kind": "a Stream", "digest": digest, "shapes": shapes, "structure": None}
     data = jax.tree.map(jnp.asarray, given)
     leaves = jax.tree.leaves(data)
-    small = sum(leaf.nbytes for leaf in leaves) <= _MOST_DATA
+    small = sum(leaf.nbytes for leaf in leaves) <= _MOST_DATA and not any(map(is_spread, leaves))
+    contents = [checksum(leaf) if is_spread(leaf) else leaf for leaf in leaves]
     return {
-        "digest": fingerprint((str(jax.tree.structure(data)), leaves)),
+        "kind": "arrays",
+        "digest": fingerprint((str(jax.tree.structure(data)), contents)),
         "shapes": _shapes(data),
         "structure": _trees_as_json.encode(given) if small else None,
     }

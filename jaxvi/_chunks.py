@@ -80,10 +80,13 @@ def run_chunks(
 
     def save() -> None:
         if checkpoint is not None:
-            checkpoint.save(recorder.snapshot(lanes, step, max_steps, seconds))
+            checkpoint.save(recorder.snapshot(place.whole(lanes), step, max_steps, seconds))
+
+    def is_due() -> bool:
+        return checkpoint is not None and checkpoint.is_due()
 
     with interrupts() as interrupted:
-        if checkpoint is not None and checkpoint.is_due():
+        if place.agree(blocks, False, is_due())[2]:
             save()
         while step < max_steps and bool((seen.status == Status.RUNNING).any()):
             try:
@@ -108,10 +111,10 @@ def run_chunks(
                 max_steps = limits.steps(seen)
             late = time.perf_counter() >= limits.until
             report_run(report, seen, step, max_steps, time.perf_counter() - began, interrupted)
-            blocks, stop = place.agree(blocks, interrupted.is_set() or late)
+            blocks, stop, due = place.agree(blocks, interrupted.is_set() or late, is_due())
             if stop:
                 break
-            if checkpoint is not None and checkpoint.is_due():
+            if due:
                 save()
         save()
     status = seen.status.copy()

@@ -168,8 +168,7 @@ class Streamed(Feed):
         self._wide = jnp.result_type(float) == jnp.float64  # each thread has its own
         self._total = stream.count()
         self._scale = jnp.asarray(self._total / size, dtype)
-        seed = int(jax.random.bits(stream_key(key), (), jnp.uint32))
-        self._source = ShuffledRows(stream, seed, self._total)
+        self._seed = int(jax.random.bits(stream_key(key), (), jnp.uint32))
         self._pool = ThreadPoolExecutor(1, "jaxvi-stream")
         self.setup = replace(setup, target=setup.target.scaled)
         sample = next(regular(stream.blocks(), size))
@@ -179,16 +178,21 @@ class Streamed(Feed):
         self._steps = length * min(max(blocks, 1), 64)
         self._chunk: Chunk | None = None
         self._first_step = 0
-        self._next: Future[Any] = self._pool.submit(self._read)
+        self._begin(0)
         self._advance(0)
         assert self._chunk is not None
         self.first = Batch(self._scale, jax.tree.map(lambda leaf: leaf[0], self._chunk.rows))
 
-    def _read(self) -> Any:
+    def _begin(self, first: int) -> None:
+        """Read from this step on; what is being read meanwhile is no longer wanted."""
+        self._source = ShuffledRows(self._stream, self._seed, self._total, first * self._size)
+        self._next: Future[Any] = self._pool.submit(self._read, self._source)
+
+    def _read(self, source: ShuffledRows) -> Any:
         """The batches of the next chunk's steps, on the device."""
         shape = (self._steps, self._size)
         with jax.enable_x64(self._wide):
-            rows = self._source.take(self._steps * self._size)
+            rows = source.take(self._steps * self._size)
             return jax.device_put(jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), rows))
 
     def _advance(self, first: int) -> None:
@@ -196,10 +200,10 @@ class Streamed(Feed):
         rows = self._next.result()
         self._chunk = Chunk(jnp.int32(first), self._scale, rows)
         self._first_step = first
-        self._next = self._pool.submit(self._read)
+        self._next = self._pool.submit(self._read, self._source)
 
     def at(self, step: int) -> tuple[Data, int]:
-        """The chunk with `step`, as soon as it is there.
+        """The chunk with `step`, which is not before the one at hand, as soon as it is there.
 
         Raises:
             StreamBroke: the source raised before it was.
@@ -207,15 +211,18 @@ class Streamed(Feed):
         """
         end = self._first_step + self._steps
         if step >= end:
-            last = self._chunk
+            last, first = self._chunk, step // self._steps * self._steps
             try:
-                self._advance(end)
+                if first > end:
+                    self._source.stopped.set()
+                    self._begin(first)
+                self._advance(first)
             except WrongCount:
                 raise
             except Exception as error:
                 self._chunk = last
                 raise StreamBroke(step) from error
-            end += self._steps
+            end = first + self._steps
         return self._chunk, end
 
     def rank(

@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxvi import _tree
-from jaxvi._batches import at_block, at_comparison, at_step, num_compared
+from jaxvi._batches import at_block, at_blocks, at_comparison, at_step, num_compared
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi, Scalar
 from jaxvi.families import Family
@@ -296,9 +296,7 @@ def run_cohorts(
     Returns the lanes, the mean bound of every lane by block, and how many blocks there were.
     """
     dtype = lanes.bound.dtype
-    step_lanes = jax.vmap(
-        lambda lane, noise, step: advance_block(setup, lane, noise, num_steps, step, data)
-    )
+    length = block_length(setup)
 
     def draw(steps: Int[Array, "cohorts"]) -> Array:
         if setup.shared:
@@ -309,7 +307,13 @@ def run_cohorts(
     def body(carry: tuple[Lane, Array, Array]) -> tuple[Lane, Array, Array]:
         lanes, history, row = carry
         steps = cohort_steps + row * num_steps
-        lanes = step_lanes(lanes, draw(steps), steps[cohort])
+        block, axes = at_blocks(data, steps, cohort, length)
+        lanes = jax.vmap(
+            lambda lane, noise, step, block: advance_block(
+                setup, lane, noise, num_steps, step, block
+            ),
+            (0, 0, 0, axes),
+        )(lanes, draw(steps), steps[cohort], block)
         return lanes, lax.dynamic_update_index_in_dim(history, lanes.bound, row, 0), row + 1
 
     def unfinished(carry: tuple[Lane, Array, Array]) -> Array:

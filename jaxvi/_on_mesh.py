@@ -31,7 +31,7 @@ from jaxvi.lanes import (
     noise_keys,
     split_key,
 )
-from jaxvi.mesh import LANES, ROWS, is_spread, processes, round_up
+from jaxvi.mesh import LANES, ROWS, is_first, is_spread, processes, round_up
 
 _EVERYWHERE = PartitionSpec()
 
@@ -65,7 +65,7 @@ class OnMesh:
     @property
     def reports(self) -> bool:
         """Whether this is the process of the first device."""
-        return bool(self.mesh.devices.flat[0].process_index == jax.process_index())
+        return is_first(self.mesh)
 
     def place_setup(self, setup: Setup) -> Setup:
         """With a target that sums over the devices' rows, where they are spread."""
@@ -154,19 +154,39 @@ class OnMesh:
 
         return ranking_of(in_calls(weigh, self.num_lanes, setup.target.dim, num_draws), started)
 
-    def agree(self, blocks: int, stop: bool) -> tuple[int, bool]:
-        """The first process's number of blocks; stop if any process wants to.
+    def agree(self, blocks: int, stop: bool, save: bool) -> tuple[int, bool, bool]:
+        """The first process's number of blocks and wish to save; stop if any process wants to.
 
         Processes whose clocks decided each for itself would wait for each other for ever.
         """
         if len(processes(self.mesh)) == 1:
-            return blocks, stop
-        wish = np.array([[blocks, stop]], np.int32)
+            return blocks, stop, save
+        seen = self._told([blocks, stop, save])
+        return int(seen[0, 0]), bool(seen[:, 1].any()), bool(seen[0, 2])
+
+    def check_same(self, step: int) -> None:
+        """Raise where processes have read checkpoints of different steps."""
+        steps = self._told([step])[:, 0]
+        if len(set(steps)) > 1:
+            raise ValueError(
+                "checkpoint: expected a folder that all processes see alike; got checkpoints of "
+                f"the steps {steps.tolist()}; try one on a file system that they share."
+            )
+
+    def whole(self, lanes: Lane) -> Lane:
+        """All lanes, those that pad included, as NumPy arrays."""
+        return self._gathered(lanes)
+
+    def place_lanes(self, lanes: Lane) -> Lane:
+        """Lanes that were whole, where they belong."""
+        return jax.tree.map(lambda leaf: self._put(leaf, self.lanes_spec), lanes)
+
+    def _told(self, numbers: list[int]) -> Int[np.ndarray, "devices numbers"]:
+        """What the process of each device says."""
+        own = np.array([numbers], np.int32)
         everybody = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
-        shape = (self.mesh.size, 2)
-        wishes = jax.make_array_from_callback(shape, everybody, lambda _: wish)
-        seen = self._gathered(wishes)
-        return int(seen[0, 0]), bool(seen[:, 1].any())
+        shape = (self.mesh.size, len(numbers))
+        return self._gathered(jax.make_array_from_callback(shape, everybody, lambda _: own))
 
     def _put(self, leaf: Any, spec: PartitionSpec) -> Array:
         """A global array; of one that every process has whole, each device takes its own part."""

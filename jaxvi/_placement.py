@@ -46,8 +46,12 @@ class Placement(Protocol):
     def results(self, lanes: Lane, setup: Setup) -> Phi:
         """Every lane's parameters."""
 
-    def agree(self, blocks: int, stop: bool) -> tuple[int, bool]:
-        """What all processes do next: the first one's number of blocks; stop if any wants to."""
+    def agree(self, blocks: int, stop: bool, save: bool) -> tuple[int, bool, bool]:
+        """What all processes do next: the first one's number of blocks, and whether to save is
+        its to say, too; stop if any wants to."""
+
+    def whole(self, lanes: Lane) -> Lane:
+        """All of the lanes, in this process."""
 
 
 class OneDevice:
@@ -84,6 +88,10 @@ class OneDevice:
         """Every lane's parameters."""
         return lane_results(lanes, setup=setup)
 
-    def agree(self, blocks: int, stop: bool) -> tuple[int, bool]:
+    def agree(self, blocks: int, stop: bool, save: bool) -> tuple[int, bool, bool]:
         """Agreed."""
-        return blocks, stop
+        return blocks, stop, save
+
+    def whole(self, lanes: Lane) -> Lane:
+        """As they are."""
+        return lanes

@@ -4,11 +4,14 @@ A batch that waits for its slowest lane wastes what the others could do. Here a 
 lanes run; between two chunks finished restarts are put away and others begin in their places, as
 a cohort with steps of its own. Noise belongs to a restart's own step, so that every restart sees
 what it would see alone.
+
+Where a chunk ends depends on the clock. When restarts are put away, dropped and begun does not: it
+is when enough of them have ended, or are due for a look, whatever the chunks. So the same restarts
+share the batch at the same steps in every run, and a run that was stopped goes on bit for bit.
 """
 
 import math
 import time
-import warnings
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,19 +22,17 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxvi import _door
 from jaxvi._loop import AnySetup, Lane, Setup, block_length, run_cohorts
+from jaxvi._memory import noise_shape
 from jaxvi._pace import ROWS, next_blocks
 from jaxvi._race import Race
 from jaxvi._status import Status
 from jaxvi._stretched_history import StretchedHistory
 from jaxvi._types import Data
-from jaxvi.lanes import Keys, WarmStart, lane_results, lanes_at_starts, noise_keys
+from jaxvi.lanes import Keys, Starts, WarmStart, lane_results, lanes_at_starts, noise_keys
 
-MOST_TOGETHER = 64  # restarts that always run as one batch, unless told otherwise
 _SHARE = 16  # a cohort is one in so many lanes
 _MOST_COHORTS = 64
 _COHORTS_NOISE = 2**24  # numbers
-_BUDGET = 2**30  # bytes of lanes at once, where the device doesn't say what it has
-_WIDEST, _WIDE = {"cpu": 256}, 4_096  # with more, every lane takes as much longer
 
 
 class Places(NamedTuple):
@@ -103,15 +104,6 @@ class PoolUse(NamedTuple):
     idle_share: float
 
 
-class Starts(NamedTuple):
-    """Where restarts begin, as `start_lanes` has it."""
-
-    z: Float[Array, "*all dim"] | None
-    scale: Float[Array, "*each"]
-    data: Data
-    warm: WarmStart | None
-
-
 class Results(NamedTuple):
     """Of all restarts, filled in as they end; -1 steps where one was never begun."""
 
@@ -120,132 +112,123 @@ class Results(NamedTuple):
     steps: Int[np.ndarray, "restarts"]
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether a device or the system had no more."""
-    words = ("RESOURCE_EXHAUSTED", "out of memory", "Out of memory")
-    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
-
-
-def warn_of_memory(width: int) -> None:
-    """What is done about it."""
-    warnings.warn(
-        f"{width} restarts at once don't fit in memory: they run in a pool of {width // 2} lanes; "
-        f"pool={width // 2} or less says so from the start.",
-        RuntimeWarning,
-        stacklevel=6,
-    )
-
-
-def usual_width(setup: Setup, keys: Keys, starts: Starts) -> int:
-    """Lanes that the device holds easily."""
-    one = jax.eval_shape(partial(start_some, setup=setup), keys, *starts, jnp.zeros(1, jnp.int32))
-    noise, num_draws = _noise(setup)
-    # noise of a block; and of every draw what a density may keep of the data for its gradient
-    each = _bytes(one) + 8 * noise * block_length(setup) + 2 * num_draws * _bytes(starts.data)
-    device = jax.local_devices()[0]
-    limit = (device.memory_stats() or {}).get("bytes_limit", 4 * _BUDGET) // 4
-    return max(1, min(_WIDEST.get(device.platform, _WIDE), limit // each))
-
-
-def _bytes(tree: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _noise(setup: Setup) -> tuple[int, int]:
-    """Numbers of a step's noise, and its rows."""
-    row = jax.eval_shape(lambda: setup.draw(jax.random.key(0), 0, jnp.dtype("float32")))
-    return max(row.size, 1), row.shape[0]
-
-
 class Pool:
-    """A run of many restarts, chunk by chunk: `fill`, `advance` and `collect`, in turn."""
+    """A run of many restarts: `settle` and `advance`, in turn, until `ended` is all of them."""
 
     def __init__(
         self,
         keys: Keys,
         setup: Setup,
         starts: Starts,
+        data: Data,
         num_restarts: int,
         width: int,
         max_steps: int,
-        race: Race | None,
+        race: bool,
     ) -> None:
-        self.keys, self.setup, self.starts, self.race = keys, setup, starts, race
+        self.keys, self.setup, self.starts, self.data = keys, setup, starts, data
         self.num_restarts, self.width, self.max_steps = num_restarts, width, max_steps
+        self.race = Race(keys.ranking, setup, data, num_restarts) if race else None
         self.length = block_length(setup)
         self.some = max(1, width // _SHARE)
         self.begun = 0
         self.blocks = 1  # of the next chunk
         self.seconds = 0.0
         self.cohorts, self.lane_steps = 0, 0
-        noise, _ = _noise(setup)
+        noise, _ = noise_shape(setup)
         most = min(width, _MOST_COHORTS, max(4, _COHORTS_NOISE // (noise * self.length)))
         nobody = np.full(width, -1, np.int32)
         cohort, steps = np.zeros_like(nobody), np.zeros(most, np.int32)
         self.places = Places(nobody, cohort, nobody > 0, steps)
         self.lanes: Lane | None = None
+        self.status = np.full(width, Status.NO_START)  # of the lanes, as the device has them
         self.results: Results | None = None
         self.history = StretchedHistory(num_restarts, self.length)
 
-    @property
-    def occupied(self) -> Bool[np.ndarray, "lanes"]:
-        """Lanes that hold a restart which has not ended."""
-        return self.places.restart >= 0
-
-    def turn(self) -> "Pool":
-        """Fill, advance, collect; a pool of half the width where its first chunk doesn't fit."""
-        first = self.results is None and not self.lane_steps
-        try:
-            self.fill()
-            self.collect()
-            if self.occupied.any():
-                self.advance()
-                self.collect()
-        except Exception as error:
-            if not (first and self.width > 1 and out_of_memory(error)):
-                raise
-            warn_of_memory(self.width)
-            return self.narrower()
-        return self
-
     def narrower(self) -> "Pool":
         """A new pool of half the width."""
-        arguments = (self.keys, self.setup, self.starts, self.num_restarts)
-        return Pool(*arguments, self.width // 2, self.max_steps, self.race)
+        arguments = (self.keys, self.setup, self.starts, self.data, self.num_restarts)
+        return Pool(*arguments, self.width // 2, self.max_steps, self.race is not None)
 
-    def end(self) -> Results:
-        """Of all restarts that were begun."""
-        self.collect(Status.INTERRUPTED)
-        assert self.results is not None
-        return jax.tree.map(lambda leaf: leaf[: self.begun], self.results)
+    @property
+    def is_new(self) -> bool:
+        """Whether no lane has moved yet."""
+        return not self.lane_steps
+
+    @property
+    def occupied(self) -> Bool[np.ndarray, "lanes"]:
+        """Lanes that hold a restart which has not been put away."""
+        return self.places.restart >= 0
+
+    @property
+    def steps(self) -> Int[np.ndarray, "lanes"]:
+        """Each lane's step, while it runs."""
+        return self.places.step[self.places.cohort]
+
+    @property
+    def running(self) -> Bool[np.ndarray, "lanes"]:
+        """Lanes that go on."""
+        return self.occupied & (self.status == Status.RUNNING) & (self.steps < self.max_steps)
+
+    @property
+    def ended(self) -> int:
+        """Restarts that have been put away."""
+        return self.begun - int(self.occupied.sum())
+
+    @property
+    def num_left(self) -> int:
+        """Restarts that have not ended."""
+        return self.num_restarts - self.begun + int(self.running.sum())
 
     @property
     def last_step(self) -> int:
         """The largest step of a lane that runs."""
-        return int(self.places.step[self.places.cohort[self.occupied]].max(initial=0))
+        return int(self.steps[self.running].max(initial=0))
 
     @property
     def best_bound(self) -> float:
         """The largest mean bound of a block, of lanes that run."""
-        if self.lanes is None or not self.occupied.any():
+        if self.lanes is None or not self.running.any():
             return math.nan
-        bounds = np.asarray(self.lanes.bound)[self.occupied]
+        bounds = np.asarray(self.lanes.bound)[self.running]
         return float(np.max(bounds[np.isfinite(bounds)], initial=-math.inf))
 
-    @property
-    def ended(self) -> int:
-        """Restarts that have."""
-        return self.begun - int(self.occupied.sum())
+    def settle(self) -> None:
+        """Put away what has ended and begin others, as often as it is time for it."""
+        while self.ended < self.num_restarts and self._is_time():
+            if self.lanes is not None:
+                self.collect()
+            self.fill()
+
+    def _is_time(self) -> bool:
+        """Whether nobody runs, a race looks, or there is room enough for a cohort.
+
+        `advance` lets no chunk run past such a block, however long its chunks are.
+        """
+        running = self.running
+        due = self.race is not None and self.race.is_due(
+            self.places.restart[running], self.steps[running]
+        )
+        room = self._until_room(running)
+        return due or not running.any() or (room is not None and room <= 0 and self._unused() >= 0)
+
+    def _until_room(self, running: Bool[np.ndarray, "lanes"]) -> int | None:
+        """How many lanes have to end for the next cohort; None where none is to come."""
+        some = min(self.some, self.num_restarts - self.begun)
+        return some - int((~running).sum()) if some else None
+
+    def _unused(self) -> int:
+        """A cohort of which nobody runs, or -1."""
+        used = np.bincount(self.places.cohort[self.running], minlength=len(self.places.step))
+        return -1 if used.all() else int(np.argmin(used > 0))
 
     def fill(self) -> None:
         """A cohort of new restarts in free lanes, where there are enough of them."""
         free = np.flatnonzero(~self.occupied)
         left = self.num_restarts - self.begun
-        alive = np.bincount(self.places.cohort[self.occupied], minlength=len(self.places.step))
-        unused = np.flatnonzero(alive == 0)
-        if not left or not len(unused) or len(free) < min(self.some, left):
+        cohort = self._unused()
+        if not left or cohort < 0 or len(free) < min(self.some, left):
             return
-        cohort = int(unused[0])
         self.places.step[cohort] = 0
         self.cohorts += 1
         for first in range(0, min(len(free), left), self.some):
@@ -260,37 +243,36 @@ class Pool:
             )
             if self.lanes is None:
                 self.lanes = _nobody(fresh, self.width)
+                self.results = no_results(self.lanes, self.setup, self.num_restarts)
             places = jnp.asarray(np.pad(slots, (0, padding), constant_values=self.width), jnp.int32)
             self.lanes = place_lanes(self.lanes, fresh, places)
             self.places.restart[slots] = restarts
             self.places.cohort[slots] = cohort
             self.begun += len(slots)
             left -= len(slots)
+        assert self.lanes is not None
+        self.status = np.array(self.lanes.status)
 
     def advance(self) -> None:
         """A chunk: full blocks where there is room for one, else the rest of a cohort's last."""
-        places = self.places
-        left = np.where(self.occupied, self.max_steps - places.step[places.cohort], 0)
+        running = self.running
+        if not running.any():
+            return
+        left = np.where(running, self.max_steps - self.steps, 0)
         full = left >= self.length
         steps = self.length if full.any() else int(left[left > 0].min())
         moves = full if full.any() else left == steps
-        blocks = min(self.blocks, int((left[moves] // steps).min()), ROWS)
-        if self.race is not None:
-            to_look = self.race.until_look(places.restart[moves], places.step[places.cohort[moves]])
-            blocks = min(blocks, -(-to_look // steps))
-        running = int(moves.sum())
-        waiting = self.begun < self.num_restarts
-        least = max(running - self.some + 1, 1) if waiting and running > self.some else 1
+        blocks, least = self._limits(running, moves, left, steps)
         with _door.compile_clock() as compiling:
             began = time.perf_counter()
             self.lanes, rows, done = advance_pool(
                 self.keys,
                 self.lanes,
-                Places(*(jnp.asarray(part) for part in places._replace(moves=moves))),
+                Places(*(jnp.asarray(part) for part in self.places._replace(moves=moves))),
                 jnp.int32(steps),
                 jnp.int32(blocks),
                 jnp.int32(least),
-                self.starts.data,
+                self.data,
                 setup=self.setup,
                 rows=ROWS,
             )
@@ -298,21 +280,38 @@ class Pool:
             elapsed = max(time.perf_counter() - began - compiling.seconds, 1e-6)
         self.seconds += elapsed
         self.lane_steps += done * steps * self.width
-        taken = np.asarray(self.lanes.step)
+        self.status, taken = np.array(self.lanes.status), np.array(self.lanes.step)
         ran = np.flatnonzero(moves)
-        first = places.step[places.cohort[ran]]
-        self.history.add(
-            np.asarray(rows)[:done, ran], places.restart[ran], first, steps, taken[ran]
-        )
-        places.step[np.unique(places.cohort[moves])] += done * steps
-        pace = elapsed / max(done, 1)
-        self.blocks = next_blocks(self.blocks, pace)
+        restart, first = self.places.restart[ran], self.steps[ran]
+        self.history.add(np.asarray(rows)[:done, ran], restart, first, steps, taken[ran])
+        self.places.step[np.unique(self.places.cohort[moves])] += done * steps
+        self.blocks = next_blocks(self.blocks, elapsed / max(done, 1))
+
+    def _limits(
+        self,
+        running: Bool[np.ndarray, "lanes"],
+        moves: Bool[np.ndarray, "lanes"],
+        left: Int[np.ndarray, "lanes"],
+        steps: int,
+    ) -> tuple[int, int]:
+        """Blocks of `steps` steps at most, and the least number of lanes that run in a chunk, so
+        that it does not run past the block at which it is time to settle."""
+        blocks = min(self.blocks, int((left[moves] // steps).min()), ROWS)
+        if self.race is not None:
+            to_look = self.race.until_look(self.places.restart[moves], self.steps[moves])
+            blocks = min(blocks, -(-to_look // steps))
+        room = self._until_room(running)
+        if room is None:
+            return blocks, 1
+        if room <= 0:  # there is room, but no cohort: has one come free?
+            return 1, 1
+        return blocks, max(int(moves.sum()) - room + 1, 1)
 
     def collect(self, ending: Status | None = None) -> None:
         """Put away what has ended; with `ending`, everything, what runs with that status."""
         assert self.lanes is not None
-        status = np.array(self.lanes.status)
-        steps = self.places.step[self.places.cohort]
+        assert self.results is not None
+        status, steps = self.status.copy(), self.steps
         status[(status == Status.RUNNING) & (steps >= self.max_steps)] = Status.STEP_LIMIT
         phis = None
         if self.race is not None and ending is None:
@@ -326,17 +325,20 @@ class Pool:
         if not len(done):
             return
         phis = lane_results(self.lanes, setup=self.setup) if phis is None else phis
-        phis = jax.tree.map(np.asarray, phis)
-        if self.results is None:
-            self.results = _empty(phis, self.num_restarts)
         restarts = self.places.restart[done]
         for all_, here in zip(
             jax.tree.leaves(self.results.phi), jax.tree.leaves(phis), strict=True
         ):
-            all_[restarts] = here[done]
+            all_[restarts] = np.asarray(here)[done]
         self.results.status[restarts] = status[done]
         self.results.steps[restarts] = np.asarray(self.lanes.step)[done]
         self.places.restart[done] = -1
+
+    def end(self) -> Results:
+        """Of all restarts that were begun."""
+        self.collect(Status.INTERRUPTED)
+        assert self.results is not None
+        return jax.tree.map(lambda leaf: leaf[: self.begun], self.results)
 
     def use(self) -> PoolUse:
         """How the pool was used so far."""
@@ -351,6 +353,8 @@ def _nobody(fresh: Lane, width: int) -> Lane:
     return lanes._replace(status=jnp.full(width, Status.NO_START, jnp.int32))
 
 
-def _empty(phis: Any, num: int) -> Results:
+def no_results(lanes: Lane, setup: Setup, num: int) -> Results:
+    """Results of `num` restarts, none of which has ended."""
+    phis = jax.eval_shape(partial(lane_results, setup=setup), lanes)
     phi = jax.tree.map(lambda leaf: np.zeros((num, *leaf.shape[1:]), leaf.dtype), phis)
     return Results(phi, np.full(num, Status.NO_START), np.full(num, -1))

@@ -62,6 +62,23 @@ class Race:
         self._best: Float[np.ndarray, "draws"] | None = None
         self._leader = -1
 
+    def kept(self, begun: int) -> tuple[dict[str, np.ndarray], dict[str, int | float]]:
+        """What a checkpoint holds of a race: arrays and numbers."""
+        best = np.zeros(0) if self._best is None else self._best
+        arrays = {"race_next": self._next, "race_before": self._before, "race_best": best}
+        return arrays, {"leader": self._leader}
+
+    def restore(self, arrays: dict[str, np.ndarray], numbers: dict[str, int | float]) -> None:
+        """As it was kept."""
+        self._next, self._before = arrays["race_next"], arrays["race_before"]
+        best = arrays["race_best"]
+        self._best = best if len(best) else None
+        self._leader = int(numbers["leader"])
+
+    def is_due(self, restart: Int[np.ndarray, "lanes"], steps: Int[np.ndarray, "lanes"]) -> bool:
+        """Whether one of these lanes, which run, is to be looked at."""
+        return bool((steps >= self._next[restart]).any())
+
     def until_look(self, restart: Int[np.ndarray, "lanes"], steps: Int[np.ndarray, "lanes"]) -> int:
         """Steps until one of these lanes is due, at least 1."""
         return max(1, int((self._next[restart] - steps).min()))

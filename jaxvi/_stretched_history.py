@@ -26,28 +26,48 @@ class StretchedHistory:
         taken: Int[np.ndarray, "lanes"],
     ) -> None:
         """Blocks of a chunk from each lane's `first` step on, until it had `taken` all of its."""
-        if not len(rows):
-            return
-        steps = first[None] + num_steps * np.arange(len(rows))[:, None]
-        ran = steps < taken[None]
-        block = steps // self._length
-        while block.max() // self._stretch >= self._rows:
-            for name in ("_sums", "_blocks"):
-                whole = getattr(self, name)
-                half = np.zeros_like(whole)
-                half[: -(-self._rows // 2)] += whole[0::2]
-                half[: self._rows // 2] += whole[1::2]
-                setattr(self, name, half)
-            self._stretch *= 2
-        row, column = block // self._stretch, np.broadcast_to(restart, block.shape)
-        np.add.at(self._sums, (row[ran], column[ran]), rows[ran])
-        np.add.at(self._blocks, (row[ran], column[ran]), 1)
+        for i, row in enumerate(rows):  # block by block: however the run was cut
+            steps = first + num_steps * i
+            ran = steps < taken
+            block = steps[ran] // self._length
+            while block.max(initial=0) // self._stretch >= self._rows:
+                self._double()
+            place = block // self._stretch, restart[ran]
+            self._sums[place] += row[ran]
+            self._blocks[place] += 1
+
+    def _double(self) -> None:
+        """Stretches two by two."""
+        for name in ("_sums", "_blocks"):
+            whole = getattr(self, name)
+            half = np.zeros_like(whole)
+            half[: -(-self._rows // 2)] += whole[0::2]
+            half[: self._rows // 2] += whole[1::2]
+            setattr(self, name, half)
+        self._stretch *= 2
+
+    def kept(self, num: int) -> tuple[dict[str, np.ndarray], dict[str, int | float]]:
+        """What a checkpoint holds of the first restarts' history: arrays and numbers."""
+        used = slice(self._used()), slice(num)
+        arrays = {"history_sums": self._sums[used], "history_blocks": self._blocks[used]}
+        return arrays, {"stretch": self._stretch}
+
+    def restore(self, arrays: dict[str, np.ndarray], numbers: dict[str, int | float]) -> None:
+        """As it was kept."""
+        rows, num = arrays["history_sums"].shape
+        self._sums[:rows, :num] = arrays["history_sums"]
+        self._blocks[:rows, :num] = arrays["history_blocks"]
+        self._stretch = int(numbers["stretch"])
+
+    def _used(self) -> int:
+        """Rows that hold something."""
+        return int(np.flatnonzero(self._blocks.any(axis=1)).max(initial=-1)) + 1
 
     def table(
         self, max_steps: int, num: int
     ) -> tuple[Int[np.ndarray, "rows"], Float[np.ndarray, "rows {num}"]]:
         """The last step of every row, and means of the first restarts; NaN where one took none."""
-        used = int(np.flatnonzero(self._blocks.any(axis=1)).max(initial=-1)) + 1
+        used = self._used()
         sums, blocks = self._sums[:used, :num], self._blocks[:used, :num]
         means = np.where(blocks > 0, sums / np.maximum(blocks, 1), np.float32(np.nan))
         last = np.arange(1, used + 1) * self._stretch * self._length

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxvi import _arguments, _checkpoint, _door
-from jaxvi._call import Call, Parts
+from jaxvi._call import Call, Parts, Width
 from jaxvi._draws import draws_each
 from jaxvi._feed import default_draws
 from jaxvi._pilot import EFFORTS, GAUSSIAN_STEPS, Pilot
@@ -16,14 +16,13 @@ from jaxvi._types import Data
 from jaxvi.families import (
     Family,
 )
-from jaxvi.fit import Width, fit_restarts
-from jaxvi.mesh import check_mesh, processes
+from jaxvi.fit import fit_restarts
+from jaxvi.mesh import check_mesh, is_first, processes
 from jaxvi.minibatch import Minibatch
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
 from jaxvi.result import Fit
 from jaxvi.solvers import Solver
-from jaxvi.streams import Stream
 from jaxvi.target import Target
 
 _WIDE_UP_TO, _MANY_UP_TO = 50, 100  # dimensions
@@ -103,7 +102,8 @@ def fit(
             for the next, which sees what it would see in a lane of its own. None runs up to 64
             restarts together, and of more as many as fit in memory easily.
         race: drop restarts that are behind the best by more than they can be expected to make up,
-            and give their lanes to others. Needs a family, solver, objective or noise.
+            and give their lanes to others. Needs a family, solver, objective or noise, and steps
+            on all rows.
         minibatch: `jaxvi.Minibatch(size)` for steps on some rows of the data at a time, of a target
             with a `log_likelihood`; `data` may then be a `jaxvi.Stream`. The solver is
             `Stochastic`. The last bounds are taken on all rows, with fewer draws where rows are
@@ -111,7 +111,8 @@ def fit(
         progress: None or True for a bar on a terminal and a line every ten seconds elsewhere,
             False for silence, or a callable that takes a `Progress`.
         checkpoint: a folder where the run is kept as it goes, for `jaxvi.resume`; None keeps
-            nothing. It must not hold a checkpoint yet.
+            nothing. It must not hold a checkpoint yet. Of several processes the first one writes
+            for all, to a folder that all of them see.
         checkpoint_seconds: what a kill may lose. Writing takes at most 2 % of the time: where one
             takes more than a fiftieth of this, they come less often. One more is at the beginning
             and one at the end of every batch of lanes, also where that is Ctrl-C or the budget's.
@@ -171,22 +172,17 @@ def fit(
             "race: expected False with the default call, whose restarts look for separate modes; "
             "got True; try a family or a solver with it, such as jaxvi.FullRank()."
         )
-    call = Call(key, target, parts, run, effort, polish)
-    if checkpoint is not None and isinstance(data, Stream):
-        raise TypeError(
-            "checkpoint: expected arrays as data, which can be kept or compared; got a Stream; try "
-            "it without checkpoint."
-        )
+    call = Call(key, target, parts, run, effort, polish, width)
     if checkpoint is None:
-        return launch(call, width, max_seconds, progress, None)
+        return launch(call, max_seconds, progress, None)
     folder = _checkpoint.as_folder("checkpoint", checkpoint)
-    kept = _checkpoint.Checkpoints(folder, checkpoint_seconds, call.describe, data)
-    return launch(call, width, max_seconds, progress, kept)
+    writes = mesh is None or is_first(check_mesh(mesh))
+    kept = _checkpoint.Checkpoints(folder, checkpoint_seconds, call.describe, data, writes=writes)
+    return launch(call, max_seconds, progress, kept)
 
 
 def launch(
     call: Call,
-    width: Width,
     max_seconds: float | None,
     progress: bool | Reporter | None,
     checkpoints: _checkpoint.Checkpoints | None,
@@ -202,7 +198,7 @@ def launch(
             max_seconds=max_seconds,
             progress=progress,
             checkpoint=kept,
-            width=width,
+            width=call.width,
         )
     pilot = Pilot(
         call.key,
@@ -214,7 +210,7 @@ def launch(
         progress,
         checkpoints,
     )
-    return pilot.fly(call.run | {"width": width})
+    return pilot.fly(call.run | {"width": call.width})
 
 
 def _restarts_for(dim: int) -> int:

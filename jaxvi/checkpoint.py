@@ -13,7 +13,7 @@ from jaxvi._progress import Reporter
 from jaxvi._types import Data
 from jaxvi.autopilot import launch
 from jaxvi.families import Family
-from jaxvi.fit import Width
+from jaxvi.mesh import check_mesh, describe_mesh, is_first
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
 from jaxvi.result import Fit
@@ -33,6 +33,7 @@ def resume(
     max_seconds: float | None = None,
     progress: bool | Reporter | None = None,
     checkpoint_seconds: float = 60.0,
+    mesh: Any = None,
 ) -> Fit:
     """Go on with a run of `jaxvi.fit(..., checkpoint=folder)` as if it had never stopped.
 
@@ -53,8 +54,13 @@ def resume(
     Args:
         folder: what `jaxvi.fit` was given as `checkpoint`. It is written to further.
         target: the same as then, defined once more.
-        data: the same as then. Only needed where the folder has no copy: where it is larger than
-            256 MiB, or in containers other than dictionaries, lists and tuples.
+        data: the same as then. Only needed where the folder has no copy: of a `Stream`, and of
+            arrays that are larger than 256 MiB or in containers other than dictionaries, lists and
+            tuples. Arrays are compared wholly. Of a stream what is compared is its window, number
+            of rows, shapes and dtypes; size and time of the last change of its files, wherever
+            they are now; and 4,096 rows: of arrays those at equal distances, of blocks the first.
+            That other rows are the same is up to you. A stream that can only be read in order is
+            gone through, in the epoch where the run was left, up to the row that comes next.
         family: as then; needed where jaxvi can't make it again by itself, as are the others. That
             is so for what is not its own, such as a schedule or an optimiser that is not optax's.
         objective: as then.
@@ -63,14 +69,16 @@ def resume(
         max_seconds: time for what is left; None is no limit, whatever it was then.
         progress: as for `jaxvi.fit`.
         checkpoint_seconds: as for `jaxvi.fit`.
+        mesh: devices to run on, where there was a mesh then: one of as many devices along each
+            axis, in as many processes. All of these make the same call.
 
     Returns:
         The `Fit`.
 
     Raises:
         TypeError, ValueError: a folder without a checkpoint; one of another target, data, family,
-            solver, dtype, device or version; a file that was cut short or altered; a part that
-            must be given.
+            solver, dtype, device, mesh or version; a file that was cut short or altered; a part
+            that must be given.
 
     Example:
         >>> import tempfile
@@ -93,14 +101,17 @@ def resume(
         *(_part(field, header["parts"][field], part) for field, part in given._asdict().items())
     )
     data = _data(where, name, header["data"], data)
-    _same("dtype", header["dtype"], str(target.dtype(data)), "the dtype of then")
+    _same("dtype", header["dtype"], _call.engine_dtype(target, data), "the dtype of then")
     key = jax.random.wrap_key_data(
         jnp.asarray(np.asarray(header["key"], np.uint32)), impl=header["key_impl"]
     )
     run = {"data": data, "start": None, "start_scale": 1.0} | header["numbers"]
-    call = _call.Call(key, target, parts, run, header["effort"], header["polish"])
-    kept = _checkpoint.Checkpoints(where, checkpoint_seconds, call.describe, data, name)
-    return launch(call, Width(), max_seconds, progress, kept)
+    _same_mesh(header["width"]["mesh"], mesh)
+    width = _call.Width(**header["width"] | {"mesh": mesh})
+    call = _call.Call(key, target, parts, run, header["effort"], header["polish"], width)
+    writes = mesh is None or is_first(check_mesh(mesh))
+    kept = _checkpoint.Checkpoints(where, checkpoint_seconds, call.describe, data, name, writes)
+    return launch(call, max_seconds, progress, kept)
 
 
 def _header(folder: Path) -> dict[str, Any]:
@@ -135,6 +146,23 @@ def _same_target(then: dict[str, Any], target: Target) -> None:
         )
 
 
+def _same_mesh(then: dict[str, int] | None, mesh: Any) -> None:
+    """Of other devices sums are rounded otherwise, and lanes are other ones in each shard."""
+    now = describe_mesh(None if mesh is None else check_mesh(mesh))
+    if then != now:
+        texts = [
+            "none"
+            if found is None
+            else f"lanes={found['lanes']}, data={found['data']} in {found['processes']} process(es)"
+            for found in (then, now)
+        ]
+        remedy = "mesh=None" if then is None else "jaxvi.make_mesh(lanes=..., data=...) of then"
+        raise ValueError(
+            f"mesh: expected one as the checkpoint's, {texts[0]}; got {texts[1]}; try {remedy}, or "
+            "a fresh fit in another folder."
+        )
+
+
 def _same(name: str, then: Any, now: Any, remedy: str) -> None:
     if then != now:
         raise ValueError(
@@ -166,13 +194,14 @@ def _data(folder: Path, run: str, then: dict[str, Any], given: Data) -> Data:
     """The data that were given, if they are the same, else those of the file."""
     if given is None and then["structure"] is None:
         raise ValueError(
-            "data: expected the data of the checkpoint, of which it has no copy, since they are "
-            "larger than 256 MiB or in containers of their own; got None; try "
+            "data: expected the data of the checkpoint, of which it has no copy, since they are a "
+            "Stream, larger than 256 MiB or in containers of their own; got None; try "
             "jaxvi.resume(folder, target, data=...)."
         )
     if given is None:
         given = _checkpoint.load_data(folder, run, then["structure"])
     now = _checkpoint.describe_data(given)
+    _same("kind of data", then["kind"], now["kind"], f"{then['kind']} as data, as then")
     if now["shapes"] != then["shapes"]:
         shapes = [
             ", ".join(f"{p or 'data'} {d}{s}" for p, s, d in x["shapes"]) for x in (then, now)
@@ -183,7 +212,8 @@ def _data(folder: Path, run: str, then: dict[str, Any], given: Data) -> Data:
         )
     if now["digest"] != then["digest"]:
         raise ValueError(
-            "data: expected those of the checkpoint; got others of the same shapes; try the data "
-            "of then, or a fresh fit in another folder."
+            "data: expected those of the checkpoint; got others of the same shapes, or a stream of "
+            "another window or of files that were changed since; try the data of then, or a fresh "
+            "fit in another folder."
         )
     return given

@@ -2,12 +2,11 @@
 
 import contextlib
 import math
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,41 +15,27 @@ from jaxtyping import Array, Bool
 
 from jaxvi import _arguments, _door, _feed
 from jaxvi._ahead import compiling_ahead
+from jaxvi._call import Width
 from jaxvi._checkpoint import Batch, Snapshot
 from jaxvi._chunks import Limits, Run, run_chunks
-from jaxvi._feed import Feed, Whole
-from jaxvi._interrupts import interrupts
-from jaxvi._loop import Setup
+from jaxvi._feed import Feed, Streamed, Whole
+from jaxvi._loop import Lane, Setup
+from jaxvi._memory import MOST_TOGETHER, out_of_memory, usual_width, warn_of_memory
 from jaxvi._on_mesh import OnMesh
 from jaxvi._pace import ROWS
 from jaxvi._placement import OneDevice
-from jaxvi._pool import (
-    MOST_TOGETHER,
-    Pool,
-    Starts,
-    out_of_memory,
-    usual_width,
-    warn_of_memory,
-)
-from jaxvi._progress import Progress, Reporter, make_reporter, tell_of
-from jaxvi._race import Race
+from jaxvi._pool import Pool
+from jaxvi._pool_run import run_pool
+from jaxvi._progress import Reporter, make_reporter
 from jaxvi._ranking import Ranking
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.diagnostics import Weighing
-from jaxvi.lanes import Keys, advance_lanes, make_setup, split_key, start_lanes
+from jaxvi.lanes import Keys, Starts, advance_lanes, make_setup, split_key, start_lanes
 from jaxvi.mesh import placed
-from jaxvi.result import Fit, History, Timing, evidence_of, warm_start
+from jaxvi.result import Fit, Timing, evidence_of, warm_start
 from jaxvi.streams import Stream
 from jaxvi.target import Target
-
-
-class Width(NamedTuple):
-    """Lanes at once, None where memory says; whether they race; devices that they are spread on."""
-
-    pool: int | None = None
-    race: bool = False
-    mesh: Any = None
 
 
 def fit_restarts(
@@ -84,7 +69,7 @@ def fit_restarts(
     began = time.perf_counter()
     key = _arguments.typed_key(key)
     _arguments.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
-    _check_width(width, minibatch, checkpoint is not None)
+    _check_width(width, minibatch, data)
     _door.concrete(data)
     on_one = width.mesh is None
     dtype = _feed.check(target, data, minibatch) if on_one else target.check(data)
@@ -113,15 +98,18 @@ def fit_restarts(
         budget = math.inf if max_seconds is None else began + max_seconds
         limits = Limits(max_steps, budget, patience)
         starts = Starts(z, scale, feed.first, warm)
-        lanes = _width(width, num_restarts, feed, keys, starts, checkpoint is not None)
+        found = _find(checkpoint, feed.setup, keys, starts, max_steps)
+        lanes = found.width if found else _width(width, num_restarts, feed, keys, starts)
         if place is not None:
             feed, keys = Spread(place, setup, data), place.place_keys(key)
-            run = _run_on_mesh(place, keys, starts, feed, limits, report)
+            run = _run_on_mesh(place, keys, starts, feed, limits, report, checkpoint, found)
         elif lanes is None:
             arguments = (keys, starts, feed, num_restarts, num_eval_draws)
-            run = _run_together(*arguments, limits, report, checkpoint)
+            run = _run_together(*arguments, limits, report, checkpoint, found)
         else:
-            run = _run_pool(keys, starts, setup, num_restarts, lanes, width.race, limits, report)
+            loop = (keys, feed.setup, starts, feed.at(0)[0])
+            pool = Pool(*loop, num_restarts, lanes, max_steps, width.race)
+            run = run_pool(pool, limits, report, checkpoint, found)
         close()
         _door.some_start(run.status, feed.first)
         started = run.status != Status.NO_START
@@ -161,22 +149,24 @@ def _as_fit(
     return fit if weighed is None else replace(fit, evidence=evidence_of(fit, weighed))
 
 
-def _check_width(asked: Width, minibatch: Any, kept: bool) -> None:
-    """Raise where lanes, data and folder don't go together."""
+def _check_width(asked: Width, minibatch: Any, data: Data) -> None:
+    """Raise where lanes, data and devices don't go together."""
     pool, race, mesh = asked
     if pool is not None:
         _arguments.whole("pool", pool, 1)
     _arguments.flag("race", race)
     pooled = pool is not None or race
-    for name, present, why in (
-        ("checkpoint", kept, "lanes of a pool or a mesh are not kept"),
-        ("minibatch", minibatch is not None, "all lanes take one batch, on one device"),
-    ):
-        if present and (pooled or mesh is not None):
-            raise ValueError(
-                f"{name}: expected pool=None, race=False and mesh=None with it, since {why}; got "
-                f"pool={pool}, race={race} and mesh={mesh}; try one of the two."
-            )
+    if minibatch is not None and (race or mesh is not None):
+        raise ValueError(
+            "minibatch: expected race=False and mesh=None with it, since a race is decided on all "
+            f"rows, and batches are picked on one device; got race={race} and mesh={mesh}; try one "
+            "of the two."
+        )
+    if pooled and isinstance(data, Stream):
+        raise ValueError(
+            "pool: expected None with a Stream, whose batches come in order, since lanes of a pool "
+            f"are at steps of their own; got {pool}; try rows in memory, or pool=None."
+        )
     if pooled and mesh is not None:
         raise ValueError(
             "pool: expected None, and race=False, with a mesh, whose devices each have a loop of "
@@ -184,13 +174,11 @@ def _check_width(asked: Width, minibatch: Any, kept: bool) -> None:
         )
 
 
-def _width(
-    asked: Width, num_restarts: int, feed: Feed, keys: Keys, starts: Starts, kept: bool
-) -> int | None:
+def _width(asked: Width, num_restarts: int, feed: Feed, keys: Keys, starts: Starts) -> int | None:
     """Lanes of a pool; None where all restarts run together."""
     pool, race, mesh = asked
     if pool is None:
-        together = kept or mesh is not None or not isinstance(feed, Whole)
+        together = mesh is not None or isinstance(feed, Streamed)
         together |= num_restarts <= MOST_TOGETHER
         pool = num_restarts if together else usual_width(feed.setup, keys, starts)
     return min(pool, num_restarts) if race or pool < num_restarts else None
@@ -218,12 +206,19 @@ def _run_on_mesh(
     feed: Feed,
     limits: Limits,
     report: Reporter,
+    checkpoint: Batch | None,
+    found: Snapshot | None,
 ) -> Run:
     """All restarts, dealt out to the devices of a mesh."""
     z, scale, data, warm = starts
-    lanes = place.start_lanes(keys, z, scale, feed.first, warm, setup=feed.setup)
-    _door.some_start(place.look(lanes).status, data)
-    return run_chunks(keys, lanes, feed, limits, report, None, None, place)
+    if checkpoint is not None:
+        place.check_same(-1 if found is None else int(found.numbers["step"]))
+    if found is None:
+        lanes = place.start_lanes(keys, z, scale, feed.first, warm, setup=feed.setup)
+        _door.some_start(place.look(lanes).status, data)
+    else:
+        lanes = place.place_lanes(found.lanes)
+    return run_chunks(keys, lanes, feed, limits, report, checkpoint, found, place)
 
 
 def _run_together(
@@ -235,11 +230,11 @@ def _run_together(
     limits: Limits,
     report: Reporter,
     checkpoint: Batch | None,
+    found: Snapshot | None,
 ) -> Run:
     """All restarts as one batch; where it doesn't fit in memory, as a pool of half as many."""
     setup = feed.setup
     try:
-        found = _find(checkpoint, setup, keys, tuple(starts), num_lanes, limits.max_steps)
         with _compiling(feed, keys, tuple(starts), num_lanes) as wait:
             if found is None:
                 lanes = start_lanes(keys, *starts, setup=setup, num_lanes=num_lanes)
@@ -252,11 +247,13 @@ def _run_together(
                     wait()
         return run_chunks(keys, lanes, feed, limits, report, checkpoint, found, OneDevice())
     except Exception as error:
-        can_halve = num_lanes > 1 and checkpoint is None and isinstance(feed, Whole)
+        can_halve = num_lanes > 1 and found is None and not isinstance(feed, Streamed)
         if not (can_halve and out_of_memory(error)):
             raise
         warn_of_memory(num_lanes)
-    return _run_pool(keys, starts, setup, num_lanes, num_lanes // 2, False, limits, report)
+    data = feed.at(0)[0]
+    pool = Pool(keys, setup, starts, data, num_lanes, num_lanes // 2, limits.max_steps, False)
+    return run_pool(pool, limits, report, checkpoint, None)
 
 
 def _compiling(
@@ -278,54 +275,15 @@ def _find(
     checkpoint: Batch | None,
     setup: Setup,
     keys: Keys,
-    arguments: tuple[Any, ...],
-    num_lanes: int,
+    starts: Starts,
     max_steps: int,
 ) -> Snapshot | None:
-    """Where the same lanes were left, if they were."""
+    """Where the same restarts were left, if they were."""
     if checkpoint is None:
         return None
-    z, scale, _, warm = arguments
-    lanes = jax.eval_shape(partial(start_lanes, setup=setup, num_lanes=num_lanes), keys, *arguments)
+
+    def lanes(num: int) -> Lane:
+        return jax.eval_shape(partial(start_lanes, setup=setup, num_lanes=num), keys, *starts)
+
     parts = (setup.family, setup.objective, setup.solver, setup.noise, keys, max_steps)
-    return checkpoint.find(lanes, parts, (z, scale, warm))
-
-
-def _run_pool(
-    keys: Keys,
-    starts: Starts,
-    setup: Setup,
-    num_restarts: int,
-    width: int,
-    race: bool,
-    limits: Limits,
-    report: Reporter,
-) -> Run:
-    """Restarts in turn in the lanes of a pool, until all have ended, a limit, or an interrupt."""
-    racing = Race(keys.ranking, setup, starts.data, num_restarts) if race else None
-    pool = Pool(keys, setup, starts, num_restarts, width, limits.max_steps, racing)
-    began = time.perf_counter()
-    with interrupts() as interrupted:
-        while pool.ended < num_restarts:
-            pool = pool.turn()
-            _report_pool(report, pool, time.perf_counter() - began, interrupted)
-            if time.perf_counter() >= limits.until:
-                interrupted.set()
-            if interrupted.is_set():
-                break
-    results = pool.end()
-    phi = jax.tree.map(jnp.asarray, results.phi)
-    history = History(*pool.history.table(limits.max_steps, len(results.steps)))
-    stopped = interrupted.is_set()
-    status, steps = results.status, results.steps
-    return Run(phi, status, steps, history, pool.seconds, stopped, pool.use())
-
-
-def _report_pool(
-    report: Reporter, pool: Pool, seconds: float, interrupted: threading.Event
-) -> None:
-    left = pool.num_restarts - pool.ended
-    progress = Progress(
-        pool.last_step, pool.max_steps, pool.num_restarts, left, pool.best_bound, seconds
-    )
-    tell_of(progress, report, interrupted)
+    return checkpoint.find(lanes, parts, (starts.z, starts.scale, starts.warm))

@@ -49,6 +49,15 @@ class WarmStart(NamedTuple):
     scale_tril: Float[Array, "dim dim"] | None
 
 
+class Starts(NamedTuple):
+    """Where restarts begin, as `start_lanes` has it."""
+
+    z: Float[Array, "*all dim"] | None
+    scale: Float[Array, "*each"]
+    data: Data
+    warm: WarmStart | None
+
+
 @jax.jit
 def split_key(key: Key[Array, ""]) -> Keys:
     """Streams for the starts, the noise and the ranking."""

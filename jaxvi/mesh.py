@@ -6,7 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import AxisType, Mesh
+from jaxtyping import Array, UInt32
 
 from jaxvi import _arguments
 from jaxvi._types import Data
@@ -82,6 +84,19 @@ def processes(mesh: Mesh) -> set[int]:
     return {device.process_index for device in mesh.devices.flat}
 
 
+def is_first(mesh: Mesh) -> bool:
+    """Whether this is the process of its first device, which tells and writes for all."""
+    return bool(mesh.devices.flat[0].process_index == jax.process_index())
+
+
+def describe_mesh(mesh: Mesh | None) -> dict[str, int] | None:
+    """The lengths of its axes, and how many processes it is spread over."""
+    if mesh is None:
+        return None
+    lengths = {name: mesh.shape.get(name, 1) for name in (LANES, ROWS)}
+    return lengths | {"processes": len(processes(mesh))}
+
+
 def check_rows(target: Target, data: Data, mesh: Mesh) -> int:
     """The number of rows, where a mesh spreads them; else 0.
 
@@ -135,6 +150,19 @@ def is_spread(leaf: Any) -> bool:
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
         return False
     return not leaf.is_fully_replicated
+
+
+@jax.jit
+def checksum(leaf: Array) -> UInt32[Array, "2"]:
+    """Of an array that no process has whole: another one where its content is another."""
+    whole = leaf.astype(jnp.uint8) if leaf.dtype == bool else leaf
+    parts = lax.bitcast_convert_type(whole, jnp.uint8).astype(jnp.uint32)
+    place = jnp.zeros(parts.shape, jnp.uint32)
+    for axis, length in enumerate(parts.shape):
+        place = place * jnp.uint32(length) + lax.broadcasted_iota(jnp.uint32, parts.shape, axis)
+    # odd factors in a scrambled order: sums of whole numbers are the same in any order
+    factors = [(place * jnp.uint32(seed)) ^ (place >> 7) | 1 for seed in (0x9E3779B9, 0x85EBCA6B)]
+    return jnp.stack([jnp.sum((parts + 1) * factor, dtype=jnp.uint32) for factor in factors])
 
 
 def placed(target: Target, data: Data, mesh: Any) -> tuple[Data, Mesh | None, int]:

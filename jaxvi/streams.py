@@ -77,6 +77,10 @@ class Stream:
             object.__setattr__(self, "num_rows", known)
         return known
 
+    def arrays(self) -> Any:
+        """The source, where it is arrays of which any rows can be read; else None."""
+        return self._reader.arrays if isinstance(self._reader, _Arrays) else None
+
     def blocks(self, rng: np.random.Generator | None = None) -> Iterator[Any]:
         """One epoch's blocks, as pytrees of NumPy arrays; in shuffled order where that is possible
         and `rng` given.
@@ -158,7 +162,8 @@ class WrongCount(ValueError):
 
 
 class ShuffledRows:
-    """The rows of a stream, epoch after epoch, as many at a time as are asked for.
+    """The rows of a stream from the one numbered `skip` on, epoch after epoch, as many at a time
+    as are asked for. Those before it in its epoch are read when the first are taken.
 
     Once `stopped` is set, from another thread, taking raises `InterruptedError`.
     """
@@ -169,12 +174,12 @@ class ShuffledRows:
         self._rows: Any = None
         self.stopped = threading.Event()
         self._order = np.zeros(0, np.int64)
-        left = skip % total
-        while left:
-            left -= len(self._next(left)[1])
+        self._skip = skip % total
 
     def take(self, num: int) -> Any:
         """The next `num` rows, as a pytree of new arrays."""
+        while self._skip:
+            self._skip -= len(self._next(self._skip)[1])
         out, done = None, 0
         while done < num:
             rows, order = self._next(num - done)

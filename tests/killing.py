@@ -1,7 +1,8 @@
 """Run by tests/test_checkpoint.py: fits that are killed at random moments and resumed.
 
-    python killing.py FOLDER KILLS
+    python killing.py FOLDER KILLS [LANES]
 
+With LANES the restarts take turns in a pool of so many, else all run together.
 Each try is a process of its own, forked before JAX has started a backend. Every other one is
 killed while a checkpoint is being written, the rest at any moment. The last is left alone. Prints
 JSON: how often a process died in which state, and digests of the result and of that of a run that
@@ -26,7 +27,9 @@ import numpy as np
 import jaxvi
 from jaxvi import MeanField, Progress, Real, Stochastic, Target
 
-DIM, LANES, STEPS = 2_000, 16, 3_000
+DIM, RESTARTS = 2_000, 16
+LANES = int(sys.argv[3]) if len(sys.argv) > 3 else None
+STEPS = 3_000 if LANES is None else 500
 
 
 def log_density(z: jax.Array, data: jax.Array) -> jax.Array:
@@ -57,7 +60,8 @@ def work(folder: Path | None, pipe: int) -> str:
         MeanField(),
         solver=Stochastic(tolerance=None),
         data=jnp.linspace(-2.0, 2.0, DIM),
-        num_restarts=LANES,
+        num_restarts=RESTARTS,
+        pool=LANES,
         num_eval_draws=64,
         max_steps=STEPS,
         progress=report,

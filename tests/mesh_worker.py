@@ -7,6 +7,7 @@ FOLDER/PROCESS.npz, one entry for each number, named by mesh and field.
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 FOLDER, DEVICES, *OTHERS = sys.argv[1:] if __name__ == "__main__" else ("", 1)
@@ -112,6 +113,24 @@ def spread(array):
     return jax.make_array_from_process_local_data(sharding, own)
 
 
+def stopped_and_resumed(name, mesh, **options):
+    """A fit that is stopped after its first chunk, and gone on with."""
+    folder = Path(FOLDER) / name
+    cut = fit("own_noise", mesh, checkpoint=folder, max_seconds=1e-9, **options)
+    assert cut.interrupted
+    assert set(cut.steps) == {50}
+    return jaxvi.resume(folder, TARGET, mesh=mesh, **options)
+
+
+def refused(act):
+    """What is said against it."""
+    try:
+        act()
+    except ValueError as error:
+        return np.array(str(error))
+    raise AssertionError("nothing was said against it.")
+
+
 def main():
     """Fits of several meshes."""
     devices = jax.device_count()
@@ -119,15 +138,22 @@ def main():
     found, other = {"own_noise lanes": fit("own_noise", by_lanes)}, {}
     if PROCESSES == 1:
         found["own_noise data"] = fit("own_noise", by_rows)
+        found["resumed data"] = stopped_and_resumed("rows", by_rows)
         found["curvature both"] = fit("curvature", jaxvi.make_mesh(data=2))
         other["talk lanes"] = collectives(by_lanes, 0)
         other["talk data"] = collectives(by_rows, len(X))
     else:
-        found["spread data"] = fit("own_noise", by_rows, data=(spread(X), spread(Y)))
-        try:
-            print(found["spread data"].verdict)
-        except ValueError as error:
-            other["refused"] = np.array(str(error))
+        rows = spread(X), spread(Y)
+        found["spread data"] = fit("own_noise", by_rows, data=rows)
+        other["refused"] = refused(lambda: found["spread data"].verdict)
+        found["resumed data"] = stopped_and_resumed("rows", by_rows, data=rows)
+        again = partial(jaxvi.resume, Path(FOLDER) / "rows", TARGET, mesh=by_rows)
+        other["other rows"] = refused(lambda: again(data=(spread(X[::-1]), rows[1])))
+        other["in use"] = refused(
+            lambda: fit("own_noise", by_rows, checkpoint=Path(FOLDER) / "rows")
+        )
+        other["not alike"] = refused(lambda: OnMesh(by_lanes, 5, 0).check_same(PROCESS))
+    found["resumed lanes"] = stopped_and_resumed("lanes", by_lanes)
     # the last process alone is out of time: all stop, after the same chunk
     hurry = 1e-9 if PROCESS == PROCESSES - 1 else 1e9
     long = {"max_seconds": hurry, "max_steps": 100_000, "solver": SOLVER}

@@ -233,15 +233,18 @@ def test_the_autopilot_goes_on_bit_for_bit(reports: int, tmp_path: Path, short: 
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_nothing_is_lost(tmp_path: Path) -> None:
-    """Twenty times kill -9, while steps are taken and while the disk is written to."""
+@pytest.mark.parametrize(("kills", "lanes"), [(20, []), (6, [7])])
+def test_killed_at_random_moments_nothing_is_lost(
+    kills: int, lanes: list[int], tmp_path: Path
+) -> None:
+    """Kill -9, while steps are taken and while the disk is written to; together and in a pool."""
     environment = os.environ | {
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "programs"),
     }
     script = Path(__file__).with_name("killing.py")
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "run"), "20"],
+        [sys.executable, str(script), str(tmp_path / "run"), *map(str, [kills, *lanes])],
         capture_output=True,
         text=True,
         env=environment,
@@ -251,7 +254,7 @@ def test_killed_at_random_moments_nothing_is_lost(tmp_path: Path) -> None:
     told = json.loads(done.stdout.splitlines()[-1])
     assert len(told["expected"]) == 64, told["expected"]
     assert told["found"] == [told["expected"]]
-    assert told["kills"] == 20
+    assert told["kills"] == kills
     assert told["in_writing"] > 0
 
 

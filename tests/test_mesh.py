@@ -15,7 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxvi
 from jaxvi._sharded_rows import rows_here
-from jaxvi.mesh import check_mesh
+from jaxvi.mesh import check_mesh, checksum
 
 WORKER = Path(worker.__file__)
 ONE = np.array(jax.devices()[:1])
@@ -63,6 +63,14 @@ def assert_same(found: dict[str, np.ndarray], name: str, expected: jaxvi.Fit) ->
         )
 
 
+def assert_resumed(found: dict[str, np.ndarray], name: str, whole: str) -> None:
+    """What was stopped and gone on with is what was never stopped, bit for bit."""
+    fields = [key.removeprefix(f"{whole} ") for key in found if key.startswith(f"{whole} ")]
+    assert len(fields) > 5
+    for field in fields:
+        np.testing.assert_array_equal(found[f"resumed {name} {field}"], found[f"{whole} {field}"])
+
+
 @pytest.mark.slow
 def test_four_devices(tmp_path, x64):
     """Lanes, rows or both over 4 devices, padded: the fit of one device. Lanes don't talk."""
@@ -71,6 +79,8 @@ def test_four_devices(tmp_path, x64):
     for name in ("own_noise lanes", "own_noise data"):
         assert_same(found, name, one)
     assert_same(found, "curvature both", worker.fit("curvature", progress=False))
+    assert_resumed(found, "lanes", "own_noise lanes")
+    assert_resumed(found, "data", "own_noise data")
     assert found["talk lanes"].tolist() == []
     assert found["talk data"].tolist() == ["all-reduce"]
 
@@ -86,6 +96,11 @@ def test_two_processes(tmp_path, x64):
     rows = worker.X[: worker.ROWS], worker.Y[: worker.ROWS]
     assert_same(first, "spread data", worker.fit("own_noise", data=rows, progress=False))
     assert "try dataclasses.replace(fit, data=" in str(first["refused"])
+    assert_resumed(first, "lanes", "own_noise lanes")
+    assert_resumed(first, "data", "spread data")
+    assert "others of the same shapes" in str(first["other rows"])
+    assert "which holds one of" in str(first["in use"])
+    assert "checkpoints of the steps [0, 1]" in str(first["not alike"])
     # one of them had no time: both stopped after the first chunk of one block
     np.testing.assert_array_equal(first["stopped"], [1, 50, 50, 50, 50, 50])
 
@@ -107,6 +122,41 @@ def test_a_start_for_every_lane_and_a_warm_one(x64):
         options = {"start": start, "max_steps": 50, "progress": False}
         here, there = worker.fit("own_noise", **options), worker.fit("own_noise", mesh, **options)
         np.testing.assert_allclose(here.phi.loc, there.phi.loc, rtol=1e-9, atol=1e-9)
+
+
+def test_a_checkpoint_wants_the_mesh_of_then(tmp_path, x64):
+    """Another number of devices, or none, is refused with a sentence; the same goes on."""
+    mesh = jaxvi.make_mesh(devices=ONE)
+    whole = worker.fit("own_noise", mesh, progress=False)
+    options = {"progress": False, "max_seconds": 1e-9}
+    worker.fit("own_noise", mesh, checkpoint=tmp_path / "one", **options)
+    worker.fit("own_noise", checkpoint=tmp_path / "none", **options)
+    two = two_rows_mesh()
+    for folder, other, words in (
+        ("one", None, r"lanes=1, data=1 in 1 process\(es\); got none; try jaxvi.make_mesh"),
+        ("one", two, r"lanes=1, data=1 in 1 process\(es\); got lanes=1, data=2 in 1"),
+        ("none", mesh, "the checkpoint's, none; got lanes=1.*try mesh=None"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            jaxvi.resume(tmp_path / folder, worker.TARGET, mesh=other)
+    with pytest.raises(TypeError, match=r"mesh: expected a jax.sharding.Mesh; got 4"):
+        jaxvi.resume(tmp_path / "one", worker.TARGET, mesh=4)
+    found = jaxvi.resume(tmp_path / "one", worker.TARGET, mesh=mesh, progress=False)
+    for name, value in worker.numbers(whole).items():
+        np.testing.assert_array_equal(worker.numbers(found)[name], value)
+
+
+def test_a_checksum_sees_every_entry(x64):
+    """One changed, two exchanged, of every kind of number."""
+    for dtype in (np.float32, np.float64, np.int32, bool):
+        plain = (np.arange(24) % 5).reshape(4, 3, 2).astype(dtype)
+        seen = {tuple(np.asarray(checksum(jnp.asarray(plain))).tolist())}
+        for place in range(24):
+            changed = plain.copy()
+            changed.flat[place] = not plain.flat[place] if dtype is bool else plain.flat[place] + 1
+            seen.add(tuple(np.asarray(checksum(jnp.asarray(changed))).tolist()))
+        seen.add(tuple(np.asarray(checksum(jnp.asarray(plain[::-1]))).tolist()))
+        assert len(seen) == 26
 
 
 @pytest.mark.parametrize("num_rows", [41, 30])
@@ -133,12 +183,15 @@ def test_gradients_of_spread_rows(num_rows, x64):
 
 
 @pytest.mark.slow
-def test_the_autopilot_spreads_its_restarts():
-    """The default call takes a mesh for its Gaussian restarts."""
+def test_the_autopilot_spreads_its_restarts(tmp_path):
+    """The default call takes a mesh for its Gaussian restarts, and keeps them."""
     settings = {"num_restarts": 3, "effort": "quick", "polish": False, "progress": False}
     mesh = jaxvi.make_mesh(devices=ONE)
     data = (np.float32(worker.X), np.float32(worker.Y))
-    found = jaxvi.fit(jax.random.key(0), worker.TARGET, data=data, mesh=mesh, **settings)
+    settings |= {"data": data, "mesh": mesh, "checkpoint": tmp_path}
+    found = jaxvi.fit(jax.random.key(0), worker.TARGET, **settings)
+    again = jaxvi.resume(tmp_path, worker.TARGET, mesh=mesh, progress=False)
+    np.testing.assert_array_equal(again.bounds, found.bounds)
     assert found.num_restarts == 3
     assert found.verdict == "ok"
     bound = worker.fit("curvature", data=data, progress=False).bound

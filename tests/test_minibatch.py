@@ -219,10 +219,29 @@ def test_a_size_is_a_whole_number_above_zero(size):
         inspect.unwrap(jaxvi.Minibatch)(size)
 
 
-def test_batches_are_not_pooled():
-    """All lanes take one batch, and lanes of a pool are at steps of their own."""
-    with pytest.raises(ValueError, match="minibatch: expected pool=None"):
-        go(num_restarts=4, pool=2)
+def test_lanes_of_a_pool_see_the_batches_that_they_would_see_alone(x64, tmp_path):
+    """Each at a step of its own: the answers are those of all restarts together; so are those of
+    a pool that is stopped and gone on with, bit for bit its own."""
+    options = {"data": rows(150, float), "minibatch": jaxvi.Minibatch(32), "num_restarts": 7}
+    options |= {"solver": jaxvi.Stochastic(tolerance=0.3), "max_steps": 1_210}
+    together, pooled = go(**options), go(pool=3, **options)
+    assert pooled.pool.cohorts > 2
+    np.testing.assert_array_equal(pooled.steps, together.steps)
+    np.testing.assert_array_equal(pooled.status, together.status)
+    np.testing.assert_allclose(pooled.phi.loc, together.phi.loc, rtol=1e-8)
+    np.testing.assert_allclose(pooled.bounds, together.bounds, rtol=1e-8)
+    cut = go(pool=3, checkpoint=tmp_path, max_seconds=1e-9, **options)
+    assert cut.interrupted
+    resumed = jaxvi.resume(tmp_path, TARGET, progress=False)
+    np.testing.assert_array_equal(resumed.phi.loc, pooled.phi.loc)
+    np.testing.assert_array_equal(resumed.history.bound, pooled.history.bound)
+
+
+def test_batches_are_not_raced_nor_streams_pooled():
+    with pytest.raises(ValueError, match="minibatch: expected race=False"):
+        go(num_restarts=4, race=True)
+    with pytest.raises(ValueError, match="pool: expected None with a Stream"):
+        go(num_restarts=4, pool=2, data=jaxvi.Stream(DATA))
 
 
 def test_a_run_of_batches_is_gone_on_with(tmp_path):

@@ -272,11 +272,6 @@ def test_a_race_finds_the_same_optimum_for_a_third():
     assert (raced.status == jaxvi.Status.OVERTAKEN).sum() > 32
 
 
-def test_a_pool_is_not_kept(tmp_path):
-    with pytest.raises(ValueError, match="checkpoint: expected pool=None"):
-        quick(pool=4, checkpoint=tmp_path)
-
-
 def test_a_mesh_has_no_pool(monkeypatch):
     """Another process's device says nothing of its memory, and none is asked for it."""
 

@@ -1,0 +1,52 @@
+"""How many lanes a device has room for, and what is told where they don't fit."""
+
+import warnings
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxvi._loop import Setup, block_length
+from jaxvi.lanes import Keys, Starts, start_lanes
+
+MOST_TOGETHER = 64  # restarts that always run as one batch, unless told otherwise
+_BUDGET = 2**30  # bytes of lanes at once, where the device doesn't say what it has
+_WIDEST, _WIDE = {"cpu": 256}, 4_096  # with more, every lane takes as much longer
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether a device or the system had no more."""
+    words = ("RESOURCE_EXHAUSTED", "out of memory", "Out of memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
+def warn_of_memory(width: int) -> None:
+    """What is done about it."""
+    warnings.warn(
+        f"{width} restarts at once don't fit in memory: they run in a pool of {width // 2} lanes; "
+        f"pool={width // 2} or less says so from the start.",
+        RuntimeWarning,
+        stacklevel=6,
+    )
+
+
+def usual_width(setup: Setup, keys: Keys, starts: Starts) -> int:
+    """Lanes that the device holds easily."""
+    one = jax.eval_shape(partial(start_lanes, setup=setup, num_lanes=1), keys, *starts)
+    noise, num_draws = noise_shape(setup)
+    # noise of a block; and of every draw what a density may keep of the data for its gradient
+    each = _bytes(one) + 8 * noise * block_length(setup) + 2 * num_draws * _bytes(starts.data)
+    device = jax.local_devices()[0]
+    limit = (device.memory_stats() or {}).get("bytes_limit", 4 * _BUDGET) // 4
+    return max(1, min(_WIDEST.get(device.platform, _WIDE), limit // each))
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def noise_shape(setup: Setup) -> tuple[int, int]:
+    """Numbers of a step's noise, and its rows."""
+    row = jax.eval_shape(lambda: setup.draw(jax.random.key(0), 0, jnp.dtype("float32")))
+    return max(row.size, 1), row.shape[0]

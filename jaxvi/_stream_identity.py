@@ -1,0 +1,35 @@
+"""By what a stream is told from others, where not all of it can be read."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.tree_util import keystr, tree_flatten_with_path
+
+from jaxvi.streams import Stream
+
+_ROWS = 4_096  # that are compared, at most
+
+
+def identify(stream: Stream) -> tuple[Any, list[list[Any]]]:
+    """What a digest is made of; path, shape and dtype of every array.
+
+    That is: the number of rows and the window, the size and the time of the last change of every
+    file, and some rows: of arrays those at equal distances, of what comes in blocks the first.
+    """
+    arrays, total = stream.arrays(), stream.count()
+    if arrays is None:
+        rows = jax.tree.map(lambda leaf: np.asarray(leaf)[:_ROWS], next(stream.blocks()))
+    else:
+        chosen = np.linspace(0, total - 1, min(total, _ROWS)).astype(int)
+        rows = jax.tree.map(lambda leaf: np.asarray(leaf[chosen]), arrays)
+    files: list[Any] = [stream.source] if isinstance(stream.source, str | Path) else []
+    files += [leaf.filename for leaf in jax.tree.leaves(arrays) if isinstance(leaf, np.memmap)]
+    found = [os.stat(path) for path in files if path and Path(path).exists()]
+    stats = [(stat.st_size, stat.st_mtime_ns) for stat in found]
+    named, structure = tree_flatten_with_path(rows)
+    shapes = [[keystr(path), [total, *leaf.shape[1:]], str(leaf.dtype)] for path, leaf in named]
+    content = [leaf for _, leaf in named]
+    return (total, stream.window, stats, str(structure), shapes, content), shapes
