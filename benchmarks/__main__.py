@@ -12,6 +12,7 @@ COMMANDS = {
     "posteriors": "accuracy",
     "mixture": "mixture",
     "scale": "scale",
+    "layout": "layout",
 }
 
 

@@ -2,6 +2,8 @@
 
 `python -m benchmarks._scale_devices` prints the numbers; `measure()` gives them. Every process has
 a core of its own, which it is pinned to. The measure is lanes a second of a warm fit's run.
+
+And what rows cost that are spread: a row in an evaluation, and a message between two processes.
 """
 
 import argparse
@@ -11,11 +13,12 @@ import socket
 import statistics
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+DRAWS = 8  # of a step
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,20 @@ def measure(
     if {1, 2} <= found["processes"].keys():
         found["ratio"] = found["processes"][2] / found["processes"][1]
     found["devices"] = {count: _lanes_a_second(plan, devices=count) for count in devices}
+    found["spread"] = _spread(plan, cores)
+    return found
+
+
+def _spread(plan: Plan, cores: list[int]) -> dict[str, float]:
+    """Seconds of a row in one evaluation on one core, of an evaluation besides, of a message."""
+    more = 20 * plan.rows
+    few, many = replace(plan, rows=64), replace(plan, rows=64 + more)
+    least = _seconds(few, cores=cores, data=1) / plan.steps
+    most = _seconds(many, cores=cores, data=1) / plan.steps
+    found = {"row_seconds": (most - least) / (more * DRAWS), "step_seconds": least}
+    if len(cores) > 1:
+        two = _seconds(replace(few, rows=128), processes=2, cores=cores, data=2)
+        found["message_seconds"] = two / plan.steps - least
     return found
 
 
@@ -60,6 +77,19 @@ def _lanes_a_second(
     plan: Plan, *, processes: int = 1, devices: int = 1, cores: list[int] | None = None
 ) -> float:
     """Of a fit of `plan.lanes` lanes for each device of each process."""
+    seconds = _seconds(plan, processes=processes, devices=devices, cores=cores)
+    return plan.lanes * processes * devices / seconds
+
+
+def _seconds(
+    plan: Plan,
+    *,
+    processes: int = 1,
+    devices: int = 1,
+    cores: list[int] | None = None,
+    data: int = 0,
+) -> float:
+    """Of the slowest process; with `data`, one lane with its rows spread over so many devices."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -67,7 +97,7 @@ def _lanes_a_second(
     running = []
     for process in range(processes):
         role = {"process": process, "processes": processes, "devices": devices, "port": port}
-        role["core"] = -1 if cores is None else cores[process]
+        role |= {"core": -1 if cores is None else cores[process], "data": data}
         command = [sys.executable, "-m", "benchmarks._scale_devices", "--role"]
         running.append(
             subprocess.Popen(
@@ -85,8 +115,7 @@ def _lanes_a_second(
             process.kill()
     if any(process.returncode for process in running):
         raise RuntimeError(f"expected all of {processes} processes to end well; got an error.")
-    slowest = max(float(text.strip().splitlines()[-1]) for text in printed)
-    return plan.lanes * processes * devices / slowest
+    return max(float(text.strip().splitlines()[-1]) for text in printed)
 
 
 def work(role: dict[str, Any]) -> float:
@@ -112,23 +141,30 @@ def work(role: dict[str, Any]) -> float:
     x = rng.normal(size=(plan.rows, plan.dim)).astype(np.float32)
     y = (rng.random(plan.rows) < 0.5).astype(np.float32)
 
-    def log_density(params: Any, data: Any) -> Any:
-        logit = data[0] @ params
-        fit = jnp.sum(data[1] * logit - jnp.logaddexp(0.0, logit))
-        return fit - 0.5 * jnp.sum(params**2)
+    def log_prior(params: Any) -> Any:
+        return -0.5 * jnp.sum(params**2)
 
-    target = jaxvi.Target(log_density, jaxvi.Real((plan.dim,)))
+    def log_likelihood(params: Any, data: Any) -> Any:
+        logit = data[0] @ params
+        return data[1] * logit - jnp.logaddexp(0.0, logit)
+
+    target = jaxvi.Target(
+        log_prior=log_prior, log_likelihood=log_likelihood, supports=jaxvi.Real(plan.dim)
+    )
     solver = jaxvi.Stochastic(optax.adam, learning_rate=0.01, tolerance=None)
-    mesh = jaxvi.make_mesh()
+    spread = role["data"]
+    mesh = jaxvi.make_mesh(data=spread) if spread else jaxvi.make_mesh()
+    lanes = 1 if spread else plan.lanes * jax.device_count()
 
     def once(seed: int) -> float:
         found = jaxvi.fit(
             jax.random.key(seed),
             target,
             jaxvi.MeanField(),
+            objective=jaxvi.ELBO(num_draws=DRAWS),
             solver=solver,
             data=(x, y),
-            num_restarts=plan.lanes * jax.device_count(),
+            num_restarts=lanes,
             max_steps=plan.steps,
             mesh=mesh,
             progress=False,

@@ -3,6 +3,9 @@
 An objective maps over draws and lanes map over restarts; nested `vmap`s of a density such as
 `A @ z` would have XLA multiply arrays of three axes in layouts that cost up to twice the time of
 one flat batch. Here an outer `vmap` over points becomes a longer batch instead of another axis.
+
+A batch of which the density makes very large arrays is gone through in slices: memory is bounded
+however many rows the data have, and lanes, draws and chains there are.
 """
 
 from functools import partial
@@ -10,11 +13,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
 from jaxvi._types import Data, Scalar
 from jaxvi.target import Target
+
+_MOST_NUMBERS = 2**25  # of one array of a batch: 128 MiB of float32
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -103,7 +109,7 @@ def _flat(function: Any) -> Any:
         )
 
     def mapped_over(function: Any) -> Any:
-        over_points = jax.vmap(function, (0, None))
+        over_points = partial(_in_slices, function)
         mapped = custom_vmap(over_points)
 
         @mapped.def_vmap
@@ -123,6 +129,33 @@ def _flat(function: Any) -> Any:
         return mapped
 
     return call
+
+
+def _in_slices(function: Any, points: Any, data: Any) -> Any:
+    """`function` of all points at once, or of some at a time where one makes large arrays."""
+    num = len(jax.tree.leaves(points)[0])
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), points)
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), data)
+    most = max(1, _MOST_NUMBERS // largest_array(jax.make_jaxpr(function)(one, like).jaxpr))
+    if num <= most:
+        return jax.vmap(function, (0, None))(points, data)
+    each = -(-num // -(-num // most))
+    return lax.map(lambda point: function(point, data), points, batch_size=each)
+
+
+def largest_array(jaxpr: Any) -> int:
+    """Numbers in the largest array that a program makes, its inner programs included."""
+    sizes = [1]
+    for equation in jaxpr.eqns:
+        sizes += [getattr(variable.aval, "size", 1) for variable in equation.outvars]
+        for parameter in jax.tree.leaves(equation.params, is_leaf=_is_program):
+            if _is_program(parameter):
+                sizes.append(largest_array(getattr(parameter, "jaxpr", parameter)))
+    return max(sizes)
+
+
+def _is_program(parameter: Any) -> bool:
+    return hasattr(getattr(parameter, "jaxpr", parameter), "eqns")
 
 
 def _lengthen(points: Any, batched: Any, axis_size: int) -> Any:

@@ -34,9 +34,8 @@ def warn_of_memory(width: int) -> None:
 def usual_width(setup: Setup, keys: Keys, starts: Starts) -> int:
     """Lanes that the device holds easily."""
     one = jax.eval_shape(partial(start_lanes, setup=setup, num_lanes=1), keys, *starts)
-    noise, num_draws = noise_shape(setup)
-    # noise of a block; and of every draw what a density may keep of the data for its gradient
-    each = _bytes(one) + 8 * noise * block_length(setup) + 2 * num_draws * _bytes(starts.data)
+    # and noise of a block; what densities make of the data is bounded whatever the lanes
+    each = _bytes(one) + 8 * noise_size(setup) * block_length(setup)
     device = jax.local_devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit", 4 * _BUDGET) // 4
     return max(1, min(_WIDEST.get(device.platform, _WIDE), limit // each))
@@ -46,7 +45,7 @@ def _bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def noise_shape(setup: Setup) -> tuple[int, int]:
-    """Numbers of a step's noise, and its rows."""
+def noise_size(setup: Setup) -> int:
+    """Numbers of a step's noise."""
     row = jax.eval_shape(lambda: setup.draw(jax.random.key(0), 0, jnp.dtype("float32")))
-    return max(row.size, 1), row.shape[0]
+    return max(row.size, 1)

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxvi import _door
 from jaxvi._loop import AnySetup, Lane, Setup, block_length, run_cohorts
-from jaxvi._memory import noise_shape
+from jaxvi._memory import noise_size
 from jaxvi._pace import ROWS, next_blocks
 from jaxvi._race import Race
 from jaxvi._status import Status
@@ -135,7 +135,7 @@ class Pool:
         self.blocks = 1  # of the next chunk
         self.seconds = 0.0
         self.cohorts, self.lane_steps = 0, 0
-        noise, _ = noise_shape(setup)
+        noise = noise_size(setup)
         most = min(width, _MOST_COHORTS, max(4, _COHORTS_NOISE // (noise * self.length)))
         nobody = np.full(width, -1, np.int32)
         cohort, steps = np.zeros_like(nobody), np.zeros(most, np.int32)

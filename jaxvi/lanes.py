@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxvi._batches import first_batch, resident
-from jaxvi._log_probs import value_and_gradient
+from jaxvi._log_probs import values_and_gradients
 from jaxvi._loop import AnySetup, Lane, Setup, run_lane, run_lanes, start_lane
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
@@ -168,8 +168,8 @@ def initial_lane(
     def search(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         attempt, _, _ = carry
         candidate = propose(attempt)
-        value, grad = value_and_gradient(setup.target, candidate, data)
-        return attempt + 1, candidate, jnp.isfinite(value) & jnp.isfinite(grad).all()
+        value, grad = values_and_gradients(setup.target, candidate[None], data)
+        return attempt + 1, candidate, jnp.isfinite(value[0]) & jnp.isfinite(grad).all()
 
     def unfinished(carry: tuple[Array, Array, Array]) -> Array:
         return ~carry[2] & (carry[0] < _START_TRIES)
@@ -184,14 +184,14 @@ def _warm_lane(
     setup: Setup, key: Key[Array, ""], lane: Int[Array, ""], warm: WarmStart, data: Data
 ) -> Lane:
     """A lane where another fit ended; what its family has besides comes from the lane's key."""
-    value, grad = value_and_gradient(setup.target, warm.loc, data)
+    value, grad = values_and_gradients(setup.target, warm.loc[None], data)
     phi = warm.phi
     if phi is None:
         assert isinstance(setup.family, HasGaussianInit)  # the door said so
         assert warm.scale_tril is not None
         own = jax.random.fold_in(key, lane)
         phi = setup.family.init_gaussian(own, warm.loc, warm.scale_tril)
-    return start_lane(setup, phi, jnp.isfinite(value) & jnp.isfinite(grad).all(), data)
+    return start_lane(setup, phi, jnp.isfinite(value[0]) & jnp.isfinite(grad).all(), data)
 
 
 @partial(jax.jit, static_argnames=("setup", "num_lanes"))

@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxvi
-from jaxvi._log_probs import log_probs
+from jaxvi import _log_probs
+from jaxvi._log_probs import largest_array, log_probs
 
 
 def log_density(params, data):
@@ -16,6 +18,13 @@ def log_density(params, data):
 TARGET = jaxvi.Target(log_density, jaxvi.Real((3,)))
 DATA = {"x": jnp.arange(12.0).reshape(4, 3) / 10, "k": jnp.arange(1, 3)}
 Z = jnp.arange(30.0).reshape(2, 5, 3) / 30  # lanes, draws, dim
+
+
+@pytest.fixture(autouse=True, params=[None, 20])
+def _slices(request, monkeypatch):
+    """All points at once; and as few at a time as where the density makes very large arrays."""
+    if request.param is not None:
+        monkeypatch.setattr(_log_probs, "_MOST_NUMBERS", request.param)
 
 
 def flat(z, data):
@@ -78,3 +87,31 @@ def test_hessian_vector_products_without_data():
         return jax.jvp(jax.grad(total), (z,), (jnp.ones_like(z),))[1]
 
     np.testing.assert_allclose(jax.vmap(product)(Z), -12.0 * Z**2, rtol=1e-5)
+
+
+def test_the_largest_array_is_found_in_inner_programs():
+    """A product in a scan in a jitted function; arguments are nobody's work."""
+
+    @jax.jit
+    def inner(x):
+        return jax.lax.scan(lambda total, row: (total + jnp.outer(row, row), None), x @ x.T, x)[0]
+
+    jaxpr = jax.make_jaxpr(lambda x: inner(x).sum())(jnp.ones((30, 30)))
+    assert largest_array(jaxpr.jaxpr) == 900
+    assert largest_array(jax.make_jaxpr(lambda x: x[0, 0] + 1.0)(jnp.ones((30, 30))).jaxpr) <= 30
+
+
+def test_memory_is_bounded_whatever_the_points():
+    """A thousand points and a hundred thousand rows: of all at once, 400 MB for each array."""
+
+    def density(params, data):
+        logit = data @ params
+        return jnp.sum(logit - jnp.logaddexp(0.0, logit))
+
+    target = jaxvi.Target(density, jaxvi.Real(3))
+    rows = jax.ShapeDtypeStruct((100_000, 3), jnp.float32)
+    z = jax.ShapeDtypeStruct((1_000, 3), jnp.float32)
+    compute = jax.jit(jax.value_and_grad(lambda z, rows: log_probs(target, z, rows).sum()))
+    memory = compute.lower(z, rows).compile().memory_analysis()
+    most = 4 * max(_log_probs._MOST_NUMBERS, 100_000)
+    assert 4 * 100_000 <= memory.temp_size_in_bytes < 4 * most
