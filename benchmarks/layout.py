@@ -12,7 +12,7 @@ from benchmarks._table import number, table, write_section
 HELP = "cost and layout of 1e10 rows on 1,000 devices, from the measured constants"
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "scaling.md"
-_KEPT = 2.0  # bytes at once over those of the data, rows of data and what a gradient keeps
+_KEPT = 4  # numbers of every row that a density makes for one draw and its gradient
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def whole_data(task: Task, cost: Constants, parts: int) -> dict[str, float]:
     step = work + cost.step_seconds + messages
     return {
         "lanes": lanes,
-        "gib": _KEPT * task.rows / parts * task.numbers * 4 / 2**30,
+        "gib": task.rows / parts * (task.numbers + _KEPT) * 4 / 2**30,
         "step": step,
         "hours": step * task.steps / 3_600,
         "messages": messages / step,
