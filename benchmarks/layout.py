@@ -115,7 +115,7 @@ def render(task: Task, cost: Constants) -> str:
                 rows,
             ),
             f"{task.batch:,} streamed rows at each of {task.batch_steps:,} steps, a restart on "
-            f"every device: {number(some['hours'])} hours, in which a restart sees "
+            f"every device: {number(3_600 * some['hours'])} seconds, in which a restart sees "
             f"{100 * some['share']:.2g} % of the rows; then {number(some['last'])} hours for the "
             "bound of 64 draws on all rows, on one device.",
         ]
