@@ -161,7 +161,8 @@ def fit(
         "max_steps": max_steps,
         "num_eval_draws": num_eval_draws,
     }
-    width = Width(None if pool is None else _arguments.whole("pool", pool, 1), race, mesh)
+    pool = None if pool is None else _arguments.whole("pool", pool, 1)
+    width = Width(pool, _arguments.flag("race", race), mesh)
     if auto and mesh is not None and len(processes(check_mesh(mesh))) > 1:
         raise ValueError(
             "expected a family or a solver with a mesh of several processes, since stages after "

@@ -152,9 +152,6 @@ def _as_fit(
 def _check_width(asked: Width, minibatch: Any, data: Data) -> None:
     """Raise where lanes, data and devices don't go together."""
     pool, race, mesh = asked
-    if pool is not None:
-        _arguments.whole("pool", pool, 1)
-    _arguments.flag("race", race)
     pooled = pool is not None or race
     if minibatch is not None and (race or mesh is not None):
         raise ValueError(
