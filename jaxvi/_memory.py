@@ -12,7 +12,8 @@ from jaxvi.lanes import Keys, Starts, start_lanes
 
 MOST_TOGETHER = 64  # restarts that always run as one batch, unless told otherwise
 _BUDGET = 2**30  # bytes of lanes at once, where the device doesn't say what it has
-_WIDEST, _WIDE = {"cpu": 256}, 4_096  # with more, every lane takes as much longer
+_WIDE, _WIDE_ON_CPU = 4_096, 256  # with more, every lane takes as much longer
+_TURNS = 16  # so many restarts for every lane, where lanes take their time: the last turn idles
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -31,14 +32,19 @@ def warn_of_memory(width: int) -> None:
     )
 
 
-def usual_width(setup: Setup, keys: Keys, starts: Starts) -> int:
-    """Lanes that the device holds easily."""
+def usual_width(setup: Setup, keys: Keys, starts: Starts, num_restarts: int) -> int:
+    """Lanes that the device holds easily; on a CPU not so many that most restarts share a turn."""
     one = jax.eval_shape(partial(start_lanes, setup=setup, num_lanes=1), keys, *starts)
     # and noise of a block; what densities make of the data is bounded whatever the lanes
     each = _bytes(one) + 8 * noise_size(setup) * block_length(setup)
     device = jax.local_devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit", 4 * _BUDGET) // 4
-    return max(1, min(_WIDEST.get(device.platform, _WIDE), limit // each))
+    widest = _WIDE
+    if device.platform == "cpu":
+        widest = _WIDE_ON_CPU
+        if num_restarts > widest:
+            widest = min(widest, max(MOST_TOGETHER, num_restarts // _TURNS))
+    return max(1, min(widest, limit // each))
 
 
 def _bytes(tree: Any) -> int:

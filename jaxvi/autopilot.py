@@ -100,7 +100,7 @@ def fit(
             case, False never.
         pool: lanes that run at once where there are more restarts: one that has ended makes room
             for the next, which sees what it would see in a lane of its own. None runs up to 64
-            restarts together, and of more as many as fit in memory easily.
+            restarts together, and of more as many as fit in memory easily and are kept busy.
         race: drop restarts that are behind the best by more than they can be expected to make up,
             and give their lanes to others. Needs a family, solver, objective or noise, and steps
             on all rows.

@@ -177,7 +177,9 @@ def _width(asked: Width, num_restarts: int, feed: Feed, keys: Keys, starts: Star
     if pool is None:
         together = mesh is not None or isinstance(feed, Streamed)
         together |= num_restarts <= MOST_TOGETHER
-        pool = num_restarts if together else usual_width(feed.setup, keys, starts)
+        pool = num_restarts
+        if not together:
+            pool = usual_width(feed.setup, keys, starts, num_restarts)
     return min(pool, num_restarts) if race or pool < num_restarts else None
 
 

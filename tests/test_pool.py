@@ -282,3 +282,9 @@ def test_a_mesh_has_no_pool(monkeypatch):
     found = quick(70, max_steps=50, mesh=jaxvi.make_mesh(devices=jax.devices()[:1]))
     assert found.pool is None
     assert found.num_restarts == 70
+
+
+def test_so_many_restarts_take_turns():
+    """A pool as wide as a quarter of the restarts would idle while the last of them end."""
+    assert quick(600, max_steps=50).pool.width == 64
+    assert quick(200, max_steps=50).pool is None
