@@ -93,7 +93,7 @@ def test_many_restarts_are_pooled_with_a_checkpoint_too(tmp_path: Path) -> None:
         plain.KEY, plain.TARGET, solver=solver, progress=stop, checkpoint=tmp_path, **arguments
     )
     again = plain.resume(tmp_path, plain.TARGET)
-    assert again.pool.width == 256
+    assert again.pool.width == 64
     assert_same(again, whole)
 
 
