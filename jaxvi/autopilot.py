@@ -17,7 +17,7 @@ from jaxvi.families import (
     Family,
 )
 from jaxvi.fit import fit_restarts
-from jaxvi.mesh import check_mesh, is_first, processes
+from jaxvi.mesh import check_mesh, processes, writes
 from jaxvi.minibatch import Minibatch
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
@@ -177,8 +177,9 @@ def fit(
     if checkpoint is None:
         return launch(call, max_seconds, progress, None)
     folder = _checkpoint.as_folder("checkpoint", checkpoint)
-    writes = mesh is None or is_first(check_mesh(mesh))
-    kept = _checkpoint.Checkpoints(folder, checkpoint_seconds, call.describe, data, writes=writes)
+    kept = _checkpoint.Checkpoints(
+        folder, checkpoint_seconds, call.describe, data, writes=writes(mesh)
+    )
     return launch(call, max_seconds, progress, kept)
 
 

@@ -13,7 +13,7 @@ from jaxvi._progress import Reporter
 from jaxvi._types import Data
 from jaxvi.autopilot import launch
 from jaxvi.families import Family
-from jaxvi.mesh import check_mesh, describe_mesh, is_first
+from jaxvi.mesh import check_mesh, describe_mesh, writes
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
 from jaxvi.result import Fit
@@ -109,8 +109,9 @@ def resume(
     _same_mesh(header["width"]["mesh"], mesh)
     width = _call.Width(**header["width"] | {"mesh": mesh})
     call = _call.Call(key, target, parts, run, header["effort"], header["polish"], width)
-    writes = mesh is None or is_first(check_mesh(mesh))
-    kept = _checkpoint.Checkpoints(where, checkpoint_seconds, call.describe, data, name, writes)
+    kept = _checkpoint.Checkpoints(
+        where, checkpoint_seconds, call.describe, data, name, writes(mesh)
+    )
     return launch(call, max_seconds, progress, kept)
 
 

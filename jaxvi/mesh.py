@@ -89,6 +89,11 @@ def is_first(mesh: Mesh) -> bool:
     return bool(mesh.devices.flat[0].process_index == jax.process_index())
 
 
+def writes(mesh: Any) -> bool:
+    """Whether this process keeps the run's checkpoint: where there are several, one does."""
+    return mesh is None or is_first(check_mesh(mesh))
+
+
 def describe_mesh(mesh: Mesh | None) -> dict[str, int] | None:
     """The lengths of its axes, and how many processes it is spread over."""
     if mesh is None:

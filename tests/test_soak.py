@@ -1,14 +1,11 @@
 """A process that fits over and over doesn't grow."""
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from programs import run_program
 
-PROGRAM = Path(__file__).parent / "soaking.py"
 # `python tests/soaking.py 10000` takes some minutes; a tenth of it shows what grows with each fit
 NUMBER = 1_000
 
@@ -17,14 +14,7 @@ NUMBER = 1_000
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_thousand_fits_leave_nothing_behind() -> None:
     """Solvers, pools, checkpoints, batches, streams and the estimator in turn."""
-    path = os.pathsep.join(filter(None, (str(PROGRAM.parents[1]), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", PROGRAM, str(NUMBER)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": path},
-    )
+    done = run_program("soaking.py", str(NUMBER))
     assert done.returncode == 0, done.stderr[-4_000:]
     early, late = map(json.loads, done.stdout.splitlines())
     assert late["compiled"] == early["compiled"] > 0
