@@ -14,6 +14,7 @@ from jaxtyping import Array, Key
 
 from jaxvi import _door
 from jaxvi._approximation import Approximation
+from jaxvi._blas import one_thread
 from jaxvi._checkpoint import Batch, Checkpoints
 from jaxvi._draws import draws_each
 from jaxvi._polish import SMALL, is_still, memory, of_drift, polish
@@ -75,6 +76,7 @@ class Pilot:
             return math.inf
         return self.max_seconds - (time.perf_counter() - self.began)
 
+    @one_thread()
     def fly(self, run: dict[str, Any]) -> Fit:
         """All stages, as far as they are asked for."""
         with _door.compile_clock() as compiling:

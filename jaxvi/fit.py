@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool
 
 from jaxvi import _arguments, _door, _feed
 from jaxvi._ahead import compiling_ahead
+from jaxvi._blas import one_thread
 from jaxvi._call import Width
 from jaxvi._checkpoint import Batch, Snapshot
 from jaxvi._chunks import Limits, Run, run_chunks
@@ -38,6 +39,7 @@ from jaxvi.streams import Stream
 from jaxvi.target import Target
 
 
+@one_thread()
 def fit_restarts(
     key: Array,
     target: Target,

@@ -31,6 +31,7 @@ LAYERS = [
     "_special",
     "_tree",
     "_linalg",
+    "_blas",
     "_trees_as_json",
     "_storage",
     "_fingerprint",

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxvi import _tree
+from jaxvi._blas import one_thread
 from jaxvi._interrupts import interrupts
 from jaxvi._loop import ConjugateSetup, Lane, start_lane
 from jaxvi._status import Status
@@ -57,6 +58,7 @@ class Ascended(NamedTuple):
         )
 
 
+@one_thread()
 def ascend(
     model: ConjugateGaussianMixture,
     data: MixtureData,
