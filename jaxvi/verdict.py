@@ -10,7 +10,7 @@ Level = Literal["ok", "caution", "failed"]
 
 # Errors in standard deviations, and of the log of standard deviations, that "ok" rules out.
 WORST_MEAN, WORST_LOG_SD = 0.25, 0.22
-_FORGOTTEN = 0.35  # correlation with the start above which chains have not mixed
+_FORGOTTEN = 0.3  # correlation with the start above which chains have not mixed
 _LEAST_ACCEPTANCE = 0.4
 _ROUGH = 0.05  # nats that rounding of the log density may amount to
 _SPREAD = 1.1  # R-hat of restarts' moments
@@ -157,7 +157,8 @@ def _of_errors(seen: Evidence) -> list[str]:
             f"by {seen.errors.by}, errors up to {mean:.2f} sd in a mean and "
             f"{100.0 * math.expm1(log_sd):.0f} % in an sd can't be ruled out: {_what_to_do(seen)}"
         )
-    if not seen.memory <= _FORGOTTEN:
+    # between modes chains don't move: there the shares are by bounds, and said to be
+    if seen.modes == 1 and not seen.memory <= _FORGOTTEN:
         found.append(
             f"chains still remember where they started (correlation {seen.memory:.2f}): some "
             "direction mixes slowly; try effort='thorough', or reparameterise"

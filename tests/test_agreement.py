@@ -35,6 +35,11 @@ def test_groups(bounds: list[float], optimum: list, sizes: list, top: list) -> N
     assert grouped(bounds) == (optimum, sizes, top)
 
 
+def test_a_lane_whose_bound_is_told_badly_does_not_agree() -> None:
+    """1,000 nats below with a standard error of 500 is a lane that failed, not one at the best."""
+    assert grouped([-1.0, -1.1, -1001.0], [0.0, 0.1, 500.0])[1] == [2, 1]
+
+
 def test_noise_widens_a_group() -> None:
     """A lane 1 nat below is told apart at standard error 0.25, and not at 0.28."""
     assert grouped([-1.0, -2.0], 0.25)[0] == [0, 1]

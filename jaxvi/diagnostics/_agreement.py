@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+_WORST_TOLD = 1.0  # nats
+
 
 class Agreement(NamedTuple):
     """Restarts grouped by the optimum they reached, best first.
@@ -26,9 +28,10 @@ def agreement(
     """Group restarts whose bounds cannot be told apart.
 
     A lane belongs to the best group whose largest bound exceeds its own by no more than
-    `tolerance + 3 difference_mcse`. Optima are told apart by their bounds, so that copies that
-    differ only in the order of exchangeable parameters (the labels of a mixture) count as one;
-    so do different optima of equal height.
+    `tolerance + 3 difference_mcse`, of which no more than 1 nat counts: a lane whose bound is told
+    worse than that has failed, and doesn't agree with the best. Optima are told apart by their
+    bounds, so that copies that differ only in the order of exchangeable parameters (the labels of a
+    mixture) count as one; so do different optima of equal height.
 
     Args:
         bounds: bound of every lane, nats; not finite where a lane failed.
@@ -46,7 +49,7 @@ def agreement(
     for lane in np.argsort(-bounds, kind="stable"):
         if not np.isfinite(bounds[lane]):
             continue
-        reach = tolerance + 3.0 * difference_mcse[lane]
+        reach = tolerance + 3.0 * min(difference_mcse[lane], _WORST_TOLD)
         within = [group for group, top in enumerate(tops) if top - bounds[lane] <= reach]
         if not within:
             within = [len(tops)]
