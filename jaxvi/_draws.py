@@ -1,5 +1,6 @@
 """Fresh draws of q with their log weights: one program, which ranks lanes and weighs the best."""
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,14 +12,16 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Key
 
 from jaxvi._log_probs import log_probs
-from jaxvi._types import Data, Phi
-from jaxvi.families import Family, transform_and_log_prob
+from jaxvi._random import normals
+from jaxvi._types import Data, Phi, Scalar
+from jaxvi.families import CouplingFlow, Family, FullRank, MeanField, transform_and_log_prob
 from jaxvi.target import Target
 
 _MOST_DRAWS = 8_192  # of all lanes together
 _FEWEST = 32  # of a lane
 _SLICE = 512  # of one lane: as many points at a time as a few optimisation steps take
 _MOST_NUMBERS = 2**25  # 256 MiB of float64
+_DF = 5  # degrees of freedom of heavier draws
 
 
 class Drawn(NamedTuple):
@@ -44,15 +47,26 @@ def draw_and_weigh(
     family: Family,
     num: int,
     common: bool = False,
+    heavier: bool = False,
 ) -> Drawn:
-    """`num` draws of the q of every row of `phis`; `common` ones are made of the same noise."""
-    return _draw_and_weigh(key, np.bool_(common), phis, data, target, family, num)
+    """`num` draws of the q of every row of `phis`; `common` ones are made of the same noise.
+
+    `heavier` ones are of q with a multivariate t of 5 degrees of freedom for its base, where
+    `can_be_heavier`, and are weighed by that.
+    """
+    how = np.array([common, heavier])
+    return _draw_and_weigh(key, how, phis, data, target, family, num)
+
+
+def can_be_heavier(family: Family) -> bool:
+    """Whether q maps as many normals as there are coordinates, one to one."""
+    return isinstance(family, FullRank | MeanField | CouplingFlow)
 
 
 @partial(jax.jit, static_argnames=("target", "family", "num"))
 def _draw_and_weigh(
     key: Key[Array, ""],
-    common: Bool[Array | np.bool_, ""],
+    how: Bool[Array | np.ndarray, "2"],
     phis: Phi,
     data: Data,
     target: Target,
@@ -61,11 +75,17 @@ def _draw_and_weigh(
 ) -> Drawn:
     first = jax.tree.leaves(phis)[0]
     dtype, lanes = first.dtype, jnp.arange(len(first))
+    common, heavier = how[0], how[1] & can_be_heavier(family)
     keys = jax.vmap(lambda lane: jax.random.fold_in(key, jnp.where(common, 0, lane)))(lanes)
     noise = jax.vmap(lambda key: family.draw_noise(key, num, target.dim, dtype))(keys)
+    if can_be_heavier(family):
+        more = jax.vmap(lambda key: normals(jax.random.fold_in(key, _DF), (num, _DF), dtype))(keys)
+        wider = jnp.sqrt(_DF / jnp.sum(more**2, axis=-1, keepdims=True))
+        noise = noise * jnp.where(heavier, wider, 1.0)
 
     def one(phi: Phi, row: Array) -> Drawn:
         z, log_q = transform_and_log_prob(family, phi, row)
+        log_q += jnp.where(heavier, _t_over_normal(row), 0.0)
         params = ravel_pytree(target.constrain(z))[0].astype(dtype)
         return Drawn(z, params, log_probs(target, z[None], data)[0] - log_q)
 
@@ -77,11 +97,18 @@ def _draw_and_weigh(
     return lax.map(of_lane, (phis, noise))
 
 
+def _t_over_normal(row: Float[Array, "noise"]) -> Scalar:
+    """Log density of a standard multivariate t of `_DF` degrees of freedom over a normal's."""
+    square, half = jnp.sum(row**2), 0.5 * (_DF + row.size)
+    constant = math.lgamma(half) - math.lgamma(0.5 * _DF) - 0.5 * row.size * math.log(0.5 * _DF)
+    return constant - half * jnp.log1p(square / _DF) + 0.5 * square
+
+
 def compile_draws(
     key: Key[Array, ""], phis: Any, data: Data, target: Target, family: Family, num: int
 ) -> None:
     """Has the program compiled for `phis` of these shapes; other arguments as `draw_and_weigh`."""
-    _draw_and_weigh.lower(key, np.bool_(True), phis, data, target, family, num).compile()
+    _draw_and_weigh.lower(key, np.array([True, False]), phis, data, target, family, num).compile()
 
 
 def tiled(phi: Phi, num: int) -> Phi:

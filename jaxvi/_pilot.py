@@ -16,13 +16,14 @@ from jaxvi import _door
 from jaxvi._approximation import Approximation
 from jaxvi._blas import one_thread
 from jaxvi._checkpoint import Batch, Checkpoints
-from jaxvi._draws import draws_each
+from jaxvi._draws import can_be_heavier, draws_each
 from jaxvi._polish import SMALL, is_still, memory, of_drift, polish
 from jaxvi._progress import Reporter
 from jaxvi._restarts import moments_rhat, separate_lanes
 from jaxvi._status import Status
 from jaxvi._types import Data
 from jaxvi.diagnostics import Weighing, movement, weigh
+from jaxvi.diagnostics._weighing import ALIKE
 from jaxvi.families import (
     CouplingFlow,
     FullRank,
@@ -47,10 +48,14 @@ _GOOD = 0.95  # of a flow that needs no further cycle
 _FLOW_STEPS, _FLOW_RATE, _FLOW_DRAWS = 1_000, 5e-3, 128  # of a cycle
 _FLOW_CYCLES = {"quick": 0, "normal": 4, "thorough": 8}
 GAUSSIAN_STEPS = 3_000
+_TIGHT_UP_TO, _WIDE = 50, 0.1  # dimensions; sds of q, where weights can't tell more anyway
 _PATIENCE = 4.0  # with lanes that take longer than half of them did, in as many times their steps
+_OF_FUNNELS = 3  # rounds of chains in a funnel at least: it is left and entered slowly
 _CHAINS = {"quick": 250, "normal": 500, "thorough": 1_000}
-_ROUNDS = {"quick": 2, "normal": 5, "thorough": 8}  # each twice as long as the one before
+_ROUNDS = {"quick": 2, "normal": 4, "thorough": 7}
 EFFORTS = tuple(_CHAINS)
+_NO_FUNNEL = 2.0  # nats by which a Gaussian in non-centred coordinates is worse
+_UNCLEAR = 2.0  # standard errors of a drift at which chains had better go on
 _LOST = (Status.UNBOUNDED, Status.SINGULAR, Status.NOT_FINITE, Status.NO_START)
 
 
@@ -83,7 +88,7 @@ class Pilot:
             fit = fit_restarts(
                 self.key,
                 self.target,
-                solver=NaturalGradient(),
+                solver=self._solver(),
                 max_seconds=self.max_seconds,
                 patience=_PATIENCE,
                 progress=self.progress,
@@ -103,6 +108,11 @@ class Pilot:
         seconds = time.perf_counter() - self.began
         timing = Timing(compiling.seconds, max(seconds - compiling.seconds, 0.0), seconds)
         return dataclasses.replace(fit, timing=timing, log=tuple(self.log), key=self.key)
+
+    def _solver(self) -> NaturalGradient:
+        """Where chains are to follow anyway, they mend what a wider tolerance leaves."""
+        chains_follow = self.target.dim > _TIGHT_UP_TO and self.polish is not False
+        return NaturalGradient(tolerance=_WIDE) if chains_follow else NaturalGradient()
 
     def _batch(self) -> Batch | None:
         """Where the lanes of the next fit are kept."""
@@ -141,21 +151,19 @@ class Pilot:
         return weighed
 
     def _improve(self, gauss: Fit, weighed: Weighing) -> tuple[Fit, Weighing]:
-        """A flow, or a Gaussian in non-centred coordinates, where the weights ask for one."""
-        fit, flows = gauss, self.target.dim <= _FLOW_UP_TO
-        if flows and self._is_poor(weighed):
-            fit, weighed = self._flow(gauss, (fit, weighed))
+        """A Gaussian in non-centred coordinates, or a flow, where the weights ask for one."""
+        fit, start = gauss, gauss
         if self._is_poor(weighed) and isinstance(gauss.setup.family, FullRank):
             inner = self._noncentered(gauss)
             if inner is not None:
-                gain = inner.bound - gauss.bound
-                if gain < 0.0:  # no funnel, then
+                if inner.bound < gauss.bound - _NO_FUNNEL:
                     self.drivers = ()
-                clear = gain > 2.0 * (inner.bound_mcse + gauss.bound_mcse)
-                taken = clear and fit is gauss
+                else:
+                    start = inner
+                taken = start is inner
                 fit, weighed = self._better(inner, "noncenter", gauss, (fit, weighed), taken)
-                if flows and self._is_poor(weighed):
-                    fit, weighed = self._flow(inner, (fit, weighed))
+        if self.target.dim <= _FLOW_UP_TO and self._is_poor(weighed):
+            fit, weighed = self._flow(start, (fit, weighed))
         return fit, weighed
 
     def _is_poor(self, weighed: Weighing) -> bool:
@@ -205,10 +213,11 @@ class Pilot:
             jax.random.fold_in(self.key, 3),
             pullback(self.target, bijector),
             FullRank(),
-            solver=NaturalGradient(sparsity=None),
+            solver=self._solver(),
             data=(params, gauss.data),
             start=bijector.inverse(params, phi.loc)[0],
             num_restarts=1,
+            num_eval_draws=draws_each(1, self.target.dim),
             max_steps=GAUSSIAN_STEPS,
             max_seconds=self._budget(),
             progress=self.progress,
@@ -251,8 +260,9 @@ class Pilot:
         # where q is not the Gaussian any more, whether Gaussians agree says nothing of it
         rhat = moments_rhat(fit) if fit.approximation is None else 1.0
         evidence = evidence_of(fit, weighed)._replace(modes=modes, rhat=rhat)
-        if weighed.ok and self.polish is not True:
-            stock, errors = _by_weights(weighed)
+        told = None if self.polish is True else self._told(fit, weighed, modes)
+        if told is not None:
+            stock, errors = told
             corrected = "" if stock is None else "weights"
             return dataclasses.replace(
                 fit, stock=stock, evidence=evidence._replace(errors=errors, corrected=corrected)
@@ -264,12 +274,14 @@ class Pilot:
             key, self.target, q.family, q.phi, self.data, num_chains=_CHAINS[self.effort]
         )
         stock, drift, acceptance = None, moved.drift, moved.acceptance
-        if self.polish is False or (self.polish is not True and is_still(drift)):
+        if self.polish is False or (self.polish is not True and is_still(drift, _UNCLEAR)):
             self._note("chains", math.nan, fit, of_drift(drift))
         else:
             key = jax.random.fold_in(self.key, 5)
             go_on = lambda: self.left() > 0.0  # noqa: E731
-            polished = polish(key, self.target, moved, _ROUNDS[self.effort], go_on)
+            least = min(_OF_FUNNELS, _ROUNDS[self.effort]) if self.drivers else 1
+            rounds = range(least, _ROUNDS[self.effort] + 1)
+            polished = polish(key, self.target, moved, rounds, go_on)
             drift, acceptance = polished.drift, polished.acceptance
             stock = Stock(polished.z, None, "chains")
             note = f"q: {of_drift(moved.drift)}; end: {of_drift(drift)}"
@@ -282,6 +294,27 @@ class Pilot:
             drivers=self.drivers,
         )
         return dataclasses.replace(fit, stock=stock, evidence=evidence)
+
+    def _told(self, fit: Fit, weighed: Weighing, modes: int) -> tuple[Stock | None, Errors] | None:
+        """Draws that weights vouch for, and the errors left; None where weights can't tell.
+
+        Weights see only where q's draws fall. Where they differ, draws of q with heavier tails
+        must see the same; and a funnel's neck is too narrow to be met by any.
+        """
+        if self.drivers or not weighed.ok:
+            return None
+        if weighed.efficiency >= ALIKE or modes > 1:
+            return _by_weights(weighed)
+        q, key = fit.q, jax.random.fold_in(self.key, 6)
+        if self.target.dim > _FLOW_UP_TO or not can_be_heavier(q.family):
+            return None
+        num = fit.num_restarts if fit.approximation is None else 1
+        tails = weigh(key, self.target, q.family, q.phi, self.data, num_batches=num, heavier=True)
+        note = f"heavier ones: importance efficiency {100.0 * tails.efficiency:.1f} %"
+        self._note("tails", math.nan, fit, note, tails.khat)
+        if not tails.ok:
+            return None
+        return _weighted(tails), errors_of(tails.error, "weights")
 
 
 _FLOW_SOLVER = Stochastic(
@@ -312,6 +345,9 @@ def _by_weights(weighed: Weighing) -> tuple[Stock | None, Errors]:
     drift = weighed.drift
     if max(np.abs(drift.mean).max(), np.abs(drift.log_sd).max()) < SMALL:
         return None, errors_of(drift, "weights")
-    rest = drift._replace(mean=np.zeros_like(drift.mean), log_sd=np.zeros_like(drift.log_sd))
-    stock = Stock(jnp.asarray(weighed.z), jnp.asarray(weighed.log_weights), "weights")
-    return stock, errors_of(rest, "weights")
+    return _weighted(weighed), errors_of(weighed.error, "weights")
+
+
+def _weighted(weighed: Weighing) -> Stock:
+    """Draws with their weights."""
+    return Stock(jnp.asarray(weighed.z), jnp.asarray(weighed.log_weights), "weights")

@@ -5,16 +5,20 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from jaxvi.chains import Chains
 from jaxvi.diagnostics import Drift, Movement
-from jaxvi.diagnostics._movement import compare, whitening
+from jaxvi.diagnostics._movement import CLEAR, KEPT, compare, whitening
 from jaxvi.target import Target
 from jaxvi.verdict import WORST_LOG_SD, WORST_MEAN
 
 SMALL = 0.03  # sds and logs of sds: an error not worth mending
-_FORGOTTEN = 0.2  # correlation with the start
+_FORGOTTEN = 0.15  # correlation with the start
+_WIDE_ROUNDS = 2  # of all chains: what is left then takes long chains, not many
+_FEWER, _LONGER = 2, 2  # times as few chains, of which as many times as many states are kept
 _SURE = 0.8  # of what "ok" has to rule out
 
 
@@ -26,9 +30,9 @@ class Polished(NamedTuple):
     acceptance: float
 
 
-def is_still(drift: Drift) -> bool:
-    """No drift that is both clear and worth mending, and little memory of the start."""
-    return max(drift.at_least()) < SMALL and memory(drift) < _FORGOTTEN
+def is_still(drift: Drift, errors: float = CLEAR) -> bool:
+    """No drift both clear, by so many standard errors, and worth mending; little memory."""
+    return max(drift.at_least(errors)) < SMALL and memory(drift) < _FORGOTTEN
 
 
 def memory(drift: Drift) -> float:
@@ -49,30 +53,46 @@ def polish(
     key: Key[Array, ""],
     target: Target,
     moved: Movement,
-    rounds: int,
+    rounds: range,
     go_on: Callable[[], bool],
 ) -> Polished:
-    """Rounds of 8 kept states, each round twice as long as the one before, until all is still.
+    """Rounds of chains, each longer than the one before, until all is still.
+
+    `rounds` are counts: at least its first one, at most its last. All chains go on for 8 and for 16
+    transitions, of which 8 states are kept. Where that is not enough, half of them go on for 64,
+    128, ... with 16 states kept: as many states for half of the gradients.
 
     Every round is whitened by the states of the one before: where q is too narrow, its own scales
     would keep the chains from moving where it matters.
     """
-    space, chains, x, start = moved.space, moved.chains, moved.x, moved.start
+    space, chains, x = moved.space, moved.chains, moved.x
     drift, scale, seen = moved.drift, moved.scale, space.seen(moved.x)
-    for round_ in range(rounds):
+    for round_ in range(rounds[-1]):
         if not go_on():
             break
         wider = whitening(x.reshape(-1, target.dim))
         scale = wider if bool(np.isfinite(np.asarray(wider)).all()) else scale
+        kept, thin = KEPT, 2**round_
+        if round_ >= _WIDE_ROUNDS:
+            chains = _some(chains) if round_ == _WIDE_ROUNDS else chains
+            kept, thin = KEPT * _LONGER, 2**round_
         start = chains.z
-        chains, x = space.advance(jax.random.fold_in(key, round_), chains, scale, 2**round_)
+        chains, x = space.advance(jax.random.fold_in(key, round_), chains, scale, kept, thin)
         before, seen = seen, space.seen(x)
         was_still = is_still(drift) and round_ > 0
         drift = compare(target, before.reshape(-1, target.dim), space.seen(start), seen)
         # what two rounds leave unsure is for more chains to tell, not for longer ones
-        if is_still(drift) and (was_still or _is_sure(drift)):
+        enough = round_ + 1 >= rounds[0]
+        if enough and is_still(drift) and (was_still or _is_sure(drift)):
             break
     return Polished(seen.reshape(-1, target.dim), drift, float(chains.acceptance))
+
+
+def _some(chains: Chains) -> Chains:
+    """The first of the chains, which are alike."""
+    num = max(len(chains.z) // _FEWER, 2)
+    z, value, gradient = (jnp.asarray(np.asarray(x)[:num]) for x in chains[:3])
+    return chains._replace(z=z, value=value, gradient=gradient)
 
 
 def _is_sure(drift: Drift) -> bool:

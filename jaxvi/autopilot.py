@@ -58,7 +58,8 @@ def fit(
 
     With no family, objective, solver or noise: the autopilot. A Gaussian is fitted by natural
     gradients from several random starts and weighed against the density; where the weights ask
-    for it and the dimension allows, a flow is fitted from there; where weights can't mend what is
+    for it, another in non-centred coordinates, if some set scales, and where the dimension allows a
+    flow are fitted from there; where weights can't mend what is
     left, short Hamiltonian chains from q's draws look whether they drift, and where they do, run
     until they don't. Separate modes of comparable mass become a mixture. `fit.log` has a line for
     every stage, `fit.verdict` and `fit.reasons` what came out, `fit.q` what variational inference

@@ -5,10 +5,11 @@ All are one batch, in coordinates whitened by q, with one step size that all ada
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
@@ -38,16 +39,33 @@ class Chains(NamedTuple):
     acceptance: Scalar  # mean over chains in the last transition
 
 
-@partial(jax.jit, static_argnames="target")
-def start_chains(target: Target, z: Float[Array, "chains dim"], data: Data) -> Chains:
-    """Chains at the rows of z."""
-    value, gradient = _finite(target, z, data)
-    zero = jnp.zeros((), z.dtype)
-    log_step = jnp.log(zero + _FIRST_STEP)
-    return Chains(z, value, gradient, log_step, jnp.zeros((), jnp.int32), zero)
+def start_chains(
+    target: Target,
+    z: Float[Array, "chains dim"],
+    scale: Float[Array, "dim"] | Float[Array, "dim dim"],
+    data: Data,
+    *,
+    num_kept: int,
+) -> Chains:
+    """Chains at the rows of z, by moves of no length: the program that advances them serves.
+
+    Args:
+        target: the log density.
+        z: where they start.
+        scale: as for `advance_chains`.
+        data: handed to the log density.
+        num_kept: as `advance_chains` will be given.
+    """
+    num, dtype = len(z), z.dtype
+    none = np.int32(0)
+    numbers = np.full(num, -np.inf, dtype), np.zeros(z.shape, dtype), np.array(-np.inf, dtype)
+    still = Chains(z, *(jnp.asarray(x) for x in (*numbers, none, np.array(0.0, dtype))))
+    key = jax.random.key(0)  # of momenta that move nothing
+    chains, _ = _advance(key, still, scale, data, np.int32(1), np.int32(1), target, num_kept)
+    step = jnp.asarray(np.log(np.array(_FIRST_STEP, dtype)))
+    return chains._replace(log_step=step, num_transitions=jnp.asarray(none))
 
 
-@partial(jax.jit, static_argnames=("target", "num_kept"))
 def advance_chains(
     key: Key[Array, ""],
     chains: Chains,
@@ -56,7 +74,7 @@ def advance_chains(
     *,
     target: Target,
     num_kept: int,
-    thin: int | Int[Array, ""] = 1,
+    thin: int = 1,
 ) -> tuple[Chains, Float[Array, "kept chains dim"]]:
     """`num_kept * thin` transitions of all chains, and every `thin`-th of their states.
 
@@ -73,10 +91,24 @@ def advance_chains(
         num_kept: states to return of each chain.
         thin: transitions between two of them.
     """
+    return _advance(key, chains, scale, data, np.int32(thin), np.int32(_LEAPS), target, num_kept)
 
+
+# all by position: calls that name arguments differently would each compile a program
+@partial(jax.jit, static_argnums=(6, 7))
+def _advance(
+    key: Key[Array, ""],
+    chains: Chains,
+    scale: Float[Array, "dim"] | Float[Array, "dim dim"],
+    data: Data,
+    thin: Any,
+    leaps: Any,
+    target: Target,
+    num_kept: int,
+) -> tuple[Chains, Float[Array, "kept chains dim"]]:
     def some(chains: Chains, key: Key[Array, ""]) -> tuple[Chains, Float[Array, "chains dim"]]:
         def one(i: Int[Array, ""], chains: Chains) -> Chains:
-            return _transition(jax.random.fold_in(key, i), chains, scale, target, data)
+            return _transition(jax.random.fold_in(key, i), chains, scale, target, data, leaps)
 
         chains = lax.fori_loop(0, thin, one, chains)
         return chains, chains.z
@@ -90,6 +122,7 @@ def _transition(
     scale: Float[Array, "dim"] | Float[Array, "dim dim"],
     target: Target,
     data: Data,
+    leaps: Int[Array, ""],
 ) -> Chains:
     key_momentum, key_length, key_accept = jax.random.split(key, 3)
     shape, dtype = chains.z.shape, chains.z.dtype
@@ -97,15 +130,17 @@ def _transition(
     spread = jax.random.uniform(key_length, (shape[0], 1), dtype, _SHORTEST, _LONGEST)
     step = jnp.exp(chains.log_step) * spread
 
-    def leap(_: Array, carry: tuple[Array, Array, Array, Array]) -> tuple[Array, ...]:
-        z, momentum, _, gradient = carry
-        momentum = momentum + 0.5 * step * _pull(scale, gradient)
+    def leap(_: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        z, momentum, force, _, _ = carry
+        momentum = momentum + 0.5 * step * force
         z = z + step * _push(scale, momentum)
         value, gradient = _finite(target, z, data)
-        return z, momentum + 0.5 * step * _pull(scale, gradient), value, gradient
+        force = _pull(scale, gradient)
+        return z, momentum + 0.5 * step * force, force, value, gradient
 
-    start = (chains.z, momentum, chains.value, chains.gradient)
-    z, last, value, gradient = lax.fori_loop(0, _LEAPS, leap, start)
+    force = _pull(scale, chains.gradient)
+    start = (chains.z, momentum, force, chains.value, chains.gradient)
+    z, last, _, value, gradient = lax.fori_loop(0, leaps, leap, start)
     lost = jnp.where(jnp.isfinite(chains.value), chains.value, jnp.finfo(dtype).min)
     gain = value - lost + 0.5 * (jnp.sum(momentum**2, axis=-1) - jnp.sum(last**2, axis=-1))
     chance = jnp.where(jnp.isfinite(gain), jnp.exp(jnp.minimum(gain, 0.0)), 0.0)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxvi._types import Data
 from jaxvi.families import FullRank, FullRankParams, NoncenteringParams
@@ -15,8 +15,9 @@ from jaxvi.target import Target
 
 _PAIRS = 4  # mirrored draws at which third derivatives are averaged
 _STRONG = 0.3  # nats that the children's scales alone move the density about, as a driver moves
-_NOTABLE = 0.2  # slope of a child, and relative to the largest
-_MOSTLY_PRIOR = 0.4  # share of a child's precision: from there on all of it is the driver's
+_NOTABLE = 0.1  # slope of a child, and relative to the largest
+_LEAST_RATE = 0.4  # of a scale; a log of one has 1 or 2
+_ALIKE = 0.25  # of that rate, by which those of the middle half of children may differ
 _LEFT = 0.01  # of a pivot: below it the others explain the coordinate
 _FEW, _MANY = 8, 64  # drivers there is room for
 
@@ -31,8 +32,11 @@ def find_noncentering(
     moves log p by more than 0.3 nats for a standard deviation of z_k. The part B of the precision
     that goes with the driver is $U^T D U$, U unit triangular: residuals r = U z are what the
     children's scale is the scale of. That finds the mean of a group of effects and the
-    autoregression of a random walk without being told. A child whose precision comes mostly from
-    the driver (from the prior) is taken to come from it all, as it does in the funnel's neck.
+    autoregression of a random walk without being told. What is subtracted from them is exactly
+    where that part has no slope: an offset that is only nearly right is a wall in the funnel's
+    neck. So is a child that is scaled by less than its driver's rate because data hold it as well;
+    the rate is that of the driver's part alone, -2 for the logarithm of a standard deviation, seen
+    a standard deviation further. A child of several drivers goes with the one that is least sure.
 
     Cost: 3 `dim` third derivatives at 8 draws, each about 8 gradients.
 
@@ -55,11 +59,12 @@ def find_noncentering(
     half = jax.random.normal(key, (_PAIRS, target.dim), factor.dtype)
     z = phi.loc[None] + jnp.concatenate([half, -half]) @ factor.T
     eye = jnp.eye(target.dim, dtype=factor.dtype)
-    curvature, third = (np.array(x, float) for x in _third(z, eye, eye, data, target=target))
+    everywhere = jnp.ones(target.dim, z.dtype)
+    found = _third(z, eye, eye, everywhere, data, target=target)
+    curvature, third, _ = (np.array(x, float) for x in found)
     if not (np.isfinite(curvature).all() and np.isfinite(third).all()):
         return None
-    root = np.asarray(factor, float)
-    sd = np.linalg.norm(root, axis=1)
+    sd = np.linalg.norm(np.asarray(factor, float), axis=1)
     concave = curvature < 0.0
     slopes = np.where(concave[:, None], third / np.where(concave, curvature, 1.0)[:, None], 0.0)
     np.fill_diagonal(slopes, 0.0)
@@ -67,27 +72,32 @@ def find_noncentering(
     if not drivers.size:
         return None
     signs = -np.sign(slopes.sum(axis=0))  # +1 for the log of a scale
-    directions = (slopes != 0.0) * signs[None]
-    gradient, third = (
-        np.array(x, float)
-        for x in _third(z, eye, jnp.asarray(directions, z.dtype), data, target=target)
-    )
+    others = np.ones(target.dim)
+    others[drivers] = 0.0
+    rows = (eye, jnp.asarray((slopes != 0.0) * signs[None], z.dtype), jnp.asarray(others, z.dtype))
+    found = _third(z, *rows, data, target=target)
+    slope, third, moment = (np.array(x, float) for x in found)
+    step = np.where(others == 0.0, sd, 0.0)
+    further = _third(z + jnp.asarray(step, z.dtype)[None], *rows, data, target=target)[1]
+    own = np.diagonal(third)
+    change = np.diagonal(np.array(further, float)) / np.where(own == 0.0, np.nan, own)
+    rates = _rates(slopes[:, drivers] != 0.0, change, sd[drivers])
+    known = rates.any(axis=0)
+    if not known.any():
+        return None
     third[:, drivers] = 0.0
-    third[~slopes.any(axis=1)] = 0.0
+    third[~rates.any(axis=1)] = 0.0
     unit, pivots = _residuals(third)
     inverse = np.linalg.inv(unit)
-    precision = np.linalg.inv(root @ root.T)
-    # the draws' own curvature, which is that of the precision but for their noise
-    noise = np.where(concave, -curvature, 1.0) / np.diagonal(precision)
-    relative = pivots / (np.einsum("ji,jk,ki->i", inverse, precision, inverse) * noise)
     child = pivots > 0.0
-    along = inverse.T @ np.where(slopes.any(axis=1), gradient, 0.0)
-    mean = unit @ np.asarray(phi.loc, float)
-    offset = np.where(child, mean - along / np.where(child, pivots, 1.0), 0.0)
-    if not (np.isfinite(offset).all() and np.isfinite(relative).all()):
+    # the drivers' part has the gradient T z - T c, and slopes along rows of children alone
+    level = inverse.T @ np.where(rates.any(axis=1), moment - slope, 0.0)
+    offset = np.where(child, level / np.where(child, pivots, 1.0), 0.0)
+    if not np.isfinite(offset).all():
         return None
-    rates = _rates(slopes, np.where(child, relative, 0.0))[:, drivers]
-    return _packed(unit, inverse, offset, drivers, np.asarray(phi.loc, float), rates, z.dtype)
+    rates = np.where(child[:, None], rates, 0.0)[:, known]
+    loc = np.asarray(phi.loc, float)
+    return _packed(unit, inverse, offset, drivers[known], loc, rates, z.dtype)
 
 
 @partial(jax.jit, static_argnames="target")
@@ -95,13 +105,17 @@ def _third(
     z: Float[Array, "draws dim"],
     left: Float[Array, "rows dim"],
     right: Float[Array, "rows dim"],
+    others: Float[Array, "dim"],
     data: Data,
     *,
     target: Target,
-) -> tuple[Float[Array, "rows"], Float[Array, "rows dim"]]:
-    """Means over z of v^T H(z) u, and of its gradient in z, for rows v of left and u of right."""
+) -> tuple[Float[Array, "rows"], Float[Array, "rows dim"], Float[Array, "rows"]]:
+    """For rows v of left and u of right, means over z of v^T H(z) u and its gradient g in z.
 
-    def one(pair: tuple[Array, Array]) -> tuple[Array, Array]:
+    And of g^T z, over coordinates where `others` is one.
+    """
+
+    def one(pair: tuple[Array, Array]) -> tuple[Array, Array, Array]:
         def product(z: Array) -> Array:
             def slope(z: Array) -> Array:
                 return jax.jvp(lambda z: target.log_prob(z, data), (z,), (pair[0],))[1]
@@ -109,7 +123,8 @@ def _third(
             return jax.jvp(slope, (z,), (pair[1],))[1]
 
         values, gradients = jax.vmap(jax.value_and_grad(product))(z)
-        return values.mean(), gradients.mean(axis=0)
+        moments = jnp.sum(gradients * (z * others[None]), axis=1)
+        return values.mean(), gradients.mean(axis=0), moments.mean()
 
     return lax.map(one, (left, right), batch_size=min(8, len(left)))
 
@@ -132,6 +147,8 @@ def _drivers(
     kept = np.zeros_like(same)
     kept[:, chosen] = same[:, chosen]
     kept[chosen] = 0.0
+    widest = np.where(kept != 0.0, sd[None], 0.0).argmax(axis=1)
+    kept = np.where(np.arange(len(sd))[None] == widest[:, None], kept, 0.0)
     drivers = np.asarray([k for k in chosen if kept[:, k].any()], int)
     return drivers, kept
 
@@ -168,14 +185,24 @@ def _residuals(
 
 
 def _rates(
-    slopes: Float[np.ndarray, "dim dim"], relative: Float[np.ndarray, "dim"]
-) -> Float[np.ndarray, "dim dim"]:
-    """Slopes of the residuals' log precisions, whole where they come mostly from the driver."""
-    total = np.abs(slopes).sum(axis=1, keepdims=True)
-    rates = np.where(total > 0.0, slopes / np.where(total > 0.0, total, 1.0), 0.0)
-    rates *= relative[:, None]
-    whole = np.abs(rates).max(axis=0, keepdims=True)
-    return np.where(np.abs(rates) > _MOSTLY_PRIOR * whole, np.sign(rates) * whole, rates)
+    of: Bool[np.ndarray, "dim drivers"],
+    change: Float[np.ndarray, "dim"],
+    step: Float[np.ndarray, "drivers"],
+) -> Float[np.ndarray, "dim drivers"]:
+    """Slopes of the log precisions that the drivers give their children; zero of no driver.
+
+    `change` is what the driver's part of a child's curvature is multiplied by where all drivers
+    are a `step` further. Of a scale that is the same for all children, whatever else holds them.
+    """
+    rates = np.zeros(of.shape)
+    for k, children in enumerate(of.T):
+        seen = change[children & (change > 0.0)]
+        if len(seen) <= 0.5 * children.sum():
+            continue
+        low, rate, high = np.quantile(np.log(seen) / step[k], [0.25, 0.5, 0.75])
+        if abs(rate) >= _LEAST_RATE and high - low <= _ALIKE * abs(rate):
+            rates[children, k] = rate
+    return rates
 
 
 def _packed(

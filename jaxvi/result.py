@@ -193,7 +193,7 @@ class Fit:
     def lane(self, index: Any) -> LaneResult:
         """One lane's parameters, status, steps and bound; losers are kept."""
         index = _arguments.whole("lane", index, 0, self.num_restarts - 1)
-        phi = jax.tree.map(lambda leaf: leaf[index], self.phi)
+        phi = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[index]), self.phi)
         return LaneResult(phi, self.status[index], self.steps[index], self.bounds[index])
 
     def sample(self, key: Array, num: Any, *, lane: Any = None) -> Any:
@@ -291,11 +291,15 @@ def _khats(log_weights: Float[Array, "lanes draws"]) -> Float[Array, "lanes"]:
 
 def _pick(key: Key[Array, ""], stock: Stock, num: int) -> Float[Array, "draws dim"]:
     """Rows of the stock: by weight with replacement, else all different while they last."""
-    size = len(stock.z)
+    # on the host: nothing is compiled for every number of draws
+    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+    z, share = np.asarray(stock.z), None
     if stock.log_weights is not None:
-        share = jax.nn.softmax(stock.log_weights)
-        return stock.z[jax.random.choice(key, size, (num,), p=share)]
-    return stock.z[jax.random.choice(key, size, (num,), replace=num > size)]
+        weights = np.asarray(stock.log_weights, float)
+        share = np.exp(weights - weights.max())
+        share /= share.sum()
+    replace = share is not None or num > len(z)
+    return jnp.asarray(z[generator.choice(len(z), num, replace=replace, p=share)])
 
 
 def evidence_of(fit: Fit, weighed: Weighing | None = None) -> Evidence:

@@ -8,6 +8,7 @@ import pytest
 import jaxvi
 from jaxvi.chains import advance_chains, start_chains
 from jaxvi.diagnostics import movement, weigh
+from jaxvi.diagnostics._movement import compare
 from jaxvi.families import FullRank, MeanField
 from jaxvi.families._full_rank import FullRankParams
 
@@ -31,7 +32,7 @@ def q(shift=0.0, stretch=1.0):
 
 
 def run(target, z, scale, num):
-    chains = start_chains(target, z, None)
+    chains = start_chains(target, z, scale, None, num_kept=num)
     keys = jax.random.split(jax.random.key(2))
     chains, _ = advance_chains(keys[0], chains, scale, None, target=target, num_kept=num)
     return advance_chains(keys[1], chains, scale, None, target=target, num_kept=10)
@@ -108,6 +109,46 @@ def test_error_bars_of_chains_cover():
     for ratio in (scores, spreads):
         assert 0.6 < ratio.std() < 1.4
         assert abs(ratio.mean()) < 0.5
+
+
+def test_heavier_draws_are_of_the_same_posterior_and_see_further():
+    """Weights of a q too narrow: its own draws miss the tails, heavier ones tell the right sds."""
+    phi = q(stretch=0.7)
+    plain = weigh(jax.random.key(4), TARGET, FullRank(), phi)
+    heavier = weigh(jax.random.key(4), TARGET, FullRank(), phi, heavier=True)
+    assert heavier.khat < plain.khat
+    assert heavier.ok
+    share = np.exp(heavier.log_weights - heavier.log_weights.max())
+    share /= share.sum()
+    mean = share @ heavier.z
+    sd = np.sqrt(share @ (heavier.z - mean) ** 2)
+    truth = np.linalg.norm(FACTOR, axis=1)
+    assert (abs(mean - CENTRE) < 0.06 * truth).all()
+    assert (abs(sd / truth - 1.0) < 0.06).all()
+    constant = -0.5 * np.log(np.linalg.det(2.0 * np.pi * np.asarray(FACTOR @ FACTOR.T, float)))
+    assert abs(np.log(np.mean(np.exp(heavier.log_weights))) + constant) < 0.05
+
+
+def test_one_chain_far_out_is_no_memory():
+    """It stays where it was, and the others forget."""
+    rng = np.random.default_rng(0)
+    start, end = rng.normal(size=(2, 500, 3))
+    start[0], end[0] = 1e3, 1e3
+    pool = jnp.asarray(rng.normal(size=(8_000, 3)))
+    drift = compare(TARGET, pool, jnp.asarray(start), jnp.asarray(end)[None])
+    assert drift.memory.max() < 0.15
+    stuck = compare(TARGET, pool, jnp.asarray(start), jnp.asarray(start)[None])
+    assert stuck.memory.min() > 0.9
+
+
+def test_what_never_changes_has_no_memory():
+    """The first entry of a correlation matrix's factor is 1 in every draw."""
+    target = jaxvi.Target(lambda p: 0.0, jaxvi.CholeskyCorrelation(2))
+    start, end, pool = (
+        jax.random.normal(jax.random.key(i), (n, 1)) for i, n in enumerate((500, 500, 8_000))
+    )
+    drift = compare(target, pool, start, end[None])
+    assert drift.memory.max() < 0.15
 
 
 def test_bad_draws_are_counted():

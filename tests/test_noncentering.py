@@ -107,8 +107,9 @@ def test_a_funnel_is_found():
     _, _, params = found(funnel, 10)
     assert params is not None
     np.testing.assert_array_equal(params.pick.sum(axis=0), np.eye(10)[0])
-    np.testing.assert_allclose(params.rates[1:, 0], -1.0, atol=0.15)
+    np.testing.assert_allclose(params.rates[1:, 0], -1.0, rtol=1e-6)
     np.testing.assert_allclose(params.unit, np.eye(10), atol=1e-6)
+    np.testing.assert_allclose(params.offset, 0.0, atol=1e-9)
     np.testing.assert_allclose(params.centre[0], found(funnel, 10)[1].q.phi.loc[0])
 
 
@@ -120,7 +121,53 @@ def test_the_mean_of_a_group_is_found():
     assert params.pick[:, 1].sum() == 1.0
     np.testing.assert_allclose(params.unit[2:, 0], -1.0, atol=0.05)
     np.testing.assert_allclose(params.unit[:2], np.eye(GROUPS + 2)[:2], atol=1e-9)
-    assert (np.asarray(params.rates[2:]).min(axis=1) < -0.5).all()
+    np.testing.assert_allclose(params.rates[2:, 0], -2.0, rtol=1e-6)
+    np.testing.assert_allclose(params.offset, 0.0, atol=1e-9)  # else a wall in the neck
+
+
+def test_all_children_have_the_whole_rate():
+    """Half of the effects are seen 100 times as well: their scale in the neck is the same."""
+    y = data(GROUPS)
+
+    def density(z, y):
+        noise = jnp.where(jnp.arange(GROUPS) % 2 == 0, 1.0, 0.5)
+        prior = -0.5 * jnp.sum((z[2:] - z[0]) ** 2) * jnp.exp(-2.0 * z[1]) - GROUPS * z[1]
+        prior -= 0.5 * (z[0] / 3.0) ** 2 + 0.5 * (z[1] / 0.7) ** 2
+        return prior - 0.5 * jnp.sum(((y - z[2:]) / noise) ** 2)
+
+    _, _, params = found(density, GROUPS + 2, y)
+    assert params is not None
+    np.testing.assert_allclose(params.rates[2:, 0], -2.0, rtol=1e-6)
+
+
+def test_a_child_of_two_scales_goes_with_the_less_certain_one():
+    """The noise's scale, seen in 400 rows, and that of ten effects, which are children of both."""
+    y = data(400).reshape(10, 40)
+
+    def density(z, y):
+        noise, scale, effects = z[0], z[1], z[2:]
+        likelihood = -0.5 * jnp.sum((y - effects[:, None]) ** 2) * jnp.exp(-2.0 * noise)
+        prior = -0.5 * jnp.sum(effects**2) * jnp.exp(-2.0 * scale) - effects.size * scale
+        return likelihood - y.size * noise + prior - 0.5 * jnp.sum(z[:2] ** 2)
+
+    _, _, params = found(density, 12, y)
+    assert params is not None
+    np.testing.assert_array_equal(np.asarray(params.pick).sum(axis=0), np.eye(12)[1])
+    np.testing.assert_allclose(params.rates[2:, 0], -2.0, rtol=1e-6)
+    np.testing.assert_allclose(params.offset, 0.0, atol=1e-9)
+
+
+def test_a_regression_has_none():
+    """Curvature that goes with the coefficients is no scale's: rates of children differ."""
+    rng = np.random.default_rng(3)
+    x = jnp.asarray(rng.normal(size=(120, 40)))
+    y = jnp.asarray(rng.random(120) < 1.0 / (1.0 + np.exp(-x @ rng.normal(size=40))))
+
+    def density(z, data):
+        logits = data[0] @ z
+        return jnp.sum(jnp.where(data[1], logits, 0.0) - jnp.logaddexp(0.0, logits)) - 0.5 * z @ z
+
+    assert found(density, 40, (x, y))[2] is None
 
 
 def test_an_autoregression_is_found():

@@ -9,7 +9,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Key
 
-from jaxvi._types import Data, Phi
+from jaxvi._types import Data, Phi, Scalar
 from jaxvi.chains import Chains, advance_chains, start_chains
 from jaxvi.families import Bijector, Family, Transformed
 from jaxvi.pullback import pullback, push
@@ -17,8 +17,9 @@ from jaxvi.target import Target
 
 _POOL = 8_000  # draws by which q's own moments are known
 _DENSE_UP_TO = 500
-_SETTLING, _KEPT = 8, 8  # transitions
-_CLEAR = 3.0  # standard errors
+KEPT = 8  # states, after as many transitions to settle
+CLEAR = 3.0  # standard errors
+_CHANCE = 3.0  # standard errors of a correlation, of hundreds of which the largest counts
 _TOLD = 0.08  # standard error of a log sd; of normals that of 80 draws
 
 
@@ -26,9 +27,10 @@ class Drift(NamedTuple):
     """How far marginals moved, a row for every coordinate: of z first, then of the parameters.
 
     `mean` is in q's standard deviations, `log_sd` the log of the ratio of standard deviations;
-    each with its standard error. `memory` is the largest correlation, of values or of squares,
-    between where chains started and where they are: near 0 where they have forgotten. `sd_told` is
-    false for parameters whose tails are so heavy that so many draws don't tell their sd.
+    each with its standard error. `memory` is the largest correlation, of ranks of values or of
+    distances from the median, between where chains started and where they are, less what chance
+    gives: 0 where they have forgotten. `sd_told` is false for parameters whose tails are so heavy
+    that so many draws don't tell their sd.
     """
 
     mean: Float[np.ndarray, "coordinates"]
@@ -38,16 +40,16 @@ class Drift(NamedTuple):
     memory: Float[np.ndarray, "coordinates"]
     sd_told: Bool[np.ndarray, "coordinates"]
 
-    def at_least(self) -> tuple[float, float]:
-        """Lower bounds, three standard errors off, on the largest errors of means and log sds."""
-        mean = np.abs(self.mean) - _CLEAR * self.mean_mcse
-        log_sd = np.abs(self.log_sd) - _CLEAR * self.log_sd_mcse
+    def at_least(self, errors: float = CLEAR) -> tuple[float, float]:
+        """Lower bounds, so many standard errors off, on the largest of means and log sds."""
+        mean = np.abs(self.mean) - errors * self.mean_mcse
+        log_sd = np.abs(self.log_sd) - errors * self.log_sd_mcse
         return float(np.nanmax([0.0, *mean])), float(np.nanmax([0.0, *log_sd[self.sd_told]]))
 
     def at_most(self) -> tuple[float, float]:
         """The same, three standard errors on: what can't be ruled out. NaN where nothing can."""
-        mean = np.abs(self.mean) + _CLEAR * self.mean_mcse
-        log_sd = np.abs(self.log_sd) + _CLEAR * self.log_sd_mcse
+        mean = np.abs(self.mean) + CLEAR * self.mean_mcse
+        log_sd = np.abs(self.log_sd) + CLEAR * self.log_sd_mcse
         return float(np.max(mean)), float(np.max(log_sd[self.sd_told]))
 
 
@@ -76,12 +78,21 @@ class Space(NamedTuple):
         """In the target's coordinates."""
         return x if self.outer is None else push(self.outer[0], self.outer[1], x)
 
+    def start(self, x: Float[Array, "chains dim"], scale: Float[Array, "..."]) -> Chains:
+        """Chains at the rows of x."""
+        return start_chains(self.target, x, scale, self.data, num_kept=KEPT)
+
     def advance(
-        self, key: Key[Array, ""], chains: Chains, scale: Float[Array, "..."], thin: int = 1
+        self,
+        key: Key[Array, ""],
+        chains: Chains,
+        scale: Float[Array, "..."],
+        kept: int = KEPT,
+        thin: int = 1,
     ) -> tuple[Chains, Float[Array, "kept chains dim"]]:
-        """8 states of every chain, `thin` transitions apart; as they are, not as they are seen."""
+        """States of every chain, `thin` transitions apart; as they are, not as they are seen."""
         return advance_chains(
-            key, chains, scale, self.data, target=self.target, num_kept=_KEPT, thin=thin
+            key, chains, scale, self.data, target=self.target, num_kept=kept, thin=thin
         )
 
 
@@ -142,7 +153,7 @@ def movement(
     num = max(_POOL, num_chains)
     pool = draw(keys[0], space.phi, family=space.family, num=num, dim=target.dim)
     scale, start = whitening(pool), pool[:num_chains]
-    chains = start_chains(space.target, start, space.data)
+    chains = space.start(start, scale)
     num_bad = int(np.sum(~np.isfinite(np.asarray(chains.value))))
     chains, _ = space.advance(keys[1], chains, scale)
     chains, x = space.advance(keys[2], chains, scale)
@@ -159,9 +170,19 @@ def draw(
     return jax.vmap(family.transform, (None, 0))(phi, noise)
 
 
-@jax.jit
 def whitening(pool: Float[Array, "pool dim"]) -> Float[Array, "..."]:
     """A factor of the covariance of draws; above dimension 500 their standard deviations."""
+    return _whitening(_filled(pool))
+
+
+def _filled(pool: Float[Array, "pool dim"]) -> Float[Array | np.ndarray, "rows dim"]:
+    """Rows repeated to the number of q's, where that is a multiple: one program serves both."""
+    times = _POOL // len(pool) if _POOL % len(pool) == 0 else 1
+    return pool if times == 1 else np.tile(np.asarray(pool), (times, 1))
+
+
+@jax.jit
+def _whitening(pool: Float[Array, "pool dim"]) -> Float[Array, "..."]:
     sd = pool.std(axis=0)
     if pool.shape[1] > _DENSE_UP_TO:
         return sd
@@ -177,13 +198,15 @@ def compare(
     z: Float[Array, "kept chains dim"],
 ) -> Drift:
     """States `z` of chains from `start` against draws `pool` of q, all in the target's z."""
-    return Drift(*(np.asarray(row) for row in _drift(target, pool, start, z)))
+    size = np.array(len(pool), pool.dtype)
+    return Drift(*(np.asarray(row) for row in _drift(target, _filled(pool), size, start, z)))
 
 
 @partial(jax.jit, static_argnames="target")
 def _drift(
     target: Target,
     pool: Float[Array, "pool dim"],
+    pool_size: Scalar,
     start: Float[Array, "chains dim"],
     z: Float[Array, "kept chains dim"],
 ) -> tuple[Array, ...]:
@@ -205,25 +228,38 @@ def _drift(
     square_by_chain = square.reshape(kept, num_chains, -1).mean(axis=0)
     variance = jnp.where(constant, 1.0, square.mean(axis=0))
     own = standard(pool) ** 2
-    size, pool_size = float(num_chains), float(len(pool))
+    size = float(num_chains)
     mean_error = jnp.sqrt(by_chain.var(axis=0) / size + 1.0 / pool_size)
     spread = square_by_chain.var(axis=0) / variance**2 / size + own.var(axis=0) / pool_size
     last = rows.reshape(kept, num_chains, -1)[-1]
-    memory = jnp.maximum(_correlation(first, last), _correlation(first**2, last**2))
+    memory = jnp.maximum(_memory(first, last), _memory(_folded(first), _folded(last)))
+    memory = jnp.where(constant, 0.0, memory)
     log_sd_error = 0.5 * jnp.sqrt(spread)
     told = (log_sd_error < _TOLD) | (jnp.arange(memory.size) < dim)
     return mean, mean_error, 0.5 * jnp.log(variance), log_sd_error, memory, told
 
 
+@partial(jax.jit, static_argnames="target")
 def features(target: Target, z: Float[Array, "rows dim"]) -> Float[Array, "rows coordinates"]:
     """z, and the parameters that it stands for, in one row."""
     values = jax.vmap(lambda row: ravel_pytree(target.constrain(row))[0])(z)
     return jnp.concatenate([z, values.astype(z.dtype)], axis=-1)
 
 
-def _correlation(
+def _folded(rows: Float[Array, "chains coordinates"]) -> Float[Array, "chains coordinates"]:
+    """Distances from the median."""
+    return jnp.abs(rows - jnp.median(rows, axis=0)[None])
+
+
+def _memory(
     one: Float[Array, "chains coordinates"], other: Float[Array, "chains coordinates"]
 ) -> Float[Array, "coordinates"]:
-    one, other = one - one.mean(axis=0)[None], other - other.mean(axis=0)[None]
-    size = jnp.sqrt(jnp.sum(one**2, axis=0) * jnp.sum(other**2, axis=0))
-    return jnp.abs(jnp.sum(one * other, axis=0)) / jnp.where(size > 0.0, size, 1.0)
+    """Correlation of ranks, which one chain far out doesn't decide, beyond that of chance."""
+    num = len(one)
+
+    def ranks(rows: Array) -> Array:
+        return jnp.argsort(jnp.argsort(rows, axis=0), axis=0).astype(rows.dtype) - 0.5 * (num - 1)
+
+    one, other = ranks(one), ranks(other)
+    found = jnp.sum(one * other, axis=0) / jnp.sum(one**2, axis=0)
+    return jnp.sqrt(jnp.maximum(found**2 - _CHANCE**2 / num, 0.0))

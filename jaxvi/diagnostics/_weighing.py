@@ -1,18 +1,19 @@
 """What importance weights say about q, and about its marginals."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxvi._draws import draw_and_weigh, draws_each, tiled
 from jaxvi._types import Data, Phi
-from jaxvi.diagnostics._movement import Drift
+from jaxvi.diagnostics._movement import Drift, Space, features
 from jaxvi.diagnostics._pareto import khat_threshold, smooth_on_host
 from jaxvi.families import Family
 from jaxvi.target import Target
 
-_ALIKE = 0.95  # importance efficiency
+ALIKE = 0.95  # importance efficiency
 LEAST_EFFICIENCY = 0.3  # of weights that are to say anything of marginals
 
 
@@ -20,8 +21,9 @@ class Weighing(NamedTuple):
     """Draws z of q with their smoothed log weights, and what they say.
 
     `efficiency` is the share of equally weighted draws that they are worth, before smoothing;
-    `drift` how far the weighted marginals are from q's own, `bad_share` the share of draws at
-    which the log density was not finite (they weigh nothing).
+    `drift` how far the weighted marginals are from q's own, `error` the same but for what is left
+    where weighted draws are handed out, `bad_share` the share of draws at which the log density
+    was not finite (they weigh nothing).
     """
 
     z: Float[np.ndarray, "draws dim"]
@@ -33,6 +35,7 @@ class Weighing(NamedTuple):
     bound_mcse: float
     bad_share: float
     drift: Drift
+    error: Drift
 
     @property
     def ok(self) -> bool:
@@ -40,7 +43,7 @@ class Weighing(NamedTuple):
 
         Where nearly all weights are alike, a tail that khat condemns holds next to nothing.
         """
-        alike = self.efficiency >= _ALIKE and self.khat <= 1.0
+        alike = self.efficiency >= ALIKE and self.khat <= 1.0
         good = self.khat <= 0.5 and self.efficiency >= LEAST_EFFICIENCY
         return (alike or good) and self.bad_share == 0.0
 
@@ -54,8 +57,11 @@ def weigh(
     *,
     num_draws: int | None = None,
     num_batches: int = 1,
+    heavier: bool = False,
 ) -> Weighing:
     """Weigh draws of q by p / q, and compare weighted with plain moments.
+
+    Where q is `Transformed`, draws are made and weighed in the coordinates of the family within.
 
     Args:
         key: a random key.
@@ -67,6 +73,8 @@ def weigh(
             take 256 MiB.
         num_batches: of which they are made; with the number of a fit's restarts, and as many draws
             as by default, the program that has ranked these may serve again.
+        heavier: of a `FullRank`, `MeanField` or `CouplingFlow` with a multivariate t of 5 degrees
+            of freedom in place of its normal base, which sees mass that q's own tails miss.
 
     Example:
         >>> fit = jaxvi.fit(key, target, solver=jaxvi.NaturalGradient())
@@ -77,15 +85,21 @@ def weigh(
     each = draws_each(num_batches, target.dim)
     if num_draws is not None:
         each = max(num_draws // num_batches, 1)
+    space = Space.of(target, family, phi, data)
     drawn = draw_and_weigh(
         key,
-        tiled(phi, num_batches),
-        data,
-        target=target,
-        family=family,
+        tiled(space.phi, num_batches),
+        space.data,
+        target=space.target,
+        family=space.family,
         num=each,
+        heavier=heavier,
     )
-    return weighing_of(*(np.asarray(x).reshape(-1, *x.shape[2:]) for x in drawn))
+    z, params, weights = (np.asarray(x).reshape(-1, *x.shape[2:]) for x in drawn)
+    if space.outer is not None:
+        z = np.asarray(space.seen(jnp.asarray(z)))
+        params = np.asarray(features(target, z))[:, z.shape[1] :]
+    return weighing_of(z, params, weights)
 
 
 def weighing_of(
@@ -97,7 +111,7 @@ def weighing_of(
     weights = np.where(np.isfinite(raw), raw, -np.inf).astype(raw.dtype)
     smoothed, khat = smooth_on_host(weights)
     with np.errstate(invalid="ignore"):
-        drift = _drift(np.concatenate([z, params], axis=1), _softmax(smoothed))
+        drift, error = _drift(np.concatenate([z, params], axis=1), _softmax(smoothed))
         share = _softmax(weights)
         return Weighing(
             z=z,
@@ -109,6 +123,7 @@ def weighing_of(
             bound_mcse=float(raw.std() / len(raw) ** 0.5),
             bad_share=float(np.mean(~np.isfinite(raw))),
             drift=drift,
+            error=error,
         )
 
 
@@ -119,21 +134,27 @@ def _softmax(log_weights: Float[np.ndarray, "draws"]) -> Float[np.ndarray, "draw
 
 def _drift(
     rows: Float[np.ndarray, "draws coordinates"], share: Float[np.ndarray, "draws"]
-) -> Drift:
-    """Of weighted moments from plain ones, with errors of the delta method.
+) -> tuple[Drift, Drift]:
+    """Of weighted moments from plain ones, and from the truth, with errors of the delta method.
 
-    Of the same draws, so that where all weights are equal no error is left.
+    Plain ones are of the same draws, so that where all weights are equal no error is left.
     """
     size = float(len(rows))
     scale = rows.std(axis=0)
     constant = scale == 0.0
     rows = (rows - rows.mean(axis=0)[None]) / np.where(constant, 1.0, scale)[None]
     mean = share @ rows
-    extra = (share - 1.0 / size)[:, None]
-    error = np.sqrt(np.sum((extra * (rows - mean[None])) ** 2, axis=0))
     square = (rows - mean[None]) ** 2
     variance = np.where(constant, 1.0, share @ square)
-    spread = np.sqrt(np.sum((extra * (square - variance[None])) ** 2, axis=0))
-    half = 0.5 * np.log(variance)
+
+    def errors(share: Float[np.ndarray, "draws"]) -> tuple[Any, Any]:
+        off = np.sqrt(np.sum((share[:, None] * (rows - mean[None])) ** 2, axis=0))
+        spread = np.sqrt(np.sum((share[:, None] * (square - variance[None])) ** 2, axis=0))
+        return off, 0.5 * spread / variance
+
+    none = np.zeros_like(mean)
+    apart, own = errors(share - 1.0 / size), errors(share)
     told = np.ones(len(mean), bool)  # of weights that are nearly alike
-    return Drift(mean, error, half, 0.5 * spread / variance, np.zeros_like(mean), told)
+    half = 0.5 * np.log(variance)
+    drift = Drift(mean, apart[0], half, apart[1], none, told)
+    return drift, Drift(none, own[0], none, own[1], none, told)
