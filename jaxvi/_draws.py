@@ -75,7 +75,7 @@ def _draw_and_weigh(
 ) -> Drawn:
     first = jax.tree.leaves(phis)[0]
     dtype, lanes = first.dtype, jnp.arange(len(first))
-    common, heavier = how[0], how[1] & can_be_heavier(family)
+    common, heavier = how[0], how[1]
     keys = jax.vmap(lambda lane: jax.random.fold_in(key, jnp.where(common, 0, lane)))(lanes)
     noise = jax.vmap(lambda key: family.draw_noise(key, num, target.dim, dtype))(keys)
     if can_be_heavier(family):
@@ -85,7 +85,8 @@ def _draw_and_weigh(
 
     def one(phi: Phi, row: Array) -> Drawn:
         z, log_q = transform_and_log_prob(family, phi, row)
-        log_q += jnp.where(heavier, _t_over_normal(row), 0.0)
+        if can_be_heavier(family):
+            log_q += jnp.where(heavier, _t_over_normal(row), 0.0)
         params = ravel_pytree(target.constrain(z))[0].astype(dtype)
         return Drawn(z, params, log_probs(target, z[None], data)[0] - log_q)
 

@@ -156,12 +156,12 @@ class Pilot:
         if self._is_poor(weighed) and isinstance(gauss.setup.family, FullRank):
             inner = self._noncentered(gauss)
             if inner is not None:
-                if inner.bound < gauss.bound - _NO_FUNNEL:
-                    self.drivers = ()
-                else:
+                funnel = inner.bound >= gauss.bound - _NO_FUNNEL
+                if funnel:
                     start = inner
-                taken = start is inner
-                fit, weighed = self._better(inner, "noncenter", gauss, (fit, weighed), taken)
+                else:
+                    self.drivers = ()
+                fit, weighed = self._better(inner, "noncenter", gauss, (fit, weighed), funnel)
         if self.target.dim <= _FLOW_UP_TO and self._is_poor(weighed):
             fit, weighed = self._flow(start, (fit, weighed))
         return fit, weighed

@@ -72,10 +72,9 @@ def polish(
             break
         wider = whitening(x.reshape(-1, target.dim))
         scale = wider if bool(np.isfinite(np.asarray(wider)).all()) else scale
-        kept, thin = KEPT, 2**round_
-        if round_ >= _WIDE_ROUNDS:
-            chains = _some(chains) if round_ == _WIDE_ROUNDS else chains
-            kept, thin = KEPT * _LONGER, 2**round_
+        if round_ == _WIDE_ROUNDS:
+            chains = _some(chains)
+        kept, thin = KEPT * (1 if round_ < _WIDE_ROUNDS else _LONGER), 2**round_
         start = chains.z
         chains, x = space.advance(jax.random.fold_in(key, round_), chains, scale, kept, thin)
         before, seen = seen, space.seen(x)

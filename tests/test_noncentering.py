@@ -126,7 +126,7 @@ def test_the_mean_of_a_group_is_found():
 
 
 def test_all_children_have_the_whole_rate():
-    """Half of the effects are seen 100 times as well: their scale in the neck is the same."""
+    """Half of the effects are seen with half of the noise: their scale in the neck is the same."""
     y = data(GROUPS)
 
     def density(z, y):
