@@ -22,7 +22,7 @@ from jaxvi._types import Phi
 from jaxvi.lanes import Keys
 from jaxvi.result import History
 
-_USUAL_STEPS = 100
+_FEWEST_STEPS = 50
 _HISTORY_ROWS = 2048
 
 
@@ -44,10 +44,12 @@ class Limits(NamedTuple):
     def steps(self, lanes: Seen) -> int:
         """Steps that lanes may take, as far as can be told by now."""
         done = lanes.status == Status.CONVERGED
-        if self.patience is None or 2 * done.sum() < len(done):
+        if self.patience is None or not done.any():
             return self.max_steps
-        usual = max(float(np.median(lanes.step[done])), _USUAL_STEPS)
-        return min(self.max_steps, math.ceil(self.patience * usual))
+        usual = max(float(np.median(lanes.step[done])), _FEWEST_STEPS)
+        # the fewer have converged, the more may be said for waiting
+        patience = self.patience * len(done) / (2.0 * done.sum())
+        return min(self.max_steps, math.ceil(patience * usual))
 
 
 class Run(NamedTuple):

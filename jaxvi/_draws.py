@@ -12,7 +12,6 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Key
 
 from jaxvi._log_probs import log_probs
-from jaxvi._random import normals
 from jaxvi._types import Data, Phi, Scalar
 from jaxvi.families import CouplingFlow, Family, FullRank, MeanField, transform_and_log_prob
 from jaxvi.target import Target
@@ -51,8 +50,8 @@ def draw_and_weigh(
 ) -> Drawn:
     """`num` draws of the q of every row of `phis`; `common` ones are made of the same noise.
 
-    `heavier` ones are of q with a multivariate t of 5 degrees of freedom for its base, where
-    `can_be_heavier`, and are weighed by that.
+    `heavier` ones are of q with t's of 5 degrees of freedom in its base, half of them multivariate
+    and half in one coordinate each, where `can_be_heavier`, and are weighed by that.
     """
     how = np.array([common, heavier])
     return _draw_and_weigh(key, how, phis, data, target, family, num)
@@ -74,19 +73,23 @@ def _draw_and_weigh(
     num: int,
 ) -> Drawn:
     first = jax.tree.leaves(phis)[0]
-    dtype, lanes = first.dtype, jnp.arange(len(first))
+    dtype, lanes = first.dtype, len(first)
     common, heavier = how[0], how[1]
-    keys = jax.vmap(lambda lane: jax.random.fold_in(key, jnp.where(common, 0, lane)))(lanes)
-    noise = jax.vmap(lambda key: family.draw_noise(key, num, target.dim, dtype))(keys)
+    # all of one key and in one go: a generator takes longer to compile than most densities
+    rows, numbers = lanes * num, lanes * num * _DF
+    more = -(-numbers // target.dim) if can_be_heavier(family) else 0
+    drawn = family.draw_noise(key, rows + more, target.dim, dtype)
+    noise = drawn[:rows].reshape(lanes, num, -1)
+    noise = jnp.where(common, noise[:1], noise)
     if can_be_heavier(family):
-        more = jax.vmap(lambda key: normals(jax.random.fold_in(key, _DF), (num, _DF), dtype))(keys)
-        wider = jnp.sqrt(_DF / jnp.sum(more**2, axis=-1, keepdims=True))
-        noise = noise * jnp.where(heavier, wider, 1.0)
+        others = drawn[rows:].reshape(-1)[:numbers].reshape(lanes, num, _DF)
+        wider = jnp.sqrt(_DF / jnp.sum(others**2, axis=-1, keepdims=True))
+        noise = noise * jnp.where(heavier & _widened(rows, target.dim, noise.shape), wider, 1.0)
 
     def one(phi: Phi, row: Array) -> Drawn:
         z, log_q = transform_and_log_prob(family, phi, row)
         if can_be_heavier(family):
-            log_q += jnp.where(heavier, _t_over_normal(row), 0.0)
+            log_q += jnp.where(heavier, _heavier_over_normal(row), 0.0)
         params = ravel_pytree(target.constrain(z))[0].astype(dtype)
         return Drawn(z, params, log_probs(target, z[None], data)[0] - log_q)
 
@@ -98,10 +101,29 @@ def _draw_and_weigh(
     return lax.map(of_lane, (phis, noise))
 
 
-def _t_over_normal(row: Float[Array, "noise"]) -> Scalar:
-    """Log density of a standard multivariate t of `_DF` degrees of freedom over a normal's."""
-    square, half = jnp.sum(row**2), 0.5 * (_DF + row.size)
-    constant = math.lgamma(half) - math.lgamma(0.5 * _DF) - 0.5 * row.size * math.log(0.5 * _DF)
+def _widened(num: int, dim: int, shape: tuple[int, ...]) -> Bool[Array, "lanes draws dim"]:
+    """What the root of a chi-squared widens: all of every other row, else one coordinate in turn.
+
+    A tail of one coordinate is not met by rows that are far out in all of them at once.
+    """
+    row, column = jnp.arange(num)[:, None], jnp.arange(dim)[None]
+    return ((row % 2 == 0) | (row // 2 % dim == column)).reshape(shape)
+
+
+def _heavier_over_normal(row: Float[Array, "noise"]) -> Scalar:
+    """Log density of heavier draws over a standard normal's.
+
+    In equal parts a multivariate t of `_DF` degrees of freedom, and normals of which one coordinate
+    has such a t.
+    """
+    each = jnp.mean(jnp.exp(_t_over_normal(row**2, 1)))
+    return jnp.logaddexp(_t_over_normal(jnp.sum(row**2), row.size), jnp.log(each)) - math.log(2.0)
+
+
+def _t_over_normal(square: Float[Array, "*rows"], dim: int) -> Float[Array, "*rows"]:
+    """Log density of a standard multivariate t over a normal's where the norm has this square."""
+    half = 0.5 * (_DF + dim)
+    constant = math.lgamma(half) - math.lgamma(0.5 * _DF) - 0.5 * dim * math.log(0.5 * _DF)
     return constant - half * jnp.log1p(square / _DF) + 0.5 * square
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Key
+from jaxtyping import Array, Int, Key
 
 from jaxvi._batches import Batch, Chunk, first_batch, resident, stream_key
 from jaxvi._likelihood import check_additive, num_rows
@@ -105,7 +105,7 @@ class Feed(abc.ABC):
 
     @abc.abstractmethod
     def rank(
-        self, keys: Keys, phi: Phi, started: Bool[np.ndarray, "lanes"], num_draws: int
+        self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], num_draws: int
     ) -> tuple[Ranking, Weighing | None]:
         """Every lane's bound on all data; what the best one's draws weigh."""
 
@@ -125,11 +125,11 @@ class Whole(Feed):
         compile_ranking(keys, lanes, self.first, setup=self.setup, num_draws=num_draws)
 
     def rank(
-        self, keys: Keys, phi: Phi, started: Bool[np.ndarray, "lanes"], num_draws: int
+        self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], num_draws: int
     ) -> tuple[Ranking, Weighing | None]:
         """As `rank_phis`."""
         choices: dict[str, Any] = {"setup": self.setup, "num_draws": num_draws}
-        return rank_phis(keys, phi, started, self.first, **choices), None
+        return rank_phis(keys, phi, status, self.first, **choices), None
 
 
 class InMemory(Feed):
@@ -151,11 +151,11 @@ class InMemory(Feed):
         compile_ranking_by_rows(keys, lanes, block, self._target, self.setup, num_draws)
 
     def rank(
-        self, keys: Keys, phi: Phi, started: Bool[np.ndarray, "lanes"], num_draws: int
+        self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], num_draws: int
     ) -> tuple[Ranking, Weighing | None]:
         """On all rows, a block at a time."""
         blocks = slices(self._rows, _RANKED)
-        return rank_by_rows(keys, phi, started, blocks, self._target, self.setup, num_draws)
+        return rank_by_rows(keys, phi, status, blocks, self._target, self.setup, num_draws)
 
 
 class Streamed(Feed):
@@ -226,12 +226,12 @@ class Streamed(Feed):
         return self._chunk, end
 
     def rank(
-        self, keys: Keys, phi: Phi, started: Bool[np.ndarray, "lanes"], num_draws: int
+        self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], num_draws: int
     ) -> tuple[Ranking, Weighing | None]:
         """On all rows, a block at a time; where the source raises, on those that came."""
         self.close()  # of a source, one thread reads at a time
         blocks = RowBlocks(self._total, regular(self._stream.blocks(), _RANKED), self._held)
-        return rank_by_rows(keys, phi, started, blocks, self._target, self.setup, num_draws)
+        return rank_by_rows(keys, phi, status, blocks, self._target, self.setup, num_draws)
 
     def compile_ranking(self, keys: Keys, lanes: Lane, num_draws: int) -> None:
         """For a block of the usual size."""

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from jaxvi._draws import draw_and_weigh
 from jaxvi._loop import Lane, Setup, block_length, run_lanes
@@ -134,7 +134,7 @@ class OnMesh:
         self,
         keys: Keys,
         phi: Phi,
-        started: Bool[np.ndarray, "lanes"],
+        status: Int[np.ndarray, "lanes"],
         data: Data,
         *,
         setup: Setup,
@@ -152,7 +152,7 @@ class OnMesh:
             )
             return self._gathered(weights)[: self.num_lanes]
 
-        return ranking_of(in_calls(weigh, self.num_lanes, setup.target.dim, num_draws), started)
+        return ranking_of(in_calls(weigh, self.num_lanes, setup.target.dim, num_draws), status)
 
     def agree(self, blocks: int, stop: bool, save: bool) -> tuple[int, bool, bool]:
         """The first process's number of blocks and wish to save; stop if any process wants to.

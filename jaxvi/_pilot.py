@@ -17,13 +17,13 @@ from jaxvi._approximation import Approximation
 from jaxvi._blas import one_thread
 from jaxvi._checkpoint import Batch, Checkpoints
 from jaxvi._draws import can_be_heavier, draws_each
-from jaxvi._polish import SMALL, is_still, memory, of_drift, polish
+from jaxvi._polish import is_small, is_still, memory, of_drift, polish
 from jaxvi._progress import Reporter
 from jaxvi._restarts import moments_rhat, separate_lanes
 from jaxvi._status import Status
 from jaxvi._types import Data
 from jaxvi.diagnostics import Weighing, movement, weigh
-from jaxvi.diagnostics._weighing import ALIKE
+from jaxvi.diagnostics._weighing import ALIKE, LEAST_EFFICIENCY, drift_from
 from jaxvi.families import (
     CouplingFlow,
     FullRank,
@@ -44,6 +44,8 @@ from jaxvi.verdict import Errors
 
 _FLOW_UP_TO = 30  # dimensions
 _BETTER_BELOW = {"quick": 0.0, "normal": 0.55, "thorough": 0.98}  # importance efficiency
+_EXACT = 0.99  # likewise: of a q that has no tails to look for
+_EVEN = 0.75  # likewise: of heavier draws
 _GOOD = 0.95  # of a flow that needs no further cycle
 _FLOW_STEPS, _FLOW_RATE, _FLOW_DRAWS = 1_000, 5e-3, 128  # of a cycle
 _FLOW_CYCLES = {"quick": 0, "normal": 4, "thorough": 8}
@@ -182,7 +184,9 @@ class Pilot:
         q = self._outside(new)
         key = jax.random.fold_in(self.key, 1)
         weighed = weigh(key, self.target, q.family, q.phi, self.data)
-        better = taken or weighed.efficiency > old[1].efficiency
+        # efficiencies of next to nothing are noise; the bound tells these apart
+        no_worse = new.bound >= start.bound - _NO_FUNNEL
+        better = taken or (no_worse and weighed.efficiency > old[1].efficiency)
         note = f"importance efficiency {100.0 * weighed.efficiency:.1f} %"
         note += "" if better else "; left"
         self._note(name, start.bound, new, note, weighed.khat)
@@ -271,7 +275,13 @@ class Pilot:
             return dataclasses.replace(fit, evidence=evidence._replace(interrupted=True))
         q, key = fit.q, jax.random.fold_in(self.key, 4)
         moved = movement(
-            key, self.target, q.family, q.phi, self.data, num_chains=_CHAINS[self.effort]
+            key,
+            self.target,
+            q.family,
+            q.phi,
+            self.data,
+            num_chains=_CHAINS[self.effort],
+            num_batches=_batches(fit),
         )
         stock, drift, acceptance = None, moved.drift, moved.acceptance
         if self.polish is False or (self.polish is not True and is_still(drift, _UNCLEAR)):
@@ -298,22 +308,34 @@ class Pilot:
     def _told(self, fit: Fit, weighed: Weighing, modes: int) -> tuple[Stock | None, Errors] | None:
         """Draws that weights vouch for, and the errors left; None where weights can't tell.
 
-        Weights see only where q's draws fall. Where they differ, draws of q with heavier tails
-        must see the same; and a funnel's neck is too narrow to be met by any.
+        Weights see only where q's draws fall. Unless they are all alike, draws of q with heavier
+        tails must see the same; and the neck of a funnel is too narrow to be met by any, but in
+        coordinates in which it is none.
         """
-        if self.drivers or not weighed.ok:
-            return None
-        if weighed.efficiency >= ALIKE or modes > 1:
-            return _by_weights(weighed)
         q, key = fit.q, jax.random.fold_in(self.key, 6)
-        if self.target.dim > _FLOW_UP_TO or not can_be_heavier(q.family):
+        if not weighed.ok or (self.drivers and not isinstance(q.family, Transformed)):
             return None
-        num = fit.num_restarts if fit.approximation is None else 1
-        tails = weigh(key, self.target, q.family, q.phi, self.data, num_batches=num, heavier=True)
+        if weighed.efficiency >= _EXACT or modes > 1:
+            return _by_weights(weighed)
+        inner = q.family.family if isinstance(q.family, Transformed) else q.family
+        if self.target.dim > _FLOW_UP_TO or not can_be_heavier(inner):
+            return _by_weights(weighed) if weighed.efficiency >= ALIKE else None
+        tails = weigh(
+            key,
+            self.target,
+            q.family,
+            q.phi,
+            self.data,
+            num_batches=_batches(fit),
+            heavier=True,
+        )
         note = f"heavier ones: importance efficiency {100.0 * tails.efficiency:.1f} %"
         self._note("tails", math.nan, fit, note, tails.khat)
-        if not tails.ok:
+        if not _can_tell(tails):
             return None
+        drift = drift_from(weighed, tails)
+        if weighed.efficiency >= ALIKE and is_small(drift):
+            return None, errors_of(drift, "weights")
         return _weighted(tails), errors_of(tails.error, "weights")
 
 
@@ -332,6 +354,11 @@ def _names(target: Target, pick: np.ndarray) -> tuple[str, ...]:
     return tuple(names[int(row.argmax())] for row in pick if row.any())
 
 
+def _batches(fit: Fit) -> int:
+    """Of draws of q, as they were weighed."""
+    return fit.num_restarts if fit.approximation is None else 1
+
+
 def _of_lanes(fit: Fit) -> str:
     """How many lanes agree."""
     sizes = fit.agreement.sizes
@@ -340,11 +367,20 @@ def _of_lanes(fit: Fit) -> str:
     return f"{fit.setup.family!r}, {best} of {fit.num_restarts} restarts at the best; {status}"
 
 
+def _can_tell(tails: Weighing) -> bool:
+    """Whether heavier draws tell marginals.
+
+    One in so many of them is far out in a given coordinate, and weighs as much more where q's tail
+    is too short there. That looks like a tail of the weights, but it is one that ends.
+    """
+    even = tails.khat <= tails.khat_limit or tails.efficiency >= _EVEN
+    return even and tails.efficiency >= LEAST_EFFICIENCY and tails.bad_share == 0.0
+
+
 def _by_weights(weighed: Weighing) -> tuple[Stock | None, Errors]:
     """Plain draws where weights would change nothing that matters, else weighted ones."""
-    drift = weighed.drift
-    if max(np.abs(drift.mean).max(), np.abs(drift.log_sd).max()) < SMALL:
-        return None, errors_of(drift, "weights")
+    if is_small(weighed.drift):
+        return None, errors_of(weighed.drift, "weights")
     return _weighted(weighed), errors_of(weighed.error, "weights")
 
 

@@ -9,16 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxvi.chains import Chains
+from jaxvi.chains import MOST_LEAPS, fewest_leaps
 from jaxvi.diagnostics import Drift, Movement
-from jaxvi.diagnostics._movement import CLEAR, KEPT, compare, whitening
+from jaxvi.diagnostics._movement import CLEAR, Groups, acceptance, compare, whitening
 from jaxvi.target import Target
 from jaxvi.verdict import WORST_LOG_SD, WORST_MEAN
 
 SMALL = 0.03  # sds and logs of sds: an error not worth mending
 _FORGOTTEN = 0.15  # correlation with the start
 _WIDE_ROUNDS = 2  # of all chains: what is left then takes long chains, not many
-_FEWER, _LONGER = 2, 2  # times as few chains, of which as many times as many states are kept
 _SURE = 0.8  # of what "ok" has to rule out
 
 
@@ -33,6 +32,11 @@ class Polished(NamedTuple):
 def is_still(drift: Drift, errors: float = CLEAR) -> bool:
     """No drift both clear, by so many standard errors, and worth mending; little memory."""
     return max(drift.at_least(errors)) < SMALL and memory(drift) < _FORGOTTEN
+
+
+def is_small(drift: Drift) -> bool:
+    """As it was seen, whatever its error: not worth mending."""
+    return bool(max(np.abs(drift.mean).max(), np.abs(drift.log_sd).max()) < SMALL)
 
 
 def memory(drift: Drift) -> float:
@@ -58,25 +62,28 @@ def polish(
 ) -> Polished:
     """Rounds of chains, each longer than the one before, until all is still.
 
-    `rounds` are counts: at least its first one, at most its last. All chains go on for 8 and for 16
-    transitions, of which 8 states are kept. Where that is not enough, half of them go on for 64,
-    128, ... with 16 states kept: as many states for half of the gradients.
+    `rounds` are counts: at least its first one, at most its last. All chains go on for 64 and for
+    128 leapfrog steps, of which 8 states are kept. Where that is not enough, half of them go on for
+    512, 1024, ... with 16 states kept: as many states for half of the gradients.
 
     Every round is whitened by the states of the one before: where q is too narrow, its own scales
     would keep the chains from moving where it matters.
     """
-    space, chains, x = moved.space, moved.chains, moved.x
+    space, groups, x = moved.space, moved.groups, moved.x
     drift, scale, seen = moved.drift, moved.scale, space.seen(moved.x)
     for round_ in range(rounds[-1]):
         if not go_on():
             break
-        wider = whitening(x.reshape(-1, target.dim))
-        scale = wider if bool(np.isfinite(np.asarray(wider)).all()) else scale
-        if round_ == _WIDE_ROUNDS:
-            chains = _some(chains)
-        kept, thin = KEPT * (1 if round_ < _WIDE_ROUNDS else _LONGER), 2**round_
-        start = chains.z
-        chains, x = space.advance(jax.random.fold_in(key, round_), chains, scale, kept, thin)
+        scale = whitening(np.asarray(x).reshape(-1, target.dim))
+        groups = groups if round_ < _WIDE_ROUNDS else groups[:1]
+        parts = 1 if round_ < _WIDE_ROUNDS else 2
+        start = np.concatenate([np.asarray(chains.z) for chains in groups])
+        states = []
+        for part in range(parts):
+            own = jax.random.fold_in(key, 2 * round_ + part)
+            groups, x = space.advance(own, groups, scale, _thin(groups, 2**round_))
+            states.append(np.asarray(x))
+        x = jnp.asarray(np.concatenate(states))
         before, seen = seen, space.seen(x)
         was_still = is_still(drift) and round_ > 0
         drift = compare(target, before.reshape(-1, target.dim), space.seen(start), seen)
@@ -84,14 +91,12 @@ def polish(
         enough = round_ + 1 >= rounds[0]
         if enough and is_still(drift) and (was_still or _is_sure(drift)):
             break
-    return Polished(seen.reshape(-1, target.dim), drift, float(chains.acceptance))
+    return Polished(seen.reshape(-1, target.dim), drift, acceptance(groups))
 
 
-def _some(chains: Chains) -> Chains:
-    """The first of the chains, which are alike."""
-    num = max(len(chains.z) // _FEWER, 2)
-    z, value, gradient = (jnp.asarray(np.asarray(x)[:num]) for x in chains[:3])
-    return chains._replace(z=z, value=value, gradient=gradient)
+def _thin(groups: Groups, thin: int) -> int:
+    """More transitions where they are short, so that a round takes as many leapfrog steps."""
+    return max(1, round(thin * 2 * MOST_LEAPS / (MOST_LEAPS + int(fewest_leaps(groups[0])))))
 
 
 def _is_sure(drift: Drift) -> bool:

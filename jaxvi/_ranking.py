@@ -6,15 +6,18 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxvi._draws import compile_draws, draw_and_weigh, draws_each
 from jaxvi._loop import Lane, Setup
+from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.lanes import Keys, lane_results
 
 MOST_RANKED = 256  # lanes at a time, and lanes that are ranked on all draws
 _FEW_DRAWS = 256
+_LEVEL = 0.2  # nats that optimisation may leave between two lanes at one optimum
+_TOLD = 1.0  # nats of error with which a bound still says where its lane is
 
 
 class Ranking(NamedTuple):
@@ -44,7 +47,7 @@ def compile_ranking(keys: Keys, lanes: Lane, data: Data, *, setup: Setup, num_dr
 def rank_phis(
     keys: Keys,
     phis: Phi,
-    started: Bool[np.ndarray, "lanes"],
+    status: Int[np.ndarray, "lanes"],
     data: Data,
     *,
     setup: Setup,
@@ -56,16 +59,14 @@ def rank_phis(
     fewest draws of non-finite log density. Of very many lanes all are ranked on few draws, and on
     `num_draws` those that lead.
     """
-    if len(started) <= MOST_RANKED:
-        return ranking_of(log_weights(keys, phis, data, setup=setup, num_draws=num_draws), started)
+    if len(status) <= MOST_RANKED:
+        return ranking_of(log_weights(keys, phis, data, setup=setup, num_draws=num_draws), status)
     few = min(num_draws, _FEW_DRAWS)
-    rough = ranking_of(log_weights(keys, phis, data, setup=setup, num_draws=few), started)
+    rough = ranking_of(log_weights(keys, phis, data, setup=setup, num_draws=few), status)
     order = np.argsort(-np.nan_to_num(rough.bound, nan=-np.inf), kind="stable")
     lead = np.unique(np.append(order[: MOST_RANKED - 1], rough.best))
     some = jax.tree.map(lambda leaf: leaf[lead], phis)
-    fine = ranking_of(
-        log_weights(keys, some, data, setup=setup, num_draws=num_draws), started[lead]
-    )
+    fine = ranking_of(log_weights(keys, some, data, setup=setup, num_draws=num_draws), status[lead])
     # all draws are common, so that what moves the leader's bound moves all
     rough.bound[:] += fine.bound[fine.best] - rough.bound[lead[fine.best]]
     for all_, theirs in zip(rough[:4], fine[:4], strict=True):
@@ -111,16 +112,27 @@ def in_calls(
     return np.concatenate(seen, axis=1)[:, :num_draws]
 
 
-def ranking_of(weights: Float[np.ndarray, "lanes draws"], started: np.ndarray) -> Ranking:
-    """The ranking by log p - log q at draws common to all lanes."""
+def ranking_of(
+    weights: Float[np.ndarray, "lanes draws"], status: Int[np.ndarray, "lanes"]
+) -> Ranking:
+    """The ranking by log p - log q at draws common to all lanes.
+
+    A lane that ended otherwise than converged is the best only where its bound is clearly higher.
+    """
+    started = status != Status.NO_START
     finite = np.isfinite(weights)
     num_bad = (~finite).sum(axis=-1)
+    root = weights.shape[1] ** 0.5
     with np.errstate(invalid="ignore", over="ignore"):
         bound = weights.mean(axis=-1)
         ranked = np.where(started & (num_bad == 0), bound, -np.inf)
         fallback = np.argmin(np.where(started, num_bad, weights.shape[1] + 1))
         best = int(np.argmax(ranked) if np.isfinite(ranked).any() else fallback)
-        root = weights.shape[1] ** 0.5
+        error = (weights - weights[best][None]).std(axis=-1, ddof=1) / root
+        reach = _LEVEL + np.minimum(3.0 * error, _TOLD)
+        level = (status == Status.CONVERGED) & (ranked >= ranked[best] - reach)
+        if level.any() and np.isfinite(ranked[best]):
+            best = int(np.argmax(np.where(level, ranked, -np.inf)))
         return Ranking(
             bound=np.where(started, bound, np.nan),
             mcse=weights.std(axis=-1, ddof=1) / root,

@@ -10,11 +10,12 @@ from jaxtyping import Array, Float
 from jaxvi._log_probs import log_probs
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
-from jaxvi.families import HasMoments, Moments
+from jaxvi.families import Family, HasCovariance, HasMoments
 from jaxvi.result import Fit
 from jaxvi.target import Target
 
-_APART = 3.0  # sds between the means of separate modes
+_APART = 4.0  # sds between the means of separate modes, along the way from one to the other
+_DENSE_UP_TO = 500  # dimensions
 _COMPARABLE = math.log(100.0)  # nats between modes that both matter
 _MOST_MODES = 20
 _WAY, _DIP = 17, 1.0  # points from mode to mode, and nats
@@ -28,7 +29,8 @@ def moments_rhat(fit: Fit) -> float:
     family, group = fit.setup.family, fit.agreement.optimum == 0
     if not isinstance(family, HasMoments) or group.sum() < 2:
         return 1.0
-    mean, variance = (np.asarray(x)[group] for x in _moments(fit.phi, family=family))
+    mean, spread = (np.asarray(x)[group] for x in _places(fit.phi, family=family))
+    variance = spread if spread.ndim == 2 else np.diagonal(spread, axis1=1, axis2=2)
     between = mean.var(axis=0) / variance.mean(axis=0)
     of_log_sds = np.log(variance).var(axis=0) / 4.0
     return float(np.sqrt(1.0 + max(between.max(), of_log_sds.max())))
@@ -37,30 +39,48 @@ def moments_rhat(fit: Fit) -> float:
 def separate_lanes(fit: Fit, target: Target, data: Data) -> list[int]:
     """The best lane, and those at other modes with a comparable bound, best first.
 
-    A mode of its own has means far off, and the log density dips on the straight way there: a
-    Gaussian fits a funnel, which has one mode, at several heights.
+    A mode of its own has a mean far off, by the distance of Mahalanobis where covariances are
+    known, and the log density dips on the straight way there: a Gaussian fits a funnel, which has
+    one mode, at several heights.
     """
     family = fit.setup.family
     assert isinstance(family, HasMoments)  # natural gradients fit Gaussians
-    moments = _moments(fit.phi, family=family)
-    means, sds = np.asarray(moments.mean), np.sqrt(np.asarray(moments.variance))
+    means, spreads = (np.asarray(x, float) for x in _places(fit.phi, family=family))
+    dtype = jax.tree.leaves(fit.phi)[0].dtype
     found: list[int] = []
     for lane in np.argsort(-np.nan_to_num(fit.bounds, nan=-np.inf), kind="stable"):
         near = fit.bounds[lane] > fit.bound - _COMPARABLE
         if not (near and Status(int(fit.status[lane])).ok) and lane != fit.best:
             continue
-        gaps = [np.abs(means[lane] - means[other]) / (sds[lane] + sds[other]) for other in found]
-        apart = all(gap.max() > _APART for gap in gaps)
-        if apart and all(_dips(target, means[lane], means[other], data) for other in found):
+        apart = all(
+            _distance(means[lane] - means[other], 0.5 * (spreads[lane] + spreads[other])) > _APART
+            for other in found
+        )
+        if apart and all(_dips(target, means[lane], means[other], dtype, data) for other in found):
             found.append(int(lane))
     return found[:_MOST_MODES]
 
 
+def _distance(step: Float[np.ndarray, "dim"], spread: Float[np.ndarray, "..."]) -> float:
+    """Of Mahalanobis; infinite, so that the way itself decides, where the covariance is broken."""
+    try:
+        across = np.linalg.solve(spread, step) if spread.ndim == 2 else step / spread
+    except np.linalg.LinAlgError:
+        return math.inf
+    squared = float(step @ across)
+    return math.sqrt(squared) if squared >= 0.0 else math.inf
+
+
 def _dips(
-    target: Target, one: Float[np.ndarray, "dim"], other: Float[np.ndarray, "dim"], data: Data
+    target: Target,
+    one: Float[np.ndarray, "dim"],
+    other: Float[np.ndarray, "dim"],
+    dtype: np.dtype,
+    data: Data,
 ) -> bool:
-    share = np.linspace(0.0, 1.0, _WAY).astype(one.dtype)[:, None]
-    values = np.asarray(_values(target, one * (1.0 - share) + other * share, data))
+    share = np.linspace(0.0, 1.0, _WAY)[:, None]
+    way = (one * (1.0 - share) + other * share).astype(dtype)
+    values = np.asarray(_values(target, way, data))
     values = np.where(np.isfinite(values), values, -np.inf)
     return bool(values[1:-1].min() < min(values[0], values[-1]) - _DIP)
 
@@ -71,5 +91,10 @@ def _values(target: Target, z: Float[Array, "points dim"], data: Data) -> Float[
 
 
 @partial(jax.jit, static_argnames="family")
-def _moments(phis: Phi, *, family: HasMoments) -> Moments:
-    return jax.vmap(family.moments)(phis)
+def _places(phis: Phi, *, family: Family) -> tuple[Array, Array]:
+    """Means of all lanes with covariances, or with variances where those are not to be had."""
+    assert isinstance(family, HasMoments)
+    mean, variance = jax.vmap(family.moments)(phis)
+    if isinstance(family, HasCovariance) and mean.shape[-1] <= _DENSE_UP_TO:
+        return mean, jax.vmap(family.covariance)(phis)
+    return mean, variance

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from jaxvi._likelihood import num_rows
 from jaxvi._loop import Lane, Setup
@@ -72,7 +72,7 @@ def _slice(rows: Any, first: Any, size: int) -> Any:
 def rank_by_rows(
     keys: Keys,
     phi: Phi,
-    started: Bool[np.ndarray, "lanes"],
+    status: Int[np.ndarray, "lanes"],
     blocks: RowBlocks,
     target: Target,
     setup: Setup,
@@ -90,7 +90,7 @@ def rank_by_rows(
             total += np.asarray(_log_likelihoods(z, block, target=target), float)
             seen += num_rows(block)
         weights = np.asarray(base, float) + total * (blocks.total / seen)
-    ranking = ranking_of(weights, started)
+    ranking = ranking_of(weights, status)
     best = ranking.best
     return ranking, weighing_of(np.asarray(z[best]), np.asarray(params[best]), weights[best])
 

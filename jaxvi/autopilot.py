@@ -26,7 +26,8 @@ from jaxvi.solvers import Solver
 from jaxvi.target import Target
 
 _WIDE_UP_TO, _MANY_UP_TO = 50, 100  # dimensions
-_WIDEST = 3.0  # of the starts
+_WIDE = 3.0  # of most starts
+_FAR_ONES, _FAR, _FARTHEST = 4, 4.0, 10.0  # one in so many is further out
 
 
 def fit(
@@ -89,8 +90,8 @@ def fit(
             same target starts every lane at its best lane's q: as it is where the family is the
             same, else at the family's member nearest to the Gaussian of its mean and covariance.
         start_scale: standard deviation of drawn starts, in unconstrained units: one for all, or
-            one for each restart. By default 1; with the autopilot from 1 to 3, so that modes are
-            found that are further apart, but 1 above dimension 50.
+            one for each restart. By default 1; with the autopilot from 1 to 3, of every fourth
+            from 4 to 10, so that modes are found that are far apart, but 1 above dimension 50.
         max_steps: step limit of the solver; by default 20,000, with the autopilot 3,000.
         num_eval_draws: fresh draws by which lanes are ranked; by default 2,000, with the autopilot
             as many more as weighing the best one takes anyway.
@@ -147,7 +148,7 @@ def fit(
     num_restarts = _arguments.whole("num_restarts", num_restarts, 1)
     if start_scale is None:
         wide = auto and target.dim <= _WIDE_UP_TO
-        start_scale = np.geomspace(1.0, _WIDEST, num_restarts) if wide else 1.0
+        start_scale = _start_scales(num_restarts) if wide else 1.0
     if num_eval_draws is None:
         num_eval_draws = max(2_000, draws_each(num_restarts, target.dim)) if auto else 2_000
         if minibatch is not None and target.has_rows:
@@ -219,3 +220,10 @@ def launch(
 def _restarts_for(dim: int) -> int:
     """More where they cost little; modes are missed by all of few lanes too easily."""
     return 16 if dim <= _WIDE_UP_TO else 8 if dim <= _MANY_UP_TO else 2
+
+
+def _start_scales(num_restarts: int) -> np.ndarray:
+    """Most starts near, for where posteriors usually are, and some far, for where others may be."""
+    far = num_restarts // _FAR_ONES
+    near = np.geomspace(1.0, _WIDE, num_restarts - far)
+    return np.concatenate([near, np.linspace(_FAR, _FARTHEST, far)])

@@ -18,7 +18,8 @@ from jaxvi._random import normals
 from jaxvi._types import Data, Scalar
 from jaxvi.target import Target
 
-_LEAPS = 8
+_QUARTER = 1.4  # sds of q that a transition goes: by a quarter of a period a Gaussian forgets
+_FEWEST_LEAPS, MOST_LEAPS = 2, 8
 _ACCEPTANCE = 0.8  # wanted
 _FIRST_STEP = 0.5  # standard deviations of q
 _SHORTEST, _LONGEST = 0.6, 1.2  # of the step size: chains of one length would come back in step
@@ -37,6 +38,12 @@ class Chains(NamedTuple):
     log_step: Scalar
     num_transitions: Int[Array, ""]
     acceptance: Scalar  # mean over chains in the last transition
+
+
+def fewest_leaps(chains: Chains) -> Int[Array, ""]:
+    """Leapfrog steps of the shortest transitions: a quarter of a period."""
+    wanted = _QUARTER * jnp.exp(-chains.log_step)
+    return jnp.round(jnp.clip(wanted, _FEWEST_LEAPS, MOST_LEAPS)).astype(jnp.int32)
 
 
 def start_chains(
@@ -78,9 +85,11 @@ def advance_chains(
 ) -> tuple[Chains, Float[Array, "kept chains dim"]]:
     """`num_kept * thin` transitions of all chains, and every `thin`-th of their states.
 
-    A transition is Hamiltonian: 8 leapfrog steps of a length that each chain draws anew, accepted
-    by the rule of Metropolis (Duane et al. 1987). The step size goes to an acceptance of 0.8, by
-    gains that fall with all transitions so far.
+    A transition is Hamiltonian, of leapfrog steps of a length that each chain draws anew, accepted
+    by the rule of Metropolis (Duane et al. 1987). There are 2 to 8 of them, drawn between as many
+    as go 1.4 sds and 8: after a quarter of a period a Gaussian has forgotten where it was, and
+    where q's scales are not the posterior's, longer ways get along. The step size goes to an
+    acceptance of 0.8, by gains that fall with all transitions so far.
 
     Args:
         key: a random key.
@@ -91,7 +100,8 @@ def advance_chains(
         num_kept: states to return of each chain.
         thin: transitions between two of them.
     """
-    return _advance(key, chains, scale, data, np.int32(thin), np.int32(_LEAPS), target, num_kept)
+    most = np.int32(MOST_LEAPS)
+    return _advance(key, chains, scale, data, np.int32(thin), most, target, num_kept)
 
 
 # all by position: calls that name arguments differently would each compile a program
@@ -102,13 +112,13 @@ def _advance(
     scale: Float[Array, "dim"] | Float[Array, "dim dim"],
     data: Data,
     thin: Any,
-    leaps: Any,
+    most_leaps: Any,
     target: Target,
     num_kept: int,
 ) -> tuple[Chains, Float[Array, "kept chains dim"]]:
     def some(chains: Chains, key: Key[Array, ""]) -> tuple[Chains, Float[Array, "chains dim"]]:
         def one(i: Int[Array, ""], chains: Chains) -> Chains:
-            return _transition(jax.random.fold_in(key, i), chains, scale, target, data, leaps)
+            return _transition(jax.random.fold_in(key, i), chains, scale, target, data, most_leaps)
 
         chains = lax.fori_loop(0, thin, one, chains)
         return chains, chains.z
@@ -122,13 +132,15 @@ def _transition(
     scale: Float[Array, "dim"] | Float[Array, "dim dim"],
     target: Target,
     data: Data,
-    leaps: Int[Array, ""],
+    most_leaps: Int[Array, ""],
 ) -> Chains:
-    key_momentum, key_length, key_accept = jax.random.split(key, 3)
+    key_momentum, key_length, key_accept, key_leaps = jax.random.split(key, 4)
     shape, dtype = chains.z.shape, chains.z.dtype
     momentum = normals(key_momentum, shape, dtype)
     spread = jax.random.uniform(key_length, (shape[0], 1), dtype, _SHORTEST, _LONGEST)
     step = jnp.exp(chains.log_step) * spread
+    leaps = jax.random.randint(key_leaps, (), fewest_leaps(chains), MOST_LEAPS + 1)
+    leaps = jnp.minimum(leaps, most_leaps)
 
     def leap(_: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         z, momentum, force, _, _ = carry

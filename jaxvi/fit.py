@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Int
 
 from jaxvi import _arguments, _door, _feed
 from jaxvi._ahead import compiling_ahead
@@ -29,7 +29,6 @@ from jaxvi._pool import Pool
 from jaxvi._pool_run import run_pool
 from jaxvi._progress import Reporter, make_reporter
 from jaxvi._ranking import Ranking
-from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.diagnostics import Weighing
 from jaxvi.lanes import Keys, Starts, advance_lanes, make_setup, split_key, start_lanes
@@ -66,7 +65,8 @@ def fit_restarts(
     The lanes run together in chunks; the winner is chosen by a fresh bound on draws common to
     all, and every lane stays in the result. Arguments are those of `jaxvi.fit`, checked here; but
     for `patience`: once half of the lanes have converged, others get at most so many times the
-    steps that these took. Lanes that `checkpoint` has are gone on with.
+    steps that these took, while fewer have, more in proportion. Lanes that `checkpoint` has are
+    gone on with.
     """
     began = time.perf_counter()
     key = _arguments.typed_key(key)
@@ -114,8 +114,7 @@ def fit_restarts(
             run = run_pool(pool, limits, report, checkpoint, found)
         close()
         _door.some_start(run.status, feed.first)
-        started = run.status != Status.NO_START
-        ranking, weighed = feed.rank(keys, run.phi, started, num_eval_draws)
+        ranking, weighed = feed.rank(keys, run.phi, run.status, num_eval_draws)
     timing = Timing(compiling.seconds, run.seconds, time.perf_counter() - began)
     return _as_fit(setup, run, ranking, weighed, timing, key, data)
 
@@ -193,11 +192,11 @@ class Spread(Whole):
         self._place = place
 
     def rank(
-        self, keys: Keys, phi: Phi, started: Bool[np.ndarray, "lanes"], num_draws: int
+        self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], num_draws: int
     ) -> tuple[Ranking, Weighing | None]:
         """There, too."""
         choices: dict[str, Any] = {"setup": self.setup, "num_draws": num_draws}
-        return self._place.rank(keys, phi, started, self.first, **choices), None
+        return self._place.rank(keys, phi, status, self.first, **choices), None
 
 
 def _run_on_mesh(

@@ -22,6 +22,7 @@ from jaxvi.solvers import Defaults, HasDefaults, Solver, Stochastic, default_fam
 from jaxvi.target import Target
 
 _START_TRIES = 20
+_STREAMS = 2**31
 
 
 class Keys(NamedTuple):
@@ -58,10 +59,12 @@ class Starts(NamedTuple):
     warm: WarmStart | None
 
 
-@jax.jit
 def split_key(key: Key[Array, ""]) -> Keys:
-    """Streams for the starts, the noise and the ranking."""
-    return Keys(*jax.random.split(key, 3))
+    """Streams for the starts, the noise and the ranking.
+
+    By the one program that gives all keys of a fit, and far from numbers that callers fold in.
+    """
+    return Keys(*(jax.random.fold_in(key, _STREAMS + i) for i in range(3)))
 
 
 def make_setup(target: Target, family: Any, objective: Any, solver: Any, noise: Any) -> Setup:
@@ -150,12 +153,22 @@ def initial_lane(
     With `jitter`, a draw is `z` plus `start_scale` times a normal; without z it comes from the
     target's own `start`, or around the origin. Each failed try halves the distance to the centre.
     """
-    key_start, key_phi = jax.random.split(jax.random.fold_in(key, lane))
     dtype = setup.target.dtype(data)
+
+    def own_key(number: int | Int[Array, ""]) -> Key[Array, ""]:
+        """Of the keys of one lane: those of its tries, and last that of phi."""
+        return jax.random.fold_in(key, lane * (_START_TRIES + 1) + number)
+
+    def begin(found: Float[Array, "dim"], usable: Bool[Array, ""]) -> Lane:
+        phi = setup.family.init(own_key(_START_TRIES), setup.target.dim, start=found)
+        return start_lane(setup, phi, usable, data)
+
+    if z is not None and jitter is False:  # nothing to look for, and less to compile
+        return begin(z, _is_usable(setup, z, data))
 
     def propose(attempt: Int[Array, ""]) -> Float[Array, "dim"]:
         spread = jnp.asarray(start_scale, dtype) * 0.5 ** attempt.astype(dtype)
-        key_try = jax.random.fold_in(key_start, attempt)
+        key_try = own_key(attempt)
         # of float32 in any case: a start needs no more, and normals of float64 take long to compile
         normal = jax.random.normal(key_try, (setup.target.dim,), jnp.float32)
         step = spread * normal.astype(dtype)
@@ -168,30 +181,33 @@ def initial_lane(
     def search(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         attempt, _, _ = carry
         candidate = propose(attempt)
-        value, grad = values_and_gradients(setup.target, candidate[None], data)
-        return attempt + 1, candidate, jnp.isfinite(value[0]) & jnp.isfinite(grad).all()
+        return attempt + 1, candidate, _is_usable(setup, candidate, data)
 
     def unfinished(carry: tuple[Array, Array, Array]) -> Array:
         return ~carry[2] & (carry[0] < _START_TRIES)
 
     nothing = (jnp.zeros((), jnp.int32), jnp.zeros(setup.target.dim, dtype), jnp.zeros((), bool))
     _, found, usable = lax.while_loop(unfinished, search, nothing)
-    phi = setup.family.init(key_phi, setup.target.dim, start=found)
-    return start_lane(setup, phi, usable, data)
+    return begin(found, usable)
+
+
+def _is_usable(setup: Setup, z: Float[Array, "dim"], data: Data) -> Bool[Array, ""]:
+    """Whether the log density and its gradient are finite."""
+    value, grad = values_and_gradients(setup.target, z[None], data)
+    return jnp.isfinite(value[0]) & jnp.isfinite(grad).all()
 
 
 def _warm_lane(
     setup: Setup, key: Key[Array, ""], lane: Int[Array, ""], warm: WarmStart, data: Data
 ) -> Lane:
     """A lane where another fit ended; what its family has besides comes from the lane's key."""
-    value, grad = values_and_gradients(setup.target, warm.loc[None], data)
     phi = warm.phi
     if phi is None:
         assert isinstance(setup.family, HasGaussianInit)  # the door said so
         assert warm.scale_tril is not None
         own = jax.random.fold_in(key, lane)
         phi = setup.family.init_gaussian(own, warm.loc, warm.scale_tril)
-    return start_lane(setup, phi, jnp.isfinite(value[0]) & jnp.isfinite(grad).all(), data)
+    return start_lane(setup, phi, _is_usable(setup, warm.loc, data), data)
 
 
 @partial(jax.jit, static_argnames=("setup", "num_lanes"))
@@ -212,6 +228,8 @@ def start_lanes(
     `start_scale` is one for all, or one for each.
     """
     lanes = jnp.arange(num_lanes, dtype=jnp.int32)
+    if z is not None and num_lanes == 1:
+        z = z.reshape(1, -1)
     return lanes_at_starts(setup, keys, lanes, z, start_scale, data, warm)
 
 
@@ -231,7 +249,7 @@ def lanes_at_starts(
     scales = start_scale[lanes] if start_scale.ndim else jnp.broadcast_to(start_scale, len(lanes))
 
     def one(lane: Array, scale: Array, z: Array | None) -> Lane:
-        jitter = jnp.asarray(False) if batched else lane > 0
+        jitter = False if batched else lane > 0
         return initial_lane(setup, keys.start, lane, z, scale, data, jitter)
 
     if z is not None and batched:

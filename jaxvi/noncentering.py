@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxvi._arguments import typed_key
 from jaxvi._types import Data
 from jaxvi.families import FullRank, FullRankParams, NoncenteringParams
 from jaxvi.target import Target
@@ -56,8 +57,11 @@ def find_noncentering(
         Array([-1., -1., -1., -1.], dtype=float32)
     """
     factor = FullRank().scale_tril(phi)
-    half = jax.random.normal(key, (_PAIRS, target.dim), factor.dtype)
-    z = phi.loc[None] + jnp.concatenate([half, -half]) @ factor.T
+    # by NumPy: nothing is compiled for a few draws
+    seeds = np.asarray(jax.random.key_data(typed_key(key))).ravel().tolist()
+    half = np.random.default_rng(seeds).normal(size=(_PAIRS, target.dim))
+    mirrored = np.concatenate([half, -half]) @ np.asarray(factor, float).T
+    z = jnp.asarray(np.asarray(phi.loc, float)[None] + mirrored, factor.dtype)
     eye = jnp.eye(target.dim, dtype=factor.dtype)
     everywhere = jnp.ones(target.dim, z.dtype)
     found = _third(z, eye, eye, everywhere, data, target=target)

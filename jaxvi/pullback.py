@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxvi._blocks import in_blocks
 from jaxvi._types import Scalar
 from jaxvi.families import Bijector
 from jaxvi.supports import Real
 from jaxvi.target import Target
-
-_BLOCK = 4_096  # rows that are pushed at once
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,8 @@ def push(
 ) -> Float[Array, "*rows dim"]:
     """z = f(x), row by row."""
     rows = np.asarray(x).reshape(-1, x.shape[-1])
-    # in blocks of one size, so that one program serves any number of rows
-    padded = np.resize(rows, (-(-len(rows) // _BLOCK) * _BLOCK, rows.shape[1]))
-    blocks = [
-        np.asarray(_push(params, padded[i : i + _BLOCK], bijector))
-        for i in range(0, len(padded), _BLOCK)
-    ]
-    return jnp.asarray(np.concatenate(blocks)[: len(rows)].reshape(x.shape))
+    pushed = in_blocks(lambda block: _push(params, block, bijector), rows)
+    return jnp.asarray(pushed.reshape(x.shape))
 
 
 @partial(jax.jit, static_argnums=2)

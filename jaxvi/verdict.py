@@ -129,8 +129,9 @@ def _cautions(seen: Evidence) -> list[str]:
     if seen.drivers and seen.corrected == "chains":
         named = ", ".join(seen.drivers[:3]) + (", ..." if len(seen.drivers) > 3 else "")
         found.append(
-            f"the unconstrained {named} set the scale of many other coordinates (a funnel): chains "
-            "may not reach its far end; write the model non-centred, or hold it against MCMC"
+            f"the unconstrained {named} set the scale of other coordinates (a funnel), and its far "
+            "end is narrow: chains may have missed some of it; hold it against MCMC, or give what "
+            "sets scales a prior that keeps it from zero"
         )
     rounding = seen.eps * abs(seen.bound)
     if rounding > _ROUGH:

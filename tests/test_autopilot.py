@@ -96,6 +96,35 @@ def test_hard_cases_are_right_or_flagged(name):
         assert abs(draws[:, 0].std() / sd - 1.0) < 0.1
 
 
+def oblique_modes(z):
+    """Weights 0.7 and 0.3, 10 sds apart along the diagonal of ten coordinates: 3.2 in each."""
+    at = 5.0 / math.sqrt(10.0)
+    one, other = (-0.5 * jnp.sum((z - sign * at) ** 2) for sign in (1.0, -1.0))
+    return jnp.logaddexp(one + math.log(0.7), other + math.log(0.3))
+
+
+def test_modes_that_no_single_coordinate_tells_apart():
+    """Half of the restarts end in the mode with the lower bound: no agreement of the others."""
+    fit = jaxvi.fit(jax.random.key(0), jaxvi.Target(oblique_modes, jaxvi.Real((10,))))
+    assert fit.evidence.modes == 2
+    along = np.asarray(fit.sample_unconstrained(jax.random.key(1), 4_000)).mean(axis=1)
+    assert abs((along > 0.0).mean() - 0.7) < 0.05
+
+
+def far_mode(z):
+    """Weights 0.7 at the origin, 0.3 ten units away."""
+    far = z - jnp.array([8.0, -6.0])
+    near = -0.5 * jnp.sum(z**2) + math.log(0.7)
+    return jnp.logaddexp(near, -0.5 * jnp.sum(far**2) + math.log(0.3))
+
+
+def test_some_starts_are_far_out():
+    """A mode beyond the reach of starts of scale 3 is found by most keys."""
+    target = jaxvi.Target(far_mode, jaxvi.Real((2,)))
+    fits = [jaxvi.fit(jax.random.key(k), target, effort="quick", polish=False) for k in range(6)]
+    assert sum(fit.evidence.modes == 2 for fit in fits) >= 4
+
+
 def test_modes_are_told_and_weighted():
     """Both modes in the draws, in equal shares; q is a mixture."""
     fit = fitted("two modes")

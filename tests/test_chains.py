@@ -9,6 +9,7 @@ import jaxvi
 from jaxvi.chains import advance_chains, start_chains
 from jaxvi.diagnostics import movement, weigh
 from jaxvi.diagnostics._movement import compare
+from jaxvi.diagnostics._weighing import drift_from
 from jaxvi.families import FullRank, MeanField
 from jaxvi.families._full_rank import FullRankParams
 
@@ -127,6 +128,41 @@ def test_heavier_draws_are_of_the_same_posterior_and_see_further():
     assert (abs(sd / truth - 1.0) < 0.06).all()
     constant = -0.5 * np.log(np.linalg.det(2.0 * np.pi * np.asarray(FACTOR @ FACTOR.T, float)))
     assert abs(np.log(np.mean(np.exp(heavier.log_weights))) + constant) < 0.05
+
+
+def test_heavier_draws_see_the_tail_of_one_coordinate(x64):
+    """An exponential tail, beyond a Gaussian of the same mode: q's own draws understate its sd."""
+    dim, rate = 10, 1.2
+
+    def tailed(z):
+        body = -0.5 * jnp.sum(z**2)
+        return body + jnp.where(z[0] < -rate, 0.5 * (z[0] + rate) ** 2, 0.0)
+
+    target = jaxvi.Target(tailed, jaxvi.Real((dim,)))
+    phi = FullRankParams(jnp.zeros(dim), jnp.zeros(dim), jnp.zeros((dim, dim)))
+    grid = np.linspace(-40.0, 10.0, 200_001)
+    density = np.exp(-0.5 * grid**2 + np.where(grid < -rate, 0.5 * (grid + rate) ** 2, 0.0))
+    density /= density.sum()
+    mean = density @ grid
+    log_sd = 0.5 * np.log(density @ (grid - mean) ** 2)
+    plain = weigh(jax.random.key(4), target, FullRank(), phi)
+    heavier = weigh(jax.random.key(4), target, FullRank(), phi, heavier=True)
+    drift = drift_from(plain, heavier)
+    assert heavier.efficiency > 0.7
+    assert abs(drift.log_sd[0] - log_sd) < 3.0 * drift.log_sd_mcse[0] + 0.02
+    assert abs(drift.mean[0] - mean) < 3.0 * drift.mean_mcse[0] + 0.02
+    others = np.r_[1:dim, dim + 1 : 2 * dim]  # z, and the parameters, which are the same
+    assert (abs(drift.log_sd[others]) < 4.0 * drift.log_sd_mcse[others] + 0.01).all()
+    # what q's own weights say is further off than they know
+    assert log_sd - plain.drift.log_sd[0] > 0.05
+
+
+def test_heavier_needs_a_normal_base():
+    """A family with another base is refused at the door."""
+    family = jaxvi.StudentT()
+    phi = family.init(jax.random.key(0), 3)
+    with pytest.raises(TypeError, match="heavier: expected a FullRank"):
+        weigh(jax.random.key(1), TARGET, family, phi, heavier=True)
 
 
 def test_one_chain_far_out_is_no_memory():

@@ -401,9 +401,9 @@ def test_khat_of_every_lane(x64):
 
 def test_the_last_iterate_may_be_reported():
     """Without averages phi is the optimiser's own; the step limit is the end."""
-    rate = optax.cosine_decay_schedule(0.1, 2_000)
+    rate = optax.cosine_decay_schedule(0.1, 5_000)
     solver = jaxvi.Stochastic(optax.adam, learning_rate=rate, tolerance=None, average=False)
-    fit = quick(solver=solver, max_steps=2_000)
+    fit = quick(solver=solver, max_steps=5_000)
     assert (fit.status == Status.STEP_LIMIT).all()
     assert np.ptp(fit.bounds) < 1.0
     with pytest.raises(ValueError, match="tolerance=None"):

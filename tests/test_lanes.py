@@ -9,6 +9,7 @@ import pytest
 import jaxvi
 from jaxvi import Status
 from jaxvi._loop import Setup
+from jaxvi._ranking import ranking_of
 from jaxvi.lanes import split_key, start_lanes
 
 KEY = jax.random.key(11)
@@ -166,3 +167,15 @@ def test_run_is_pure():
     np.testing.assert_allclose(many.phi.loc[1], alone.phi.loc, rtol=2e-4, atol=2e-4)
     np.testing.assert_array_equal(many.step, [200, 200])
     assert many.bound[1] > 5.0 > many.bound[0]
+
+
+def test_a_converged_lane_comes_before_an_equal_one_that_is_not():
+    """Bounds that noise tells apart do not: but one that is clearly higher is the best anyway."""
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(3, 1_000)) + np.array([[0.0], [0.1], [-5.0]])
+    status = np.array([Status.CONVERGED, Status.STEP_LIMIT, Status.CONVERGED])
+    assert ranking_of(weights, status).best == 0
+    weights[1] += 5.0
+    assert ranking_of(weights, status).best == 1
+    weights[0, 0] = np.nan
+    assert ranking_of(weights, status).best == 1

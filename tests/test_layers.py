@@ -27,6 +27,8 @@ MOST_FUNCTION_LINES, MOST_FILE_LINES = 60, 400
 LAYERS = [
     "_arguments",
     "_types",
+    "_packed",
+    "_blocks",
     "_random",
     "_special",
     "_tree",

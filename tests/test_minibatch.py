@@ -160,10 +160,10 @@ def test_ranking_by_blocks_of_rows_is_ranking(x64):
     setup = Setup(TARGET, jaxvi.FullRank(), jaxvi.ELBO(), SOLVER, jaxvi.Fresh())
     keys = split_key(KEY)
     lanes = start_lanes(keys, None, jnp.asarray(1.0), data, setup=setup, num_lanes=3)
-    phis, started = lane_results(lanes, setup=setup), np.ones(3, bool)
+    phis, status = lane_results(lanes, setup=setup), np.full(3, jaxvi.Status.STEP_LIMIT)
     blocks = slices(data, 64)
-    ranking, weighed = rank_by_rows(keys, phis, started, blocks, TARGET, setup, 500)
-    whole = rank_phis(keys, phis, started, data, setup=setup, num_draws=500)
+    ranking, weighed = rank_by_rows(keys, phis, status, blocks, TARGET, setup, 500)
+    whole = rank_phis(keys, phis, status, data, setup=setup, num_draws=500)
     assert ranking.best == whole.best
     # other draws of the same q: bounds agree to within their errors
     error = np.hypot(ranking.mcse, whole.mcse)

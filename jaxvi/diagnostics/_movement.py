@@ -1,7 +1,7 @@
 """Do draws of q stay where they are when the density moves them?"""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +9,14 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Key
 
-from jaxvi._types import Data, Phi, Scalar
+from jaxvi._blocks import in_blocks
+from jaxvi._draws import draw_and_weigh, draws_each, tiled
+from jaxvi._types import Data, Phi
 from jaxvi.chains import Chains, advance_chains, start_chains
 from jaxvi.families import Bijector, Family, Transformed
 from jaxvi.pullback import pullback, push
 from jaxvi.target import Target
 
-_POOL = 8_000  # draws by which q's own moments are known
 _DENSE_UP_TO = 500
 KEPT = 8  # states, after as many transitions to settle
 CLEAR = 3.0  # standard errors
@@ -53,6 +54,10 @@ class Drift(NamedTuple):
         return float(np.max(mean)), float(np.max(log_sd[self.sd_told]))
 
 
+Groups: TypeAlias = tuple[Chains, ...]
+"""All chains: in two halves, so that the program that moves them serves one half alone, too."""
+
+
 class Space(NamedTuple):
     """Where chains move: the target's own coordinates, or those of the family within q's.
 
@@ -74,26 +79,36 @@ class Space(NamedTuple):
         outer = family.bijector, phi.bijector
         return cls(within, family.family, phi.inner, (phi.bijector, data), outer)
 
-    def seen(self, x: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:
+    def seen(self, x: Float[Array | np.ndarray, "*rows dim"]) -> Float[Array, "*rows dim"]:
         """In the target's coordinates."""
+        x = jnp.asarray(x)
         return x if self.outer is None else push(self.outer[0], self.outer[1], x)
 
-    def start(self, x: Float[Array, "chains dim"], scale: Float[Array, "..."]) -> Chains:
+    def start(self, x: Float[Array, "chains dim"], scale: Float[Array, "..."]) -> Groups:
         """Chains at the rows of x."""
-        return start_chains(self.target, x, scale, self.data, num_kept=KEPT)
+        halves = jnp.split(x, 2) if len(x) % 2 == 0 else [x]
+        return tuple(
+            start_chains(self.target, half, scale, self.data, num_kept=KEPT) for half in halves
+        )
 
     def advance(
-        self,
-        key: Key[Array, ""],
-        chains: Chains,
-        scale: Float[Array, "..."],
-        kept: int = KEPT,
-        thin: int = 1,
-    ) -> tuple[Chains, Float[Array, "kept chains dim"]]:
+        self, key: Key[Array, ""], groups: Groups, scale: Float[Array, "..."], thin: int = 1
+    ) -> tuple[Groups, Float[Array, "kept chains dim"]]:
         """States of every chain, `thin` transitions apart; as they are, not as they are seen."""
-        return advance_chains(
-            key, chains, scale, self.data, target=self.target, num_kept=kept, thin=thin
-        )
+        ends, states = [], []
+        for i, chains in enumerate(groups):
+            chains, x = advance_chains(
+                jax.random.fold_in(key, i),
+                chains,
+                scale,
+                self.data,
+                target=self.target,
+                num_kept=KEPT,
+                thin=thin,
+            )
+            ends.append(chains)
+            states.append(np.asarray(x))
+        return tuple(ends), jnp.asarray(np.concatenate(states, axis=1))
 
 
 class Movement(NamedTuple):
@@ -101,7 +116,7 @@ class Movement(NamedTuple):
 
     `drift` is of their last states against q, `x` those states (kept, chains, dim) where the
     chains move, `start` where they began, both in `space`; `acceptance` is the mean over chains
-    in the last transition, `num_bad` counts draws of q that had no finite density, `chains` is
+    in the last transition, `num_bad` counts draws of q that had no finite density, `groups` is
     where they are, `scale` what whitened them.
     """
 
@@ -110,7 +125,7 @@ class Movement(NamedTuple):
     start: Float[Array, "chains dim"]
     acceptance: float
     num_bad: int
-    chains: Chains
+    groups: Groups
     scale: Float[Array, "..."]
     space: Space
 
@@ -123,6 +138,7 @@ def movement(
     data: Data = None,
     *,
     num_chains: int = 500,
+    num_batches: int = 1,
 ) -> Movement:
     r"""Start short Hamiltonian chains at draws of q, and see whether their marginals drift.
 
@@ -131,8 +147,8 @@ def movement(
     Monte Carlo error (Wang, Kasprzak and Huggins 2023). Importance weights fail in high dimension,
     where they condemn every q; this doesn't. It sees nothing of modes that q has missed.
 
-    8 transitions of 8 leapfrog steps settle, the states of 8 more are compared with q. Where q is
-    `Transformed`, the chains move in the coordinates of the family within.
+    8 transitions of 2 to 8 leapfrog steps settle, the states of 8 more are compared with q. Where q
+    is `Transformed`, the chains move in the coordinates of the family within.
 
     Args:
         key: a random key.
@@ -141,6 +157,7 @@ def movement(
         phi: q's parameters.
         data: handed to the log density.
         num_chains: chains; standard errors fall with their root.
+        num_batches: of which draws of q are made, as for `weigh`, whose program serves.
 
     Example:
         >>> fit = jaxvi.fit(key, target, solver=jaxvi.NaturalGradient())
@@ -150,15 +167,27 @@ def movement(
     """
     space = Space.of(target, family, phi, data)
     keys = [jax.random.fold_in(key, i) for i in range(3)]
-    num = max(_POOL, num_chains)
-    pool = draw(keys[0], space.phi, family=space.family, num=num, dim=target.dim)
-    scale, start = whitening(pool), pool[:num_chains]
-    chains = space.start(start, scale)
-    num_bad = int(np.sum(~np.isfinite(np.asarray(chains.value))))
-    chains, _ = space.advance(keys[1], chains, scale)
-    chains, x = space.advance(keys[2], chains, scale)
+    drawn = draw_and_weigh(
+        keys[0],
+        tiled(space.phi, num_batches),
+        space.data,
+        target=space.target,
+        family=space.family,
+        num=draws_each(num_batches, target.dim),
+    )
+    pool = np.asarray(drawn.z).reshape(-1, target.dim)
+    scale, start = whitening(pool), jnp.asarray(pool[:num_chains])
+    groups = space.start(start, scale)
+    num_bad = sum(int(np.sum(~np.isfinite(np.asarray(chains.value)))) for chains in groups)
+    groups, _ = space.advance(keys[1], groups, scale)
+    groups, x = space.advance(keys[2], groups, scale)
     drift = compare(target, *(space.seen(rows) for rows in (pool, start, x)))
-    return Movement(drift, x, start, float(chains.acceptance), num_bad, chains, scale, space)
+    return Movement(drift, x, start, acceptance(groups), num_bad, groups, scale, space)
+
+
+def acceptance(groups: Groups) -> float:
+    """The mean over all chains in the last transition."""
+    return float(np.mean([float(chains.acceptance) for chains in groups]))
 
 
 @partial(jax.jit, static_argnames=("family", "num", "dim"))
@@ -170,96 +199,90 @@ def draw(
     return jax.vmap(family.transform, (None, 0))(phi, noise)
 
 
-def whitening(pool: Float[Array, "pool dim"]) -> Float[Array, "..."]:
+def whitening(pool: Float[np.ndarray, "pool dim"]) -> Float[Array, "..."]:
     """A factor of the covariance of draws; above dimension 500 their standard deviations."""
-    return _whitening(_filled(pool))
-
-
-def _filled(pool: Float[Array, "pool dim"]) -> Float[Array | np.ndarray, "rows dim"]:
-    """Rows repeated to the number of q's, where that is a multiple: one program serves both."""
-    times = _POOL // len(pool) if _POOL % len(pool) == 0 else 1
-    return pool if times == 1 else np.tile(np.asarray(pool), (times, 1))
-
-
-@jax.jit
-def _whitening(pool: Float[Array, "pool dim"]) -> Float[Array, "..."]:
     sd = pool.std(axis=0)
-    if pool.shape[1] > _DENSE_UP_TO:
-        return sd
-    covariance = jnp.cov(pool, rowvar=False).reshape(sd.size, sd.size)
-    factor = jnp.linalg.cholesky(covariance)
-    return jnp.where(jnp.isfinite(factor).all(), factor, jnp.diag(sd))
+    if pool.shape[1] > _DENSE_UP_TO or not np.isfinite(sd).all():
+        return jnp.asarray(sd)
+    covariance = np.cov(pool, rowvar=False).reshape(sd.size, sd.size)
+    try:
+        factor = np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        factor = np.diag(sd)
+    return jnp.asarray(factor.astype(pool.dtype))
 
 
 def compare(
     target: Target,
-    pool: Float[Array, "pool dim"],
-    start: Float[Array, "chains dim"],
-    z: Float[Array, "kept chains dim"],
+    pool: Float[Array | np.ndarray, "pool dim"],
+    start: Float[Array | np.ndarray, "chains dim"],
+    z: Float[Array | np.ndarray, "kept chains dim"],
 ) -> Drift:
-    """States `z` of chains from `start` against draws `pool` of q, all in the target's z."""
-    size = np.array(len(pool), pool.dtype)
-    return Drift(*(np.asarray(row) for row in _drift(target, _filled(pool), size, start, z)))
+    """States `z` of chains from `start` against draws `pool` of q, all in the target's z.
 
-
-@partial(jax.jit, static_argnames="target")
-def _drift(
-    target: Target,
-    pool: Float[Array, "pool dim"],
-    pool_size: Scalar,
-    start: Float[Array, "chains dim"],
-    z: Float[Array, "kept chains dim"],
-) -> tuple[Array, ...]:
-    """The fields of `Drift`. Chains are independent; states of one are not."""
+    Chains are independent; states of one are not. On the host: as a program of its own this took
+    0.5 s to compile, for each number of chains and states.
+    """
     kept, num_chains, dim = z.shape
     of_q = features(target, pool)
     centre, scale = of_q.mean(axis=0), of_q.std(axis=0)
     constant = scale == 0.0  # as is a simplex of one part
-    scale = jnp.where(constant, 1.0, scale)
+    scale = np.where(constant, 1.0, scale)
 
-    def standard(rows: Float[Array, "rows dim"]) -> Float[Array, "rows coordinates"]:
+    def standard(rows: Float[Array | np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows both"]:
         return (features(target, rows) - centre[None]) / scale[None]
 
-    first = standard(start)
-    rows = standard(z.reshape(-1, dim))
-    mean = rows.mean(axis=0)
-    square = (rows - mean[None]) ** 2
-    by_chain = rows.reshape(kept, num_chains, -1).mean(axis=0)
-    square_by_chain = square.reshape(kept, num_chains, -1).mean(axis=0)
-    variance = jnp.where(constant, 1.0, square.mean(axis=0))
-    own = standard(pool) ** 2
-    size = float(num_chains)
-    mean_error = jnp.sqrt(by_chain.var(axis=0) / size + 1.0 / pool_size)
-    spread = square_by_chain.var(axis=0) / variance**2 / size + own.var(axis=0) / pool_size
-    last = rows.reshape(kept, num_chains, -1)[-1]
-    memory = jnp.maximum(_memory(first, last), _memory(_folded(first), _folded(last)))
-    memory = jnp.where(constant, 0.0, memory)
-    log_sd_error = 0.5 * jnp.sqrt(spread)
-    told = (log_sd_error < _TOLD) | (jnp.arange(memory.size) < dim)
-    return mean, mean_error, 0.5 * jnp.log(variance), log_sd_error, memory, told
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        first, rows = standard(start), standard(z.reshape(-1, dim))
+        mean = rows.mean(axis=0)
+        square = (rows - mean[None]) ** 2
+        by_chain = rows.reshape(kept, num_chains, -1).mean(axis=0)
+        square_by_chain = square.reshape(kept, num_chains, -1).mean(axis=0)
+        variance = np.where(constant, 1.0, square.mean(axis=0))
+        own = ((of_q - centre[None]) / scale[None]) ** 2
+        size, pool_size = float(num_chains), float(len(pool))
+        mean_error = np.sqrt(by_chain.var(axis=0) / size + 1.0 / pool_size)
+        spread = square_by_chain.var(axis=0) / variance**2 / size + own.var(axis=0) / pool_size
+        last = rows.reshape(kept, num_chains, -1)[-1]
+        memory = np.maximum(_memory(first, last), _memory(_folded(first), _folded(last)))
+        memory = np.where(constant, 0.0, memory)
+        log_sd_error = 0.5 * np.sqrt(spread)
+        told = (log_sd_error < _TOLD) | (np.arange(memory.size) < dim)
+        return Drift(mean, mean_error, 0.5 * np.log(variance), log_sd_error, memory, told)
 
 
-@partial(jax.jit, static_argnames="target")
-def features(target: Target, z: Float[Array, "rows dim"]) -> Float[Array, "rows coordinates"]:
+def features(
+    target: Target, z: Float[Array | np.ndarray, "rows dim"]
+) -> Float[np.ndarray, "rows coordinates"]:
     """z, and the parameters that it stands for, in one row."""
+    return in_blocks(partial(_features, target), np.asarray(z))
+
+
+@partial(jax.jit, static_argnums=0)
+def _features(target: Target, z: Float[Array, "rows dim"]) -> Float[Array, "rows coordinates"]:
     values = jax.vmap(lambda row: ravel_pytree(target.constrain(row))[0])(z)
     return jnp.concatenate([z, values.astype(z.dtype)], axis=-1)
 
 
-def _folded(rows: Float[Array, "chains coordinates"]) -> Float[Array, "chains coordinates"]:
+def _folded(
+    rows: Float[np.ndarray, "chains coordinates"],
+) -> Float[np.ndarray, "chains coordinates"]:
     """Distances from the median."""
-    return jnp.abs(rows - jnp.median(rows, axis=0)[None])
+    return np.abs(rows - np.median(rows, axis=0)[None])
 
 
 def _memory(
-    one: Float[Array, "chains coordinates"], other: Float[Array, "chains coordinates"]
-) -> Float[Array, "coordinates"]:
+    one: Float[np.ndarray, "chains coordinates"], other: Float[np.ndarray, "chains coordinates"]
+) -> Float[np.ndarray, "coordinates"]:
     """Correlation of ranks, which one chain far out doesn't decide, beyond that of chance."""
     num = len(one)
 
-    def ranks(rows: Array) -> Array:
-        return jnp.argsort(jnp.argsort(rows, axis=0), axis=0).astype(rows.dtype) - 0.5 * (num - 1)
+    def ranks(rows: np.ndarray) -> np.ndarray:
+        order = np.argsort(rows, axis=0)
+        found = np.empty_like(order)
+        np.put_along_axis(found, order, np.arange(num)[:, None], axis=0)
+        return found - 0.5 * (num - 1)
 
     one, other = ranks(one), ranks(other)
-    found = jnp.sum(one * other, axis=0) / jnp.sum(one**2, axis=0)
-    return jnp.sqrt(jnp.maximum(found**2 - _CHANCE**2 / num, 0.0))
+    found = np.sum(one * other, axis=0) / np.sum(one**2, axis=0)
+    return np.sqrt(np.maximum(found**2 - _CHANCE**2 / num, 0.0))

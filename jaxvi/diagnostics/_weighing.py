@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxvi._draws import draw_and_weigh, draws_each, tiled
+from jaxvi._draws import can_be_heavier, draw_and_weigh, draws_each, tiled
 from jaxvi._types import Data, Phi
 from jaxvi.diagnostics._movement import Drift, Space, features
 from jaxvi.diagnostics._pareto import khat_threshold, smooth_on_host
@@ -18,7 +18,7 @@ LEAST_EFFICIENCY = 0.3  # of weights that are to say anything of marginals
 
 
 class Weighing(NamedTuple):
-    """Draws z of q with their smoothed log weights, and what they say.
+    """Draws z of q, the parameters they stand for, their smoothed log weights, what these say.
 
     `efficiency` is the share of equally weighted draws that they are worth, before smoothing;
     `drift` how far the weighted marginals are from q's own, `error` the same but for what is left
@@ -27,6 +27,7 @@ class Weighing(NamedTuple):
     """
 
     z: Float[np.ndarray, "draws dim"]
+    params: Float[np.ndarray, "draws params"]
     log_weights: Float[np.ndarray, "draws"]
     khat: float
     khat_limit: float
@@ -73,8 +74,12 @@ def weigh(
             take 256 MiB.
         num_batches: of which they are made; with the number of a fit's restarts, and as many draws
             as by default, the program that has ranked these may serve again.
-        heavier: of a `FullRank`, `MeanField` or `CouplingFlow` with a multivariate t of 5 degrees
-            of freedom in place of its normal base, which sees mass that q's own tails miss.
+        heavier: of a `FullRank`, `MeanField` or `CouplingFlow`, or of one within a `Transformed`,
+            with t's of 5 degrees of freedom in its normal base, which see mass that q's own tails
+            miss: half of the draws with a multivariate one, half with one in a coordinate each.
+
+    Raises:
+        TypeError: `heavier` of another family.
 
     Example:
         >>> fit = jaxvi.fit(key, target, solver=jaxvi.NaturalGradient())
@@ -86,6 +91,11 @@ def weigh(
     if num_draws is not None:
         each = max(num_draws // num_batches, 1)
     space = Space.of(target, family, phi, data)
+    if heavier and not can_be_heavier(space.family):
+        raise TypeError(
+            "heavier: expected a FullRank, MeanField or CouplingFlow, whose base is normal; got "
+            f"{space.family!r:.80}; try heavier=False."
+        )
     drawn = draw_and_weigh(
         key,
         tiled(space.phi, num_batches),
@@ -98,7 +108,7 @@ def weigh(
     z, params, weights = (np.asarray(x).reshape(-1, *x.shape[2:]) for x in drawn)
     if space.outer is not None:
         z = np.asarray(space.seen(jnp.asarray(z)))
-        params = np.asarray(features(target, z))[:, z.shape[1] :]
+        params = features(target, z)[:, z.shape[1] :]
     return weighing_of(z, params, weights)
 
 
@@ -115,6 +125,7 @@ def weighing_of(
         share = _softmax(weights)
         return Weighing(
             z=z,
+            params=params,
             log_weights=smoothed,
             khat=khat,
             khat_limit=khat_threshold(len(raw)),
@@ -125,6 +136,28 @@ def weighing_of(
             drift=drift,
             error=error,
         )
+
+
+def drift_from(plain: Weighing, better: Weighing) -> Drift:
+    """How far q's own marginals are from the weighted ones of other draws of the same target."""
+    one, other = (np.concatenate([seen.z, seen.params], axis=1) for seen in (plain, better))
+    centre, scale = one.mean(axis=0), one.std(axis=0)
+    constant = scale == 0.0
+    scale = np.where(constant, 1.0, scale)
+    one, other = (one - centre[None]) / scale[None], (other - centre[None]) / scale[None]
+    share = _softmax(better.log_weights)
+    mean = share @ other
+    variance = np.where(constant, 1.0, share @ (other - mean[None]) ** 2)
+    size = float(len(one))
+    of_sd = 0.5 * np.sqrt((one**2).var(axis=0) / size)
+    return Drift(
+        mean,
+        np.hypot(better.error.mean_mcse, 1.0 / size**0.5),
+        0.5 * np.log(variance),
+        np.hypot(better.error.log_sd_mcse, of_sd),
+        np.zeros_like(mean),
+        np.ones(len(mean), bool),
+    )
 
 
 def _softmax(log_weights: Float[np.ndarray, "draws"]) -> Float[np.ndarray, "draws"]:

@@ -3,7 +3,6 @@
 import itertools
 from typing import TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -24,11 +23,15 @@ def init_nets(
     Every network is one vector, layer by layer its weights and its biases: an optimiser's program
     grows with the number of arrays, and compiling it is most of what a short fit takes.
     """
+    pairs = list(itertools.pairwise(sizes))
+    # in one go: a generator takes longer to compile than all the rest
+    counts = [rows * columns for rows, columns in pairs[:-1]]
+    drawn = normals(key, (num, sum(counts)), dtype)
+    weights = jnp.split(drawn, np.cumsum(counts)[:-1], axis=1) if counts else []
     parts = []
-    for i, (rows, columns) in enumerate(itertools.pairwise(sizes)):
-        drawn = normals(jax.random.fold_in(key, i), (num, rows * columns), dtype)
-        last = i == len(sizes) - 2
-        parts.append(jnp.zeros_like(drawn) if last else drawn / max(rows, 1) ** 0.5)
+    for (rows, columns), weight in zip(pairs, [*weights, None], strict=True):
+        last = weight is None
+        parts.append(jnp.zeros((num, rows * columns), dtype) if last else weight / rows**0.5)
         parts.append(jnp.zeros((num, columns), dtype))
     return jnp.concatenate(parts, axis=1)
 

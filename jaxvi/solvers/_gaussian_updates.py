@@ -146,13 +146,14 @@ class Dense(Update):
     ) -> tuple[FullRankParams, Float[Array, "innovations"], Scalar]:
         """The new precision is L^-T Q growth(w) Q^T L^-1 with W = Q diag(w) Q^T."""
         factor = FullRank().scale_tril(phi)
-        relative, axes = jnp.linalg.eigh(curvature)
+        relative, axes = jnp.linalg.eigh(curvature, symmetrize_input=False)
         shrunk = axes / jnp.sqrt(growth(relative, rate))[None]
         score = gradient @ factor
         along_axes = score @ shrunk
         part = share(jnp.linalg.norm(along_axes), rate, radius, phi.loc.size)
         loc = phi.loc + part * factor @ (shrunk @ along_axes)
-        lower = factor @ jnp.linalg.cholesky(shrunk @ shrunk.T)
+        root = jnp.linalg.cholesky(shrunk @ shrunk.T, symmetrize_input=False)
+        lower = factor @ root
         moved = FullRankParams(loc, jnp.log(jnp.diagonal(lower)), jnp.tril(lower, -1))
         scale = jnp.linalg.norm(factor, axis=-1)
         excess = jnp.sum((factor @ curvature) * factor, axis=-1) / scale**2 - 1.0

@@ -1,12 +1,12 @@
 """How far a solver that moves a whole Gaussian may go in one step."""
 
 import math
-from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxvi import _tree
+from jaxvi._packed import Packed
 from jaxvi._types import Phi, Scalar
 
 _RADIUS = 3.0
@@ -14,7 +14,7 @@ _WORTH_JUDGING = 20.0  # nats
 _CLEARLY = 6.0  # standard errors
 
 
-class Trust(NamedTuple):
+class Trust(Packed):
     """How far a step may go: by what the last one promised and what it gave."""
 
     radius: Scalar  # of the mean's step: whitened, in units of sqrt(dim)
@@ -27,7 +27,9 @@ class Trust(NamedTuple):
 def start_trust(dtype: jnp.dtype) -> Trust:
     """Nothing promised yet."""
     zero = jnp.zeros((), dtype)
-    return Trust(zero + _RADIUS, zero + 1.0, _lowest(zero), zero, zero)
+    return Trust.of(
+        radius=zero + _RADIUS, pace=zero + 1.0, bound=_lowest(zero), error=zero, promised=zero
+    )
 
 
 def _lowest(like: Scalar) -> Scalar:
@@ -56,27 +58,27 @@ def judge(trust: Trust, bound: Scalar, error: Scalar) -> tuple[Trust, Bool[Array
     factor = jnp.where(kept, 2.0, jnp.where(judged & fell, 0.125, jnp.where(broken, 0.5, 1.0)))
     radius = jnp.clip(trust.radius * factor, 0.1, 1e6).astype(trust.radius.dtype)
     pace = jnp.where(fell, 0.5 * trust.pace, jnp.minimum(1.2 * trust.pace, 1.0))
-    return trust._replace(radius=radius, pace=jnp.maximum(pace, 0.02)), fell
+    return trust.replace(radius=radius, pace=jnp.maximum(pace, 0.02)), fell
 
 
 def settle(
     here: tuple[Phi, Phi, Trust],
     moved: Phi,
     narrower: Phi,
-    seen: tuple[Bool[Array, ""], Scalar, Scalar, Scalar],
+    seen: tuple[Bool[Array, ""], Bool[Array, ""], Scalar, Scalar, Scalar],
 ) -> tuple[Phi, Phi, Trust]:
     """phi, the last phi and the trust after a step.
 
-    `here` is the same before it; `moved` is where the step goes, `narrower` where to go instead
-    if draws were not finite; `seen` says whether all was finite, the bound, its standard error
-    and the gain that is promised. Where the last step did badly, to where draws are not finite
-    among others, it is undone.
+    `here` is the same before it, the trust already judged; `moved` is where the step goes,
+    `narrower` where to go instead if draws were not finite; `seen` says whether all was finite,
+    whether the last step must be undone, the bound, its standard error and the gain that is
+    promised. Where the last step did badly, to where draws are not finite among others, it is
+    undone.
     """
-    phi, last, before = here
-    usable, bound, error, promised = seen
-    trust, fell = judge(before, bound, error)
+    phi, last, trust = here
+    usable, fell, bound, error, promised = seen
     going = usable & ~fell
-    after = trust._replace(  # what comes after an undone step is not compared with anything
+    after = trust.replace(  # what comes after an undone step is not compared with anything
         bound=jnp.where(going, bound, _lowest(bound)),
         error=jnp.where(going, error, 0.0),
         promised=jnp.where(going, promised, 0.0),

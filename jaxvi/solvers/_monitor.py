@@ -10,8 +10,10 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
+from jaxvi import _tree
+from jaxvi._packed import Packed
 from jaxvi._types import Scalar
 
 _FIRST_WINDOW = 10.0  # steps
@@ -23,18 +25,23 @@ _STILL_FALLING, _NOTHING = 0.5, 1e-5  # of the spread: from window to window, an
 _MOST_FAILURES = 60  # steps in a row
 
 
-class Monitor(NamedTuple):
-    """Sums over the current window, its length, and the steps averaged since drift was seen."""
+class Clock(Packed):
+    """Steps of the current window, its length, and the steps averaged since drift was seen."""
 
-    total: Float[Array, "innovations"]
-    square: Float[Array, "innovations"]
     steps: Scalar
     window: Scalar
     spread: Scalar  # root mean square of the innovations in the last complete window
     rate: Scalar  # of the steps while q drifts
     age: Scalar
-    calm: Bool[Array, ""]  # no drift in the last complete window
-    failures: Int[Array, ""]  # steps in a row with draws that were not finite
+    calm: Scalar  # 1 where there was no drift in the last complete window, else 0
+    failures: Scalar  # steps in a row with draws that were not finite
+
+
+class Monitor(NamedTuple):
+    """Innovations and their squares, summed over the current window, and how long it has been."""
+
+    sums: Float[Array, "2 innovations"]
+    clock: Clock
 
 
 class Verdict(NamedTuple):
@@ -48,40 +55,39 @@ class Verdict(NamedTuple):
 
 def start_monitor(num_innovations: int, dtype: jnp.dtype) -> Monitor:
     """Nothing seen yet."""
-    zeros = jnp.zeros(num_innovations, dtype)
     zero = jnp.zeros((), dtype)
-    return Monitor(
-        total=zeros,
-        square=zeros,
+    clock = Clock.of(
         steps=zero,
         window=zero + _FIRST_WINDOW,
         spread=zero + 1.0,
         rate=zero + 1.0,
         age=zero,
-        calm=jnp.zeros((), bool),
-        failures=jnp.zeros((), jnp.int32),
+        calm=zero,
+        failures=zero,
     )
+    return Monitor(jnp.zeros((2, num_innovations), dtype), clock)
 
 
 def record(
     monitor: Monitor, innovation: Float[Array, "innovations"], usable: Bool[Array, ""]
 ) -> Monitor:
     """One more step; a step with draws that were not finite empties the window."""
-    kept = jnp.where(usable, 1.0, 0.0).astype(monitor.steps.dtype)
-    seen = jnp.where(usable, innovation, 0.0)
-    return monitor._replace(
-        total=kept * (monitor.total + seen),
-        square=kept * (monitor.square + seen * seen),
-        steps=kept * (monitor.steps + 1.0),
-        age=kept * (monitor.age + monitor.calm),
-        calm=monitor.calm & usable,
-        failures=jnp.where(usable, 0, monitor.failures + 1),
+    sums, clock = monitor
+    kept = jnp.where(usable, 1.0, 0.0).astype(sums.dtype)
+    seen = jnp.stack([innovation, innovation * innovation])
+    moved = clock.replace(
+        steps=kept * (clock.steps + 1.0),
+        age=kept * (clock.age + clock.calm),
+        calm=kept * clock.calm,
+        failures=(1.0 - kept) * (clock.failures + 1.0),
     )
+    return Monitor(jnp.where(usable, sums + seen, 0.0), moved)
 
 
 def rate(monitor: Monitor) -> Scalar:
     """Constant while q drifts; then so that later steps amount to an average of all of them."""
-    return monitor.rate / (1.0 + monitor.rate * monitor.age)
+    clock = monitor.clock
+    return clock.rate / (1.0 + clock.rate * clock.age)
 
 
 def close_window(monitor: Monitor, tolerance: float) -> tuple[Monitor, Verdict]:
@@ -96,40 +102,38 @@ def close_window(monitor: Monitor, tolerance: float) -> tuple[Monitor, Verdict]:
     three times as much); and the innovations no longer shrink, as they do to nothing where q's
     family holds the posterior itself.
     """
-    ends = monitor.steps >= monitor.window
-    steps = jnp.maximum(monitor.steps, 1.0)
-    mean = monitor.total / steps
-    variance = jnp.maximum(monitor.square / steps - mean * mean, 0.0)
+    clock = monitor.clock
+    ends = clock.steps >= clock.window
+    steps = jnp.maximum(clock.steps, 1.0)
+    mean, square = monitor.sums / steps
+    variance = jnp.maximum(square - mean * mean, 0.0)
     error = jnp.sqrt(variance / steps)
     wander = jnp.sqrt(0.5 * rate(monitor) * variance)
     significant = jnp.abs(mean) > jnp.maximum(_significant(steps, mean.size) * error, tolerance)
     drift = jnp.any(significant)
     sharp = jnp.sqrt(jnp.mean(error**2)) < tolerance
     sharp &= jnp.all((error < 3.0 * tolerance) & (wander < tolerance))
-    spread = jnp.sqrt(jnp.mean(monitor.square / steps))
-    settled = (spread > _STILL_FALLING * monitor.spread) | (spread < _NOTHING)
-    calm = jnp.where(ends, ~drift, monitor.calm)
-    longer = jnp.round(_WINDOW_GROWTH * monitor.window)
+    spread = jnp.sqrt(jnp.mean(square))
+    settled = (spread > _STILL_FALLING * clock.spread) | (spread < _NOTHING)
+    longer = jnp.round(_WINDOW_GROWTH * clock.window)
     # Noise of the steps pushes an innovation now one way, now the other; what is left of the way
     # pushes it one way. But noise also has a mean effect, of second order: where updates of all
     # coordinates bend each other, up to half its total variance.
     bend = 0.5 * rate(monitor) * jnp.sum(variance)
     creeps = jnp.any(significant & (jnp.abs(mean) > jnp.maximum(jnp.sqrt(variance), bend)))
     far = (jnp.abs(mean).max() > _FAR_OFF) | creeps
-    paced = jnp.where(far, jnp.minimum(2.0 * monitor.rate, 1.0), 0.5 * monitor.rate)
-    paced = jnp.maximum(paced, _SLOWEST)
-    closed = monitor._replace(
-        total=jnp.where(ends, 0.0, monitor.total),
-        square=jnp.where(ends, 0.0, monitor.square),
-        steps=jnp.where(ends, 0.0, monitor.steps),
-        window=jnp.where(ends, jnp.where(drift, _FIRST_WINDOW, longer), monitor.window),
-        spread=jnp.where(ends, spread, monitor.spread),
-        rate=jnp.where(ends & drift, paced, monitor.rate),
-        age=jnp.where(ends & drift, 0.0, monitor.age),
-        calm=calm,
+    paced = jnp.where(far, jnp.minimum(2.0 * clock.rate, 1.0), 0.5 * clock.rate)
+    closed = clock.replace(
+        steps=0.0,
+        window=jnp.where(drift, _FIRST_WINDOW, longer),
+        spread=spread,
+        rate=jnp.where(drift, jnp.maximum(paced, _SLOWEST), clock.rate),
+        age=jnp.where(drift, 0.0, clock.age),
+        calm=~drift,
     )
-    lost = monitor.failures >= _MOST_FAILURES
-    return closed, Verdict(ends, ends & ~drift & sharp & settled, ends & ~far, lost)
+    after = Monitor(jnp.where(ends, 0.0, monitor.sums), _tree.where(ends, closed, clock))
+    lost = clock.failures >= _MOST_FAILURES
+    return after, Verdict(ends, ends & ~drift & sharp & settled, ends & ~far, lost)
 
 
 def _significant(steps: Scalar, num: int) -> Scalar:

@@ -179,7 +179,7 @@ class NaturalGradient(Solver):
         good = jnp.isfinite(values) & jnp.isfinite(gradients).all(axis=-1)
         curvature, tally = self._curvature(state, z, noise, gradients, problem)
         bound, error = bound_and_error(values - log_q)
-        trust, _ = judge(state.trust, bound, error)
+        trust, fell = judge(state.trust, bound, error)
         pace = trust.pace * rate(state.monitor)
         moved, innovation, promised = update.apply(
             state.phi, gradients.mean(axis=0), curvature, pace, trust.radius
@@ -187,8 +187,8 @@ class NaturalGradient(Solver):
         usable = good.all() & _tree.all_finite((moved, innovation))
         bad = 1.0 - good.mean(dtype=values.dtype)
         narrower = update.narrow(state.phi, jnp.exp(-0.1 - bad))
-        here = (state.phi, state.last, state.trust)
-        phi, last, trust = settle(here, moved, narrower, (usable, bound, error, promised))
+        here, seen = (state.phi, state.last, trust), (usable, fell, bound, error, promised)
+        phi, last, trust = settle(here, moved, narrower, seen)
         monitor = record(state.monitor, innovation, usable)
         estimates = state.estimates
         if estimates is not None and tally is not None:
@@ -205,8 +205,9 @@ class NaturalGradient(Solver):
         monitor, seen = close_window(state.monitor, self.tolerance)
         switch, estimates = jnp.zeros((), bool), state.estimates
         if estimates is not None:
-            switch, estimates = self._choose(estimates, state.monitor.steps, seen, trace)
-            monitor = monitor._replace(age=jnp.where(switch, 0.0, monitor.age))
+            switch, estimates = self._choose(estimates, state.monitor.clock.steps, seen, trace)
+            clock = monitor.clock.replace(age=jnp.where(switch, 0.0, monitor.clock.age))
+            monitor = monitor._replace(clock=clock)
         state = state._replace(monitor=monitor, estimates=estimates)
         largest = jnp.abs(trace.problem.family.transform(state.phi, trace.noise[0, 0])).max()
         status = jnp.where(seen.converged & ~switch, Status.CONVERGED, Status.RUNNING)

@@ -1,0 +1,54 @@
+"""Scalars that travel as one array: of a loop's every array XLA makes kernels of its own."""
+
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxvi._types import Scalar
+
+Record = TypeVar("Record", bound="Packed")
+
+
+class Packed:
+    """A record of scalars of one floating dtype, by name; subclasses annotate the names.
+
+    Twelve scalars that a loop carries, each updated and chosen by a condition, took 0.33 s to
+    compile on a CPU, and 0.08 s in one array.
+
+    Example:
+        >>> class Pair(Packed):
+        ...     one: Scalar
+        ...     other: Scalar
+        >>> pair = Pair.of(one=jnp.ones(()), other=jnp.zeros(()))
+        >>> float(pair.replace(other=pair.one + 1.0).other)
+        2.0
+    """
+
+    _names: tuple[str, ...]
+
+    def __init__(self, array: Any) -> None:
+        self._array = array  # whatever a tree of this structure holds, shapes among others
+
+    def __init_subclass__(cls) -> None:
+        cls._names = tuple(cls.__annotations__)
+        jax.tree_util.register_pytree_node(
+            cls, lambda packed: ((packed._array,), None), lambda _, leaves: cls(leaves[0])
+        )
+
+    @classmethod
+    def of(cls: type[Record], **numbers: Any) -> Record:
+        """Of all its numbers; those that are no floating numbers become some."""
+        dtype = jnp.result_type(*numbers.values(), jnp.float32)
+        parts = [jnp.asarray(numbers[name]).astype(dtype).reshape(1) for name in cls._names]
+        return cls(lax.concatenate(parts, 0))
+
+    def __getattr__(self, name: str) -> Scalar:
+        if name.startswith("_") or name not in self._names:
+            raise AttributeError(f"{type(self).__name__} has no {name!r}")
+        return lax.index_in_dim(self._array, self._names.index(name), axis=-1, keepdims=False)
+
+    def replace(self: Record, **changes: Any) -> Record:
+        """With some of them changed."""
+        return self.of(**{name: changes.get(name, getattr(self, name)) for name in self._names})
