@@ -313,13 +313,16 @@ class Pilot:
         coordinates in which it is none.
         """
         q, key = fit.q, jax.random.fold_in(self.key, 6)
-        if not weighed.ok or (self.drivers and not isinstance(q.family, Transformed)):
+        alike = weighed.efficiency >= ALIKE
+        if weighed.bad_share or (self.drivers and not isinstance(q.family, Transformed)):
             return None
-        if weighed.efficiency >= _EXACT or modes > 1:
+        if weighed.ok and (weighed.efficiency >= _EXACT or modes > 1):
             return _by_weights(weighed)
         inner = q.family.family if isinstance(q.family, Transformed) else q.family
         if self.target.dim > _FLOW_UP_TO or not can_be_heavier(inner):
-            return _by_weights(weighed) if weighed.efficiency >= ALIKE else None
+            return _by_weights(weighed) if weighed.ok and alike else None
+        if not (weighed.ok or alike):
+            return None
         tails = weigh(
             key,
             self.target,
@@ -334,7 +337,7 @@ class Pilot:
         if not _can_tell(tails):
             return None
         drift = drift_from(weighed, tails)
-        if weighed.efficiency >= ALIKE and is_small(drift):
+        if alike and is_small(drift):
             return None, errors_of(drift, "weights")
         return _weighted(tails), errors_of(tails.error, "weights")
 

@@ -16,6 +16,7 @@ from jaxvi.lanes import Keys, lane_results
 
 MOST_RANKED = 256  # lanes at a time, and lanes that are ranked on all draws
 _FEW_DRAWS = 256
+_SURELY = 4.0  # standard errors
 _LEVEL = 0.2  # nats that optimisation may leave between two lanes at one optimum
 _TOLD = 1.0  # nats of error with which a bound still says where its lane is
 
@@ -55,9 +56,9 @@ def rank_phis(
 ) -> Ranking:
     """Bounds of every lane's parameters on fresh draws common to all.
 
-    The best lane is the one with the largest finite bound; where none is finite, the one with the
-    fewest draws of non-finite log density. Of very many lanes all are ranked on few draws, and on
-    `num_draws` those that lead.
+    The best lane is the one with the largest finite bound, less four standard errors; where none is
+    finite, the one with the fewest draws of non-finite log density. Of very many lanes all are
+    ranked on few draws, and on `num_draws` those that lead.
     """
     if len(status) <= MOST_RANKED:
         return ranking_of(log_weights(keys, phis, data, setup=setup, num_draws=num_draws), status)
@@ -117,7 +118,9 @@ def ranking_of(
 ) -> Ranking:
     """The ranking by log p - log q at draws common to all lanes.
 
-    A lane that ended otherwise than converged is the best only where its bound is clearly higher.
+    Bounds are ranked less four standard errors: where a density is numerically broken, one absurd
+    value in q's reach makes a bound as absurd. A lane that ended otherwise than converged is the
+    best only where its bound is clearly higher.
     """
     started = status != Status.NO_START
     finite = np.isfinite(weights)
@@ -125,7 +128,9 @@ def ranking_of(
     root = weights.shape[1] ** 0.5
     with np.errstate(invalid="ignore", over="ignore"):
         bound = weights.mean(axis=-1)
-        ranked = np.where(started & (num_bad == 0), bound, -np.inf)
+        mcse = weights.std(axis=-1, ddof=1) / root
+        sure = bound - _SURELY * mcse
+        ranked = np.where(started & (num_bad == 0) & np.isfinite(sure), sure, -np.inf)
         fallback = np.argmin(np.where(started, num_bad, weights.shape[1] + 1))
         best = int(np.argmax(ranked) if np.isfinite(ranked).any() else fallback)
         error = (weights - weights[best][None]).std(axis=-1, ddof=1) / root
@@ -135,7 +140,7 @@ def ranking_of(
             best = int(np.argmax(np.where(level, ranked, -np.inf)))
         return Ranking(
             bound=np.where(started, bound, np.nan),
-            mcse=weights.std(axis=-1, ddof=1) / root,
+            mcse=mcse,
             difference_mcse=(weights - weights[best][None]).std(axis=-1, ddof=1) / root,
             num_bad=num_bad,
             best=best,

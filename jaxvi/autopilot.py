@@ -27,7 +27,7 @@ from jaxvi.target import Target
 
 _WIDE_UP_TO, _MANY_UP_TO = 50, 100  # dimensions
 _WIDE = 3.0  # of most starts
-_FAR_ONES, _FAR, _FARTHEST = 4, 4.0, 10.0  # one in so many is further out
+_FAR_ONES, _FAR, _FARTHEST = 4, 7.0, 15.0  # one in so many is further out
 
 
 def fit(
@@ -90,8 +90,9 @@ def fit(
             same target starts every lane at its best lane's q: as it is where the family is the
             same, else at the family's member nearest to the Gaussian of its mean and covariance.
         start_scale: standard deviation of drawn starts, in unconstrained units: one for all, or
-            one for each restart. By default 1; with the autopilot from 1 to 3, of every fourth
-            from 4 to 10, so that modes are found that are far apart, but 1 above dimension 50.
+            one for each restart; every second one mirrors the one before. By default 1; with the
+            autopilot from 1 to 3, and of every fourth 7 and 15, so that modes are found that are
+            far apart, but 1 above dimension 50.
         max_steps: step limit of the solver; by default 20,000, with the autopilot 3,000.
         num_eval_draws: fresh draws by which lanes are ranked; by default 2,000, with the autopilot
             as many more as weighing the best one takes anyway.
@@ -224,6 +225,6 @@ def _restarts_for(dim: int) -> int:
 
 def _start_scales(num_restarts: int) -> np.ndarray:
     """Most starts near, for where posteriors usually are, and some far, for where others may be."""
-    far = num_restarts // _FAR_ONES
+    far = num_restarts // _FAR_ONES // 2 * 2
     near = np.geomspace(1.0, _WIDE, num_restarts - far)
-    return np.concatenate([near, np.linspace(_FAR, _FARTHEST, far)])
+    return np.concatenate([near, np.repeat(np.linspace(_FAR, _FARTHEST, far // 2), 2)])

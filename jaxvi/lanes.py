@@ -150,33 +150,33 @@ def initial_lane(
 ) -> Lane:
     """A lane at `z`, or at the first start drawn under its own key where all is finite.
 
-    With `jitter`, a draw is `z` plus `start_scale` times a normal; without z it comes from the
-    target's own `start`, or around the origin. Each failed try halves the distance to the centre.
+    With `jitter`, a draw is `z` plus `start_scale` times a normal, whose sign changes from lane to
+    lane of a pair; without z it comes from the target's own `start`, or around the origin. Each
+    failed try halves the distance to the centre.
     """
     dtype = setup.target.dtype(data)
 
-    def own_key(number: int | Int[Array, ""]) -> Key[Array, ""]:
-        """Of the keys of one lane: those of its tries, and last that of phi."""
-        return jax.random.fold_in(key, lane * (_START_TRIES + 1) + number)
+    def key_of(owner: Int[Array, ""], number: int | Int[Array, ""]) -> Key[Array, ""]:
+        """Of the keys of a lane, or of a pair of lanes: those of its tries, and that of phi."""
+        return jax.random.fold_in(key, owner * (_START_TRIES + 1) + number)
 
     def begin(found: Float[Array, "dim"], usable: Bool[Array, ""]) -> Lane:
-        phi = setup.family.init(own_key(_START_TRIES), setup.target.dim, start=found)
+        phi = setup.family.init(key_of(lane, _START_TRIES), setup.target.dim, start=found)
         return start_lane(setup, phi, usable, data)
 
     if z is not None and jitter is False:  # nothing to look for, and less to compile
         return begin(z, _is_usable(setup, z, data))
 
     def propose(attempt: Int[Array, ""]) -> Float[Array, "dim"]:
+        if z is None and setup.target.start is not None:
+            return setup.target.draw_start(key_of(lane, attempt), data).astype(dtype)
         spread = jnp.asarray(start_scale, dtype) * 0.5 ** attempt.astype(dtype)
-        key_try = own_key(attempt)
         # of float32 in any case: a start needs no more, and normals of float64 take long to compile
+        key_try = key_of(lane // 2, attempt)
         normal = jax.random.normal(key_try, (setup.target.dim,), jnp.float32)
-        step = spread * normal.astype(dtype)
-        if z is not None:
-            return jnp.where(jitter, z + step, z)
-        if setup.target.start is not None:
-            return setup.target.draw_start(key_try, data).astype(dtype)
-        return step
+        # every second lane goes the other way: a mode on one side is not missed by both
+        step = jnp.where(lane % 2 == 0, spread, -spread) * normal.astype(dtype)
+        return step if z is None else jnp.where(jitter, z + step, z)
 
     def search(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         attempt, _, _ = carry

@@ -17,11 +17,13 @@ from jaxvi._pool import PoolUse
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.diagnostics import Agreement, Drift, Weighing, agreement, pareto_smooth, weigh
-from jaxvi.families import HasCovariance, HasGaussianInit, HasMoments
+from jaxvi.families import FullRank, HasCovariance, HasGaussianInit, HasMoments
 from jaxvi.lanes import LaneResult, WarmStart
 from jaxvi.mesh import whole
 from jaxvi.streams import in_memory
 from jaxvi.verdict import Errors, Evidence, Level, judge
+
+_TOLD, _WORSE = 1.0, 10.0  # standard errors of bounds: nats, and times the best lane's
 
 
 class FitError(RuntimeError):
@@ -143,8 +145,9 @@ class Fit:
 
     @property
     def agreement(self) -> Agreement:
-        """Restarts grouped by the optimum they reached."""
-        return agreement(self.bounds, self.difference_mcse)
+        """Restarts grouped by the optimum they reached; without those whose bound is untold."""
+        told = self.bounds_mcse <= max(_TOLD, _WORSE * self.bounds_mcse[self.best])
+        return agreement(np.where(told, self.bounds, np.nan), self.difference_mcse)
 
     @property
     def q(self) -> Approximation:
@@ -366,7 +369,10 @@ def warm_start(fit: Fit, setup: Setup, dtype: Any) -> WarmStart:
             "start: expected a fit of a family with moments and covariance, such as "
             f"jaxvi.FullRank(), or of {family!r} itself; got one of {source!r}."
         )
-    scale_tril = jnp.linalg.cholesky(source.covariance(phi))
+    if isinstance(source, FullRank):  # of the product, rounding may leave no factor
+        scale_tril = source.scale_tril(phi)
+    else:
+        scale_tril = jnp.linalg.cholesky(source.covariance(phi))
     if not bool(jnp.isfinite(scale_tril).all()):
         raise ValueError(
             "start: expected a fit with a finite, positive definite covariance; got one of "
