@@ -120,10 +120,12 @@ class Pilot:
         """Where the lanes of the next fit are kept."""
         return None if self.checkpoints is None else self.checkpoints.batch()
 
-    def _note(self, name: str, before: float, fit: Fit, note: str, khat: float = math.nan) -> None:
-        """A line of the log."""
+    def _note(
+        self, name: str, before: float, of: Fit | Weighing, note: str, khat: float = math.nan
+    ) -> None:
+        """A line of the log, with the bound of what it is about."""
         took = time.perf_counter() - self.began - sum(stage.seconds for stage in self.log)
-        self.log.append(Stage(name, before, fit.bound, fit.bound_mcse, khat, took, note))
+        self.log.append(Stage(name, before, of.bound, of.bound_mcse, khat, took, note))
 
     def _gather(self, fit: Fit) -> tuple[Fit, int]:
         """A mixture of the lanes at separate modes of comparable mass, where there are some."""
@@ -149,7 +151,7 @@ class Pilot:
         note = f"importance efficiency {100.0 * weighed.efficiency:.1f} %"
         if weighed.bad_share:
             note += f", not finite at {100.0 * weighed.bad_share:.2g} % of draws"
-        self._note("weights", math.nan, fit, note, weighed.khat)
+        self._note("weights", math.nan, weighed, note, weighed.khat)
         return weighed
 
     def _improve(self, gauss: Fit, weighed: Weighing) -> tuple[Fit, Weighing]:
@@ -285,7 +287,7 @@ class Pilot:
         )
         stock, drift, acceptance = None, moved.drift, moved.acceptance
         if self.polish is False or (self.polish is not True and is_still(drift, _UNCLEAR)):
-            self._note("chains", math.nan, fit, of_drift(drift))
+            self._note("chains", math.nan, weighed, of_drift(drift))
         else:
             key = jax.random.fold_in(self.key, 5)
             go_on = lambda: self.left() > 0.0  # noqa: E731
@@ -295,7 +297,7 @@ class Pilot:
             drift, acceptance = polished.drift, polished.acceptance
             stock = Stock(polished.z, None, "chains")
             note = f"q: {of_drift(moved.drift)}; end: {of_drift(drift)}"
-            self._note("chains", math.nan, fit, note)
+            self._note("chains", math.nan, weighed, note)
         evidence = evidence._replace(
             errors=errors_of(drift, "chains"),
             corrected="" if stock is None else "chains",
@@ -333,7 +335,7 @@ class Pilot:
             heavier=True,
         )
         note = f"heavier ones: importance efficiency {100.0 * tails.efficiency:.1f} %"
-        self._note("tails", math.nan, fit, note, tails.khat)
+        self._note("tails", math.nan, weighed, note, tails.khat)
         if not _can_tell(tails):
             return None
         drift = drift_from(weighed, tails)

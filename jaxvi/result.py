@@ -50,8 +50,8 @@ class Stage(NamedTuple):
 
     def __str__(self) -> str:
         before = "" if np.isnan(self.bound_before) else f"{self.bound_before:.2f} -> "
-        bound = "" if np.isnan(self.bound) else f"bound {before}{self.bound:.2f} +- "
-        bound += "" if np.isnan(self.bound) else f"{self.bound_mcse:.2f}, "
+        bound = f"bound {before}{self.bound:.2f} +- {self.bound_mcse:.2f}, "
+        bound = bound if np.isfinite(self.bound) else "no finite bound, "
         khat = "" if np.isnan(self.khat) else f"k-hat {self.khat:.2f}, "
         return f"{self.name:<10} {bound}{khat}{self.seconds:.1f} s: {self.note}"
 
@@ -248,7 +248,7 @@ class Fit:
         lines = [
             f"Fit of {self.setup.family!r}, dimension {self.setup.target.dim}, "
             f"{self.num_restarts} restarts" + (" (interrupted)" if self.interrupted else ""),
-            f"  bound     {self.bound:.3f} +- {self.bound_mcse:.3f} nats (lane {self.best})",
+            self._bound_line(),
             f"  optima    {len(groups.sizes)} distinct, restarts in each: {most}{more}",
             *self._status_lines(),
             *self._verdict_lines(),
@@ -258,6 +258,11 @@ class Fit:
             *(f"  {stage}" for stage in self.log),
         ]
         return "\n".join(lines)
+
+    def _bound_line(self) -> str:
+        if not np.isfinite(self.bound):
+            return f"  bound     not finite in any lane (lane {self.best} has the fewest bad draws)"
+        return f"  bound     {self.bound:.3f} +- {self.bound_mcse:.3f} nats (lane {self.best})"
 
     def _verdict_lines(self) -> list[str]:
         """Of the autopilot's fits; of others it costs a program, and is had on asking."""
