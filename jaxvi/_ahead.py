@@ -1,17 +1,20 @@
-"""Programs compiled side by side: most of what a first fit waits for is compiling.
+"""Programs compiled and run side by side: XLA lets go of Python's lock meanwhile.
 
-XLA lets go of Python's lock while it compiles, so that a thread can have one program compiled
-while the caller has another; called later with such arguments, JAX finds it made.
+Most of what a first fit waits for is compiling: a thread can have one program compiled while the
+caller has another; called later with such arguments, JAX finds it made.
 """
 
 import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+
+Result = TypeVar("Result")
 
 _KNOWN: OrderedDict[int, None] = OrderedDict()  # hashes, which keep nobody's data alive
 _MOST_KNOWN = 1_000
@@ -31,10 +34,10 @@ def compiling_ahead(
     if key in _KNOWN:
         yield None
         return
-    wide = jnp.result_type(float) == jnp.float64  # each thread has its own
+    as_here = _settings()
 
     def work() -> None:
-        with contextlib.suppress(Exception), jax.enable_x64(wide):
+        with contextlib.suppress(Exception), as_here():
             program()
 
     thread = threading.Thread(target=work, name="jaxvi-compiling", daemon=True)
@@ -46,3 +49,31 @@ def compiling_ahead(
     _KNOWN[key] = None
     while len(_KNOWN) > _MOST_KNOWN:
         _KNOWN.popitem(last=False)
+
+
+def side_by_side(calls: Sequence[Callable[[], Result]]) -> list[Result]:
+    """What the calls give, each made in a thread of its own where there are several."""
+    if len(calls) == 1:
+        return [calls[0]()]
+    as_here = _settings()
+
+    def work(call: Callable[[], Result]) -> Result:
+        with as_here():
+            return jax.block_until_ready(call())
+
+    with ThreadPoolExecutor(len(calls), thread_name_prefix="jaxvi-running") as threads:
+        return list(threads.map(work, calls))
+
+
+def _settings() -> Callable[[], contextlib.ExitStack]:
+    """JAX's settings of this thread for another, which has its own."""
+    wide = jnp.result_type(float) == jnp.float64
+    device = jax.config.jax_default_device
+
+    def enter() -> contextlib.ExitStack:
+        stack = contextlib.ExitStack()
+        stack.enter_context(jax.enable_x64(wide))
+        stack.enter_context(jax.default_device(device))
+        return stack
+
+    return enter

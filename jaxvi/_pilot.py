@@ -17,7 +17,7 @@ from jaxvi._approximation import Approximation
 from jaxvi._blas import one_thread
 from jaxvi._checkpoint import Batch, Checkpoints
 from jaxvi._draws import can_be_heavier, draws_each
-from jaxvi._polish import is_small, is_still, memory, of_drift, polish
+from jaxvi._polish import SMALL, is_small, is_still, memory, of_drift, polish
 from jaxvi._progress import Reporter
 from jaxvi._restarts import moments_rhat, separate_lanes
 from jaxvi._status import Status
@@ -45,7 +45,7 @@ from jaxvi.verdict import Errors
 _FLOW_UP_TO = 30  # dimensions
 _BETTER_BELOW = {"quick": 0.0, "normal": 0.55, "thorough": 0.98}  # importance efficiency
 _EXACT = 0.99  # likewise: of a q that has no tails to look for
-_EVEN = 0.75  # likewise: of heavier draws
+_EVEN, _FEW_BAD = 0.75, 0.01  # likewise: of heavier draws, and the share of them that may be lost
 _GOOD = 0.95  # of a flow that needs no further cycle
 _FLOW_STEPS, _FLOW_RATE, _FLOW_DRAWS = 1_000, 5e-3, 128  # of a cycle
 _FLOW_CYCLES = {"quick": 0, "normal": 4, "thorough": 8}
@@ -99,9 +99,9 @@ class Pilot:
             )
             self._note("gaussian", math.nan, fit, _of_lanes(fit))
             usable = Status(int(fit.status[fit.best])) not in _LOST
-            if not usable:
+            if not (usable and math.isfinite(fit.bound)):
                 fit = dataclasses.replace(fit, evidence=evidence_of(fit))
-            elif not fit.interrupted and math.isfinite(fit.bound):
+            elif not fit.interrupted:
                 fit, modes = self._gather(fit)
                 weighed = self._weigh(fit)
                 if modes == 1:
@@ -339,7 +339,7 @@ class Pilot:
         if not _can_tell(tails):
             return None
         drift = drift_from(weighed, tails)
-        if alike and is_small(drift):
+        if alike and max(drift.at_least(_UNCLEAR)) < SMALL:
             return None, errors_of(drift, "weights")
         return _weighted(tails), errors_of(tails.error, "weights")
 
@@ -379,7 +379,8 @@ def _can_tell(tails: Weighing) -> bool:
     is too short there. That looks like a tail of the weights, but it is one that ends.
     """
     even = tails.khat <= tails.khat_limit or tails.efficiency >= _EVEN
-    return even and tails.efficiency >= LEAST_EFFICIENCY and tails.bad_share == 0.0
+    # so far out densities may overflow, which is for these draws to see and not for q's
+    return even and tails.efficiency >= LEAST_EFFICIENCY and tails.bad_share < _FEW_BAD
 
 
 def _by_weights(weighed: Weighing) -> tuple[Stock | None, Errors]:

@@ -75,7 +75,7 @@ def polish(
         if not go_on():
             break
         scale = whitening(np.asarray(x).reshape(-1, target.dim))
-        groups = groups if round_ < _WIDE_ROUNDS else groups[:1]
+        groups = groups if round_ != _WIDE_ROUNDS else groups[: (len(groups) + 1) // 2]
         parts = 1 if round_ < _WIDE_ROUNDS else 2
         start = np.concatenate([np.asarray(chains.z) for chains in groups])
         states = []

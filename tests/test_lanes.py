@@ -10,7 +10,7 @@ import jaxvi
 from jaxvi import Status
 from jaxvi._loop import Setup
 from jaxvi._ranking import ranking_of
-from jaxvi.lanes import split_key, start_lanes
+from jaxvi.lanes import lane_results, split_key, start_lanes
 
 KEY = jax.random.key(11)
 SOLVER = jaxvi.Stochastic(optax.adam, learning_rate=0.05)
@@ -179,3 +179,25 @@ def test_a_converged_lane_comes_before_an_equal_one_that_is_not():
     assert ranking_of(weights, status).best == 1
     weights[0, 0] = np.nan
     assert ranking_of(weights, status).best == 1
+
+
+def test_an_absurd_bound_is_not_the_best():
+    """One draw where the density is broken makes a mean of anything; its error says so."""
+    weights = np.random.default_rng(0).normal(size=(2, 1_000))
+    weights[1, 7] = 1e200
+    status = np.full(2, Status.STEP_LIMIT)
+    assert ranking_of(weights, status).best == 0
+    weights[1, 7] = 1e308  # whose square overflows
+    assert ranking_of(weights, status).best == 0
+
+
+def test_starts_are_mirrored_in_pairs():
+    """Every second lane begins where the one before does, seen through the origin."""
+    target = jaxvi.Target(lambda z: -0.5 * jnp.sum(z**2), jaxvi.Real((3,)))
+    setup = Setup(target, jaxvi.FullRank(), jaxvi.ELBO(), SOLVER, jaxvi.Fresh())
+    scales = jnp.array([1.0, 1.0, 2.0, 4.0])
+    lanes = start_lanes(split_key(KEY), None, scales, None, setup=setup, num_lanes=4)
+    loc = np.asarray(lane_results(lanes, setup=setup).loc)
+    np.testing.assert_allclose(loc[1], -loc[0], rtol=1e-6)
+    np.testing.assert_allclose(loc[3], -2.0 * loc[2], rtol=1e-6)
+    assert abs(loc[2] - 2.0 * loc[0]).min() > 0.01

@@ -9,6 +9,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Key
 
+from jaxvi._ahead import side_by_side
 from jaxvi._blocks import in_blocks
 from jaxvi._draws import draw_and_weigh, draws_each, tiled
 from jaxvi._types import Data, Phi
@@ -18,6 +19,7 @@ from jaxvi.pullback import pullback, push
 from jaxvi.target import Target
 
 _DENSE_UP_TO = 500
+_GROUPS = 4  # of chains, on a processor
 KEPT = 8  # states, after as many transitions to settle
 CLEAR = 3.0  # standard errors
 _CHANCE = 3.0  # standard errors of a correlation, of hundreds of which the largest counts
@@ -55,7 +57,7 @@ class Drift(NamedTuple):
 
 
 Groups: TypeAlias = tuple[Chains, ...]
-"""All chains: in two halves, so that the program that moves them serves one half alone, too."""
+"""All chains: on a processor in parts that threads move, so that one program serves any of them."""
 
 
 class Space(NamedTuple):
@@ -86,18 +88,20 @@ class Space(NamedTuple):
 
     def start(self, x: Float[Array, "chains dim"], scale: Float[Array, "..."]) -> Groups:
         """Chains at the rows of x."""
-        halves = jnp.split(x, 2) if len(x) % 2 == 0 else [x]
-        return tuple(
-            start_chains(self.target, half, scale, self.data, num_kept=KEPT) for half in halves
-        )
+        num = _GROUPS if on_processor(x) and len(x) % _GROUPS == 0 else 1
+        starts = [
+            partial(start_chains, self.target, some, scale, self.data, num_kept=KEPT)
+            for some in jnp.split(x, num)
+        ]
+        return starts[0](), *side_by_side(starts[1:])  # the first has the program compiled
 
     def advance(
         self, key: Key[Array, ""], groups: Groups, scale: Float[Array, "..."], thin: int = 1
     ) -> tuple[Groups, Float[Array, "kept chains dim"]]:
         """States of every chain, `thin` transitions apart; as they are, not as they are seen."""
-        ends, states = [], []
-        for i, chains in enumerate(groups):
-            chains, x = advance_chains(
+        calls = [
+            partial(
+                advance_chains,
                 jax.random.fold_in(key, i),
                 chains,
                 scale,
@@ -106,9 +110,15 @@ class Space(NamedTuple):
                 num_kept=KEPT,
                 thin=thin,
             )
-            ends.append(chains)
-            states.append(np.asarray(x))
-        return tuple(ends), jnp.asarray(np.concatenate(states, axis=1))
+            for i, chains in enumerate(groups)
+        ]
+        ends, states = zip(*side_by_side(calls), strict=True)
+        return ends, jnp.concatenate(states, axis=1) if len(states) > 1 else states[0]
+
+
+def on_processor(x: Array) -> bool:
+    """Not on an accelerator."""
+    return all(device.platform == "cpu" for device in x.devices())
 
 
 class Movement(NamedTuple):
