@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
+from jax.nn import logsumexp
 from jaxtyping import Array, Bool, Float, Key
 
 from jaxvi._log_probs import log_probs
@@ -51,7 +52,8 @@ def draw_and_weigh(
     """`num` draws of the q of every row of `phis`; `common` ones are made of the same noise.
 
     `heavier` ones are of q with t's of 5 degrees of freedom in its base, half of them multivariate
-    and half in one coordinate each, where `can_be_heavier`, and are weighed by that.
+    and half along the direction of one coordinate each, where `can_be_heavier`, and are weighed by
+    that.
     """
     how = np.array([common, heavier])
     return _draw_and_weigh(key, how, phis, data, target, family, num)
@@ -84,12 +86,12 @@ def _draw_and_weigh(
     if can_be_heavier(family):
         others = drawn[rows:].reshape(-1)[:numbers].reshape(lanes, num, _DF)
         wider = jnp.sqrt(_DF / jnp.sum(others**2, axis=-1, keepdims=True))
-        noise = noise * jnp.where(heavier & _widened(rows, target.dim, noise.shape), wider, 1.0)
+        noise = jnp.where(heavier, _widened(noise, wider, phis), noise)
 
     def one(phi: Phi, row: Array) -> Drawn:
         z, log_q = transform_and_log_prob(family, phi, row)
         if can_be_heavier(family):
-            log_q += jnp.where(heavier, _heavier_over_normal(row), 0.0)
+            log_q += jnp.where(heavier, _heavier_over_normal(row, _directions(phi)), 0.0)
         params = ravel_pytree(target.constrain(z))[0].astype(dtype)
         return Drawn(z, params, log_probs(target, z[None], data)[0] - log_q)
 
@@ -101,23 +103,42 @@ def _draw_and_weigh(
     return lax.map(of_lane, (phis, noise))
 
 
-def _widened(num: int, dim: int, shape: tuple[int, ...]) -> Bool[Array, "lanes draws dim"]:
-    """What the root of a chi-squared widens: all of every other row, else one coordinate in turn.
+def _directions(phi: Any) -> Float[Array, "dim dim"]:
+    """Unit vectors of noise, one a row, along which a coordinate of z varies, and others with it.
+
+    Of a flow those of the Gaussian at its end, where its layers do nothing.
+    """
+    dim = phi.loc.size
+    lower = getattr(phi, "lower", None)
+    if lower is None or lower.shape[0] == 0:  # independent
+        return jnp.eye(dim, dtype=phi.loc.dtype)
+    factor = jnp.tril(lower, -1) + jnp.diag(jnp.exp(phi.log_diag))
+    return factor / jnp.linalg.norm(factor, axis=1, keepdims=True)
+
+
+def _widened(
+    noise: Float[Array, "lanes draws dim"], wider: Float[Array, "lanes draws 1"], phis: Any
+) -> Float[Array, "lanes draws dim"]:
+    """Every other row times its factor, the others along the direction of one coordinate in turn.
 
     A tail of one coordinate is not met by rows that are far out in all of them at once.
     """
-    row, column = jnp.arange(num)[:, None], jnp.arange(dim)[None]
-    return ((row % 2 == 0) | (row // 2 % dim == column)).reshape(shape)
+    row = jnp.arange(noise.shape[0] * noise.shape[1]).reshape(noise.shape[:2])
+    along = jax.vmap(lambda phi, row: _directions(phi)[row // 2 % noise.shape[2]])(phis, row)
+    part = jnp.sum(noise * along, axis=-1, keepdims=True) * along
+    return noise + (wider - 1.0) * jnp.where((row % 2 == 0)[..., None], noise, part)
 
 
-def _heavier_over_normal(row: Float[Array, "noise"]) -> Scalar:
+def _heavier_over_normal(
+    row: Float[Array, "noise"], directions: Float[Array, "dim noise"]
+) -> Scalar:
     """Log density of heavier draws over a standard normal's.
 
-    In equal parts a multivariate t of `_DF` degrees of freedom, and normals of which one coordinate
+    In equal parts a multivariate t of `_DF` degrees of freedom, and normals of which one direction
     has such a t.
     """
-    each = jnp.mean(jnp.exp(_t_over_normal(row**2, 1)))
-    return jnp.logaddexp(_t_over_normal(jnp.sum(row**2), row.size), jnp.log(each)) - math.log(2.0)
+    each = logsumexp(_t_over_normal((directions @ row) ** 2, 1)) - math.log(row.size)
+    return jnp.logaddexp(_t_over_normal(jnp.sum(row**2), row.size), each) - math.log(2.0)
 
 
 def _t_over_normal(square: Float[Array, "*rows"], dim: int) -> Float[Array, "*rows"]:

@@ -336,7 +336,7 @@ class Pilot:
         )
         note = f"heavier ones: importance efficiency {100.0 * tails.efficiency:.1f} %"
         self._note("tails", math.nan, weighed, note, tails.khat)
-        if not _can_tell(tails):
+        if not _can_tell(tails, alike):
             return None
         drift = drift_from(weighed, tails)
         if alike and max(drift.at_least(_UNCLEAR)) < SMALL:
@@ -372,15 +372,15 @@ def _of_lanes(fit: Fit) -> str:
     return f"{fit.setup.family!r}, {best} of {fit.num_restarts} restarts at the best; {status}"
 
 
-def _can_tell(tails: Weighing) -> bool:
-    """Whether heavier draws tell marginals.
+def _can_tell(tails: Weighing, alike: bool) -> bool:
+    """Whether heavier draws tell marginals; of a q whose own weights are `alike` by less.
 
     One in so many of them is far out in a given coordinate, and weighs as much more where q's tail
     is too short there. That looks like a tail of the weights, but it is one that ends.
     """
-    even = tails.khat <= tails.khat_limit or tails.efficiency >= _EVEN
+    few = tails.efficiency >= LEAST_EFFICIENCY and tails.khat <= tails.khat_limit
     # so far out densities may overflow, which is for these draws to see and not for q's
-    return even and tails.efficiency >= LEAST_EFFICIENCY and tails.bad_share < _FEW_BAD
+    return (tails.efficiency >= _EVEN or (alike and few)) and tails.bad_share < _FEW_BAD
 
 
 def _by_weights(weighed: Weighing) -> tuple[Stock | None, Errors]:
