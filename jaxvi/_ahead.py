@@ -53,8 +53,8 @@ def compiling_ahead(
 
 def side_by_side(calls: Sequence[Callable[[], Result]]) -> list[Result]:
     """What the calls give, each made in a thread of its own where there are several."""
-    if len(calls) == 1:
-        return [calls[0]()]
+    if len(calls) < 2:
+        return [call() for call in calls]
     as_here = _settings()
 
     def work(call: Callable[[], Result]) -> Result:

@@ -106,7 +106,8 @@ def test_polish_takes_any_fit_to_the_frozen_optimum():
     found = jaxvi.fit(KEY, target, MeanField(), solver=solver, **options)
     response = linear_response(found, key=jax.random.key(1))
     assert response.status is Status.CONVERGED
-    np.testing.assert_allclose(response.mean, mean, atol=1e-4)
+    # of means near 20, as float32 tells where a slope is zero; over keys up to 2e-3
+    np.testing.assert_allclose(response.mean, mean, atol=5e-3)
     np.testing.assert_allclose(response.covariance, covariance, atol=2e-4)
 
 

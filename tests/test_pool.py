@@ -104,7 +104,8 @@ def test_more_restarts_than_are_ranked_on_all_draws():
     found = quick(300, max_steps=400, pool=64)
     assert found.num_restarts == len(found.bounds) == 300
     assert found.bounds_mcse[found.best] < 1.5 * np.median(found.bounds_mcse)
-    assert found.bounds[found.best] == found.bounds.max()
+    told = found.bounds - 4.0 * found.bounds_mcse
+    assert told[found.best] > told.max() - 0.05
     np.testing.assert_allclose(found.bounds, np.log(2 * np.pi * 2.0), atol=0.1)
     assert len(found.log_weights) == 2_000
 
