@@ -193,7 +193,7 @@ def test_the_autopilot_spreads_its_restarts(tmp_path):
     again = jaxvi.resume(tmp_path, worker.TARGET, mesh=mesh, progress=False)
     np.testing.assert_array_equal(again.bounds, found.bounds)
     assert found.num_restarts == 3
-    assert found.verdict == "ok"
+    assert found.verdict == "ok", found
     bound = worker.fit("curvature", data=data, progress=False).bound
     assert abs(found.bound - bound) < 4 * found.bound_mcse
 
