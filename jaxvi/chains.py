@@ -143,7 +143,7 @@ def _transition(
     careful = drawn < _CAREFUL
     spread = _SHORTEST + (_LONGEST - _SHORTEST) * (drawn - _CAREFUL) / (1.0 - _CAREFUL)
     spread = jnp.where(careful, _SHORT, spread)[:, None]
-    # nothing is known where there is no density: as far as q is wide, but at the start nothing moves
+    # where there is no density nothing is known: as far as q is wide; at the start nothing moves
     known = jnp.isfinite(chains.value)[:, None] | ~jnp.isfinite(chains.log_step)
     step = jnp.where(known, jnp.exp(chains.log_step), _FIRST_STEP) * spread
     leaps = jax.random.randint(key_leaps, (), fewest_leaps(chains), MOST_LEAPS + 1)
