@@ -68,7 +68,8 @@ def side_by_side(calls: Sequence[Callable[[], Result]]) -> list[Result]:
 def _settings() -> Callable[[], contextlib.ExitStack]:
     """JAX's settings of this thread for another, which has its own."""
     wide = jnp.result_type(float) == jnp.float64
-    device = jax.config.jax_default_device
+    config: Any = jax.config  # not all versions declare this setting
+    device = config.jax_default_device
 
     def enter() -> contextlib.ExitStack:
         stack = contextlib.ExitStack()
