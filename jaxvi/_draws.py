@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Key
 from jaxvi._log_probs import log_probs
 from jaxvi._types import Data, Phi, Scalar
 from jaxvi.families import CouplingFlow, Family, FullRank, MeanField, transform_and_log_prob
+from jaxvi.families._full_rank import cholesky_factor
 from jaxvi.target import Target
 
 _MOST_DRAWS = 8_192  # of all lanes together
@@ -112,7 +113,7 @@ def _directions(phi: Any) -> Float[Array, "dim dim"]:
     lower = getattr(phi, "lower", None)
     if lower is None or lower.shape[0] == 0:  # independent
         return jnp.eye(dim, dtype=phi.loc.dtype)
-    factor = jnp.tril(lower, -1) + jnp.diag(jnp.exp(phi.log_diag))
+    factor = cholesky_factor(phi.log_diag, lower)
     return factor / jnp.linalg.norm(factor, axis=1, keepdims=True)
 
 

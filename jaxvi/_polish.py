@@ -74,7 +74,8 @@ def polish(
     for round_ in range(rounds[-1]):
         if not go_on():
             break
-        scale = whitening(np.asarray(x).reshape(-1, target.dim))
+        wider = whitening(np.asarray(x).reshape(-1, target.dim))
+        scale = wider if bool(np.isfinite(np.asarray(wider)).all()) else scale
         groups = groups if round_ != _WIDE_ROUNDS else groups[: (len(groups) + 1) // 2]
         parts = 1 if round_ < _WIDE_ROUNDS else 2
         start = np.concatenate([np.asarray(chains.z) for chains in groups])

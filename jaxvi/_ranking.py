@@ -138,10 +138,11 @@ def ranking_of(
         level = (status == Status.CONVERGED) & (ranked >= ranked[best] - reach)
         if level.any() and np.isfinite(ranked[best]):
             best = int(np.argmax(np.where(level, ranked, -np.inf)))
+            error = (weights - weights[best][None]).std(axis=-1, ddof=1) / root
         return Ranking(
             bound=np.where(started, bound, np.nan),
             mcse=mcse,
-            difference_mcse=(weights - weights[best][None]).std(axis=-1, ddof=1) / root,
+            difference_mcse=error,
             num_bad=num_bad,
             best=best,
             log_weights=weights[best],
