@@ -22,23 +22,27 @@ _MOST_KNOWN = 1_000
 
 @contextlib.contextmanager
 def compiling_ahead(
-    name: Hashable, shapes: Any, program: Callable[[], Any]
+    name: Hashable, shapes: Any, lower: Callable[[], jax.stages.Lowered]
 ) -> Iterator[Callable[[], None] | None]:
-    """Calls `program`, which lowers and compiles, in a thread; yields what waits for it.
+    """Compiles what `lower` gives in a thread; yields what waits for it.
 
     Not a second time for one name and arguments of the same shapes: None is yielded then. What
-    goes wrong in the thread goes wrong again where the program is called, and is told there.
+    goes wrong goes wrong again where the program is called, and is told there. It is lowered here:
+    tracing holds Python's lock, and the longest program is to be the first that is compiled.
     """
     leaves, treedef = jax.tree.flatten(shapes)
     key = hash((name, treedef, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)))
     if key in _KNOWN:
         yield None
         return
-    as_here = _settings()
+    as_here, lowered = _settings(), None
+    with contextlib.suppress(Exception):
+        lowered = lower()
 
     def work() -> None:
         with contextlib.suppress(Exception), as_here():
-            program()
+            if lowered is not None:
+                lowered.compile()
 
     thread = threading.Thread(target=work, name="jaxvi-compiling", daemon=True)
     thread.start()

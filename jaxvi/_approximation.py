@@ -1,13 +1,13 @@
 """An approximation by itself, apart from the run that found it."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 from jaxtyping import Array, Float
 
 from jaxvi._arguments import typed_key, whole
+from jaxvi._light_jit import ONCE, light_jit
 from jaxvi._types import Phi, Scalar
 from jaxvi.diagnostics._movement import draw
 from jaxvi.families import Family
@@ -42,7 +42,7 @@ class Approximation:
         return self.family.log_prob(self.phi, z)
 
 
-@partial(jax.jit, static_argnames="target")
+@light_jit(ONCE, static_argnames="target")
 def constrain_all(z: Float[Array, "draws dim"], *, target: Target) -> Any:
     """The parameters' pytree of every row."""
     return jax.vmap(target.constrain)(z)

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jax.nn import logsumexp
 from jaxtyping import Array, Bool, Float, Key
 
+from jaxvi._light_jit import STEPS, light_jit
 from jaxvi._log_probs import log_probs
 from jaxvi._types import Data, Phi, Scalar
 from jaxvi.families import CouplingFlow, Family, FullRank, MeanField, transform_and_log_prob
@@ -65,7 +66,7 @@ def can_be_heavier(family: Family) -> bool:
     return isinstance(family, FullRank | MeanField | CouplingFlow)
 
 
-@partial(jax.jit, static_argnames=("target", "family", "num"))
+@light_jit(STEPS, static_argnames=("target", "family", "num"))
 def _draw_and_weigh(
     key: Key[Array, ""],
     how: Bool[Array | np.ndarray, "2"],

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxvi import _door
+from jaxvi._light_jit import ONCE, STEPS, light_jit
 from jaxvi._loop import AnySetup, Lane, Setup, block_length, run_cohorts
 from jaxvi._memory import noise_size
 from jaxvi._pace import ROWS, next_blocks
@@ -44,7 +45,7 @@ class Places(NamedTuple):
     step: Any
 
 
-@partial(jax.jit, static_argnames="setup")
+@light_jit(ONCE, static_argnames="setup")
 def start_some(
     keys: Keys,
     z: Float[Array, "*all dim"] | None,
@@ -65,7 +66,7 @@ def place_lanes(lanes: Lane, fresh: Lane, places: Int[Array, "some"]) -> Lane:
     return jax.tree.map(lambda old, new: old.at[places].set(new, mode="drop"), lanes, fresh)
 
 
-@partial(jax.jit, static_argnames=("setup", "rows"), donate_argnames=("lanes",))
+@light_jit(STEPS, static_argnames=("setup", "rows"), donate_argnames=("lanes",))
 def advance_pool(
     keys: Keys,
     lanes: Lane,

@@ -1,12 +1,12 @@
 """Where Gaussian restarts ended: at separate modes, or together?"""
 
 import math
-from functools import partial
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxvi._light_jit import ONCE, light_jit
 from jaxvi._log_probs import log_probs
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
@@ -85,12 +85,12 @@ def _dips(
     return bool(values[1:-1].min() < min(values[0], values[-1]) - _DIP)
 
 
-@partial(jax.jit, static_argnames="target")
+@light_jit(ONCE, static_argnames="target")
 def _values(target: Target, z: Float[Array, "points dim"], data: Data) -> Float[Array, "points"]:
     return log_probs(target, z, data)
 
 
-@partial(jax.jit, static_argnames="family")
+@light_jit(ONCE, static_argnames="family")
 def _places(phis: Phi, *, family: Family) -> tuple[Array, Array]:
     """Means of all lanes with covariances, or with variances where those are not to be had."""
     assert isinstance(family, HasMoments)

@@ -4,7 +4,6 @@ Chains that start at draws of q and don't drift are a witness for q, and those t
 All are one batch, in coordinates whitened by q, with one step size that all adapt together.
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
+from jaxvi._light_jit import STEPS, light_jit
 from jaxvi._log_probs import values_and_gradients
 from jaxvi._random import normals
 from jaxvi._types import Data, Scalar
@@ -107,7 +107,7 @@ def advance_chains(
 
 
 # all by position: calls that name arguments differently would each compile a program
-@partial(jax.jit, static_argnums=(6, 7))
+@light_jit(STEPS, static_argnums=(6, 7))
 def _advance(
     key: Key[Array, ""],
     chains: Chains,

@@ -262,13 +262,13 @@ def _compiling(
     """The steps' program, compiled while the caller compiles those of starts and ranking."""
     step, setup, (data, _) = jnp.int32(0), feed.setup, feed.at(0)
 
-    def program() -> None:
+    def lower() -> jax.stages.Lowered:
         lanes = jax.eval_shape(
             partial(start_lanes, setup=setup, num_lanes=num_lanes), keys, *arguments
         )
-        advance_lanes.lower(keys, lanes, step, step, data, setup=setup, rows=ROWS).compile()
+        return advance_lanes.lower(keys, lanes, step, step, data, setup=setup, rows=ROWS)
 
-    return compiling_ahead((setup, num_lanes), (keys, arguments, data), program)
+    return compiling_ahead((setup, num_lanes), (keys, arguments, data), lower)
 
 
 def _find(

@@ -1,7 +1,6 @@
 """Restarts as lanes: starts that differ, one compiled batch, a fair ranking."""
 
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxvi._batches import first_batch, resident
+from jaxvi._light_jit import ONCE, STEPS, light_jit
 from jaxvi._log_probs import values_and_gradients
 from jaxvi._loop import AnySetup, Lane, Setup, run_lane, run_lanes, start_lane
 from jaxvi._status import Status
@@ -210,7 +210,7 @@ def _warm_lane(
     return start_lane(setup, phi, _is_usable(setup, warm.loc, data), data)
 
 
-@partial(jax.jit, static_argnames=("setup", "num_lanes"))
+@light_jit(ONCE, static_argnames=("setup", "num_lanes"))
 def start_lanes(
     keys: Keys,
     z: Float[Array, "*lanes dim"] | None,
@@ -257,7 +257,7 @@ def lanes_at_starts(
     return jax.vmap(one, (0, 0, None))(lanes, scales, z)
 
 
-@partial(jax.jit, static_argnames=("setup", "rows"), donate_argnames=("lanes",))
+@light_jit(STEPS, static_argnames=("setup", "rows"), donate_argnames=("lanes",))
 def advance_lanes(
     keys: Keys,
     lanes: Lane,
@@ -281,7 +281,7 @@ def noise_keys(keys: Keys, lanes: Int[Array, "lanes"], setup: AnySetup) -> Key[A
     return jax.vmap(jax.random.fold_in, (None, 0))(keys.noise, lanes)
 
 
-@partial(jax.jit, static_argnames="setup")
+@light_jit(ONCE, static_argnames="setup")
 def lane_results(lanes: Lane, *, setup: AnySetup) -> Phi:
     """Every lane's parameters, as far as it has come."""
     return jax.vmap(setup.solver.result)(lanes.state)

@@ -1,6 +1,5 @@
 """Finds which coordinates set the scale of others, and takes the scales out."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxvi._arguments import typed_key
+from jaxvi._light_jit import ONCE, light_jit
 from jaxvi._types import Data
 from jaxvi.families import FullRank, FullRankParams, NoncenteringParams
 from jaxvi.target import Target
@@ -104,7 +104,7 @@ def find_noncentering(
     return _packed(unit, inverse, offset, drivers[known], loc, rates, z.dtype)
 
 
-@partial(jax.jit, static_argnames="target")
+@light_jit(ONCE, static_argnames="target")
 def _third(
     z: Float[Array, "draws dim"],
     left: Float[Array, "rows dim"],

@@ -1,7 +1,6 @@
 """A density seen in the coordinates that a bijector takes to its own."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxvi._blocks import in_blocks
+from jaxvi._light_jit import ONCE, light_jit
 from jaxvi._types import Scalar
 from jaxvi.families import Bijector
 from jaxvi.supports import Real
@@ -53,6 +53,6 @@ def push(
     return jnp.asarray(pushed.reshape(x.shape))
 
 
-@partial(jax.jit, static_argnums=2)
+@light_jit(ONCE, static_argnums=2)
 def _push(params: Any, x: Float[Array, "rows dim"], bijector: Bijector) -> Float[Array, "rows dim"]:
     return jax.vmap(lambda row: bijector.forward(params, row)[0])(x)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Key
 from jaxvi._ahead import side_by_side
 from jaxvi._blocks import in_blocks
 from jaxvi._draws import draw_and_weigh, draws_each, tiled
+from jaxvi._light_jit import STEPS, light_jit
 from jaxvi._types import Data, Phi
 from jaxvi.chains import Chains, advance_chains, start_chains
 from jaxvi.families import Bijector, Family, Transformed
@@ -200,7 +201,7 @@ def acceptance(groups: Groups) -> float:
     return float(np.mean([float(chains.acceptance) for chains in groups]))
 
 
-@partial(jax.jit, static_argnames=("family", "num", "dim"))
+@light_jit(STEPS, static_argnames=("family", "num", "dim"))
 def draw(
     key: Key[Array, ""], phi: Phi, *, family: Family, num: int, dim: int
 ) -> Float[Array, "draws dim"]:
@@ -268,7 +269,7 @@ def features(
     return in_blocks(partial(_features, target), np.asarray(z))
 
 
-@partial(jax.jit, static_argnums=0)
+@light_jit(STEPS, static_argnums=0)
 def _features(target: Target, z: Float[Array, "rows dim"]) -> Float[Array, "rows coordinates"]:
     values = jax.vmap(lambda row: ravel_pytree(target.constrain(row))[0])(z)
     return jnp.concatenate([z, values.astype(z.dtype)], axis=-1)
