@@ -35,11 +35,14 @@ class Limits(NamedTuple):
 
     def next_look(self, step: int, length: int) -> int:
         """The step at which to ask how many steps lanes may take, whatever the clock makes of
-        chunks: each some quarter later than the one before, and a whole number of blocks."""
-        look = 0
-        while self.patience is not None and look <= step:
+        chunks: first when it may be too many, then each some quarter later than the one before,
+        and a whole number of blocks."""
+        if self.patience is None:
+            return self.max_steps
+        look = math.ceil(0.5 * self.patience * _FEWEST_STEPS / length) * length
+        while look <= step:
             look += max(1, look // (4 * length)) * length
-        return look or self.max_steps
+        return look
 
     def steps(self, lanes: Seen) -> int:
         """Steps that lanes may take, as far as can be told by now."""

@@ -105,9 +105,17 @@ class Feed(abc.ABC):
 
     @abc.abstractmethod
     def rank(
-        self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], num_draws: int
+        self,
+        keys: Keys,
+        phi: Phi,
+        status: Int[np.ndarray, "lanes"],
+        num_draws: int,
+        stop_when_sharp: bool = False,
     ) -> tuple[Ranking, Weighing | None]:
-        """Every lane's bound on all data; what the best one's draws weigh."""
+        """Every lane's bound on all data; what the best one's draws weigh.
+
+        `stop_when_sharp` may stop short of as many draws, see `rank_phis`.
+        """
 
 
 class Whole(Feed):
@@ -125,10 +133,16 @@ class Whole(Feed):
         compile_ranking(keys, lanes, self.first, setup=self.setup, num_draws=num_draws)
 
     def rank(
-        self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], num_draws: int
+        self,
+        keys: Keys,
+        phi: Phi,
+        status: Int[np.ndarray, "lanes"],
+        num_draws: int,
+        stop_when_sharp: bool = False,
     ) -> tuple[Ranking, Weighing | None]:
         """As `rank_phis`."""
         choices: dict[str, Any] = {"setup": self.setup, "num_draws": num_draws}
+        choices["stop_when_sharp"] = stop_when_sharp
         return rank_phis(keys, phi, status, self.first, **choices), None
 
 
@@ -151,7 +165,12 @@ class InMemory(Feed):
         compile_ranking_by_rows(keys, lanes, block, self._target, self.setup, num_draws)
 
     def rank(
-        self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], num_draws: int
+        self,
+        keys: Keys,
+        phi: Phi,
+        status: Int[np.ndarray, "lanes"],
+        num_draws: int,
+        stop_when_sharp: bool = False,
     ) -> tuple[Ranking, Weighing | None]:
         """On all rows, a block at a time."""
         blocks = slices(self._rows, _RANKED)
@@ -226,7 +245,12 @@ class Streamed(Feed):
         return self._chunk, end
 
     def rank(
-        self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], num_draws: int
+        self,
+        keys: Keys,
+        phi: Phi,
+        status: Int[np.ndarray, "lanes"],
+        num_draws: int,
+        stop_when_sharp: bool = False,
     ) -> tuple[Ranking, Weighing | None]:
         """On all rows, a block at a time; where the source raises, on those that came."""
         self.close()  # of a source, one thread reads at a time

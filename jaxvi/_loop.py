@@ -7,7 +7,7 @@ but its arithmetic.
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -125,6 +125,7 @@ def start_lane(setup: AnySetup, phi: Phi, usable: Bool[Array, ""], data: Data) -
     )
 
 
+@lru_cache(maxsize=16)
 def block_length(setup: AnySetup) -> int:
     """Steps a block, fewer than the solver asks for where their noise would be large."""
     row = jax.eval_shape(lambda: setup.draw(jax.random.key(0), 0, jnp.dtype("float32")))

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Key
 from jaxvi._draws import draw_and_weigh
 from jaxvi._loop import Lane, Setup, block_length, run_lanes
 from jaxvi._placement import Seen
-from jaxvi._ranking import Ranking, in_calls, ranking_of
+from jaxvi._ranking import Ranking, in_calls, is_sharp, ranking_of
 from jaxvi._sharded_rows import rows_here
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
@@ -139,6 +139,7 @@ class OnMesh:
         *,
         setup: Setup,
         num_draws: int,
+        stop_when_sharp: bool,
     ) -> Ranking:
         """Bounds of these parameters on draws common to all."""
         numbers = np.minimum(np.arange(self.width), self.num_lanes - 1)
@@ -152,7 +153,9 @@ class OnMesh:
             )
             return self._gathered(weights)[: self.num_lanes]
 
-        return ranking_of(in_calls(weigh, self.num_lanes, setup.target.dim, num_draws), status)
+        enough = partial(is_sharp, status) if stop_when_sharp else None
+        weights = in_calls(weigh, self.num_lanes, setup.target.dim, num_draws, enough)
+        return ranking_of(weights, status)
 
     def agree(self, blocks: int, stop: bool, save: bool) -> tuple[int, bool, bool]:
         """The first process's number of blocks and wish to save; stop if any process wants to.

@@ -93,6 +93,7 @@ class Pilot:
                 solver=self._solver(),
                 max_seconds=self.max_seconds,
                 patience=_PATIENCE,
+                stop_when_sharp=True,
                 progress=self.progress,
                 checkpoint=self._batch(),
                 **run,

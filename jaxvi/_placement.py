@@ -2,7 +2,6 @@
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -74,7 +73,7 @@ class OneDevice:
         rows: int,
     ) -> tuple[Lane, Seen, Float[np.ndarray, "rows lanes"], int]:
         """A chunk of the run."""
-        first, last = jnp.int32(first_step), jnp.int32(last_step)
+        first, last = np.int32(first_step), np.int32(last_step)
         lanes, bounds, reached = advance_lanes(
             keys, lanes, first, last, data, setup=setup, rows=rows
         )

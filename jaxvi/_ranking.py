@@ -19,6 +19,8 @@ _FEW_DRAWS = 256
 _SURELY = 4.0  # standard errors
 _LEVEL = 0.2  # nats that optimisation may leave between two lanes at one optimum
 _TOLD = 1.0  # nats of error with which a bound still says where its lane is
+_SHARP = 0.03  # nats of error of bounds that more draws need not tell better
+_NEAR = 5.0  # nats below the best bound: lanes further down don't matter
 
 
 class Ranking(NamedTuple):
@@ -53,15 +55,19 @@ def rank_phis(
     *,
     setup: Setup,
     num_draws: int,
+    stop_when_sharp: bool = False,
 ) -> Ranking:
     """Bounds of every lane's parameters on fresh draws common to all.
 
     The best lane is the one with the largest finite bound, less four standard errors; where none is
     finite, the one with the fewest draws of non-finite log density. Of very many lanes all are
-    ranked on few draws, and on `num_draws` those that lead.
+    ranked on few draws, and on `num_draws` those that lead. Otherwise, with `stop_when_sharp`, on
+    no more draws than tell the bounds of those that matter to 0.03 nats.
     """
     if len(status) <= MOST_RANKED:
-        return ranking_of(log_weights(keys, phis, data, setup=setup, num_draws=num_draws), status)
+        enough = partial(is_sharp, status) if stop_when_sharp else None
+        choices: dict[str, Any] = {"setup": setup, "num_draws": num_draws}
+        return ranking_of(log_weights(keys, phis, data, **choices, enough=enough), status)
     few = min(num_draws, _FEW_DRAWS)
     rough = ranking_of(log_weights(keys, phis, data, setup=setup, num_draws=few), status)
     order = np.argsort(-np.nan_to_num(rough.bound, nan=-np.inf), kind="stable")
@@ -75,8 +81,23 @@ def rank_phis(
     return rough._replace(best=int(lead[fine.best]), log_weights=fine.log_weights)
 
 
+def is_sharp(status: Int[np.ndarray, "lanes"], weights: Float[np.ndarray, "lanes draws"]) -> bool:
+    """Whether draws tell the bounds of the best lane and of those near it well enough."""
+    ranking = ranking_of(weights, status)
+    with np.errstate(invalid="ignore"):
+        near = ranking.bound > ranking.bound[ranking.best] - _NEAR
+        errors = ranking.mcse[near | (np.arange(len(status)) == ranking.best)]
+    return bool((errors < _SHARP).all())
+
+
 def log_weights(
-    keys: Keys, phis: Phi, data: Data, *, setup: Setup, num_draws: int
+    keys: Keys,
+    phis: Phi,
+    data: Data,
+    *,
+    setup: Setup,
+    num_draws: int,
+    enough: Callable[[Float[np.ndarray, "lanes draws"]], bool] | None = None,
 ) -> Float[np.ndarray, "lanes draws"]:
     """log p - log q of every lane at draws made of common noise, some lanes at a time."""
     num_lanes = len(jax.tree.leaves(phis)[0])
@@ -99,18 +120,26 @@ def log_weights(
                 common=True,
             ).log_weights
 
-        weights = in_calls(weigh, together, setup.target.dim, num_draws)
+        weights = in_calls(weigh, together, setup.target.dim, num_draws, enough)
         found.append(weights[: num_lanes - first])
     return np.concatenate(found)
 
 
 def in_calls(
-    weigh: Callable[[int, int], Any], num_lanes: int, dim: int, num_draws: int
+    weigh: Callable[[int, int], Any],
+    num_lanes: int,
+    dim: int,
+    num_draws: int,
+    enough: Callable[[Float[np.ndarray, "lanes draws"]], bool] | None = None,
 ) -> Float[np.ndarray, "lanes draws"]:
-    """`weigh(call, num)` of fresh draws, as many in a call as fit, until there are all."""
+    """`weigh(call, num)` of fresh draws, as many in a call as fit, until there are `enough`."""
     each = min(draws_each(num_lanes, dim), num_draws)
-    seen = [np.asarray(weigh(call, each)) for call in range(-(-num_draws // each))]
-    return np.concatenate(seen, axis=1)[:, :num_draws]
+    seen = np.asarray(weigh(0, each))
+    for call in range(1, -(-num_draws // each)):
+        if enough is not None and enough(seen):
+            break
+        seen = np.concatenate([seen, np.asarray(weigh(call, each))], axis=1)
+    return seen[:, :num_draws]
 
 
 def ranking_of(
@@ -120,7 +149,9 @@ def ranking_of(
 
     Bounds are ranked less four standard errors: where a density is numerically broken, one absurd
     value in q's reach makes a bound as absurd. A lane that ended otherwise than converged is the
-    best only where its bound is clearly higher.
+    best only where its bound is clearly higher, beyond the spread of its weights: a q that fits
+    nothing has weights of all sizes. One that ended where nothing is finite is so only where none
+    has converged.
     """
     started = status != Status.NO_START
     finite = np.isfinite(weights)
@@ -129,13 +160,16 @@ def ranking_of(
     with np.errstate(invalid="ignore", over="ignore"):
         bound = weights.mean(axis=-1)
         mcse = weights.std(axis=-1, ddof=1) / root
-        sure = bound - _SURELY * mcse
+        converged = status == Status.CONVERGED
+        sure = bound - mcse * np.where(converged, _SURELY, np.maximum(_SURELY, root))
         ranked = np.where(started & (num_bad == 0) & np.isfinite(sure), sure, -np.inf)
+        if np.isfinite(ranked[converged]).any():
+            ranked[status == Status.NOT_FINITE] = -np.inf
         fallback = np.argmin(np.where(started, num_bad, weights.shape[1] + 1))
         best = int(np.argmax(ranked) if np.isfinite(ranked).any() else fallback)
         error = (weights - weights[best][None]).std(axis=-1, ddof=1) / root
         reach = _LEVEL + np.minimum(3.0 * error, _TOLD)
-        level = (status == Status.CONVERGED) & (ranked >= ranked[best] - reach)
+        level = converged & (ranked >= ranked[best] - reach)
         if level.any() and np.isfinite(ranked[best]):
             best = int(np.argmax(np.where(level, ranked, -np.inf)))
             error = (weights - weights[best][None]).std(axis=-1, ddof=1) / root

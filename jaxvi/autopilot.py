@@ -94,8 +94,8 @@ def fit(
             autopilot from 1 to 3, and of every fourth 7 and 15, so that modes are found that are
             far apart, but 1 above dimension 50.
         max_steps: step limit of the solver; by default 20,000, with the autopilot 3,000.
-        num_eval_draws: fresh draws by which lanes are ranked; by default 2,000, with the autopilot
-            as many more as weighing the best one takes anyway.
+        num_eval_draws: fresh draws by which lanes are ranked; by default 2,000. The autopilot,
+            which weighs the best one anyway, takes fewer where they tell bounds to 0.03 nats.
         effort: of the autopilot: "quick" fits no flow and runs chains for a short time only,
             "thorough" asks for more of both.
         max_seconds: time after which nothing new is begun; what runs ends soon after.

@@ -55,6 +55,7 @@ def fit_restarts(
     num_eval_draws: Any = 2_000,
     max_seconds: Any = None,
     patience: float | None = None,
+    stop_when_sharp: bool = False,
     width: Width = Width(),
     progress: bool | Reporter | None = None,
     checkpoint: Batch | None = None,
@@ -65,8 +66,8 @@ def fit_restarts(
     The lanes run together in chunks; the winner is chosen by a fresh bound on draws common to
     all, and every lane stays in the result. Arguments are those of `jaxvi.fit`, checked here; but
     for `patience`: once half of the lanes have converged, others get at most so many times the
-    steps that these took, while fewer have, more in proportion. Lanes that `checkpoint` has are
-    gone on with.
+    steps that these took, while fewer have, more in proportion; and for `stop_when_sharp`, see
+    `rank_phis`. Lanes that `checkpoint` has are gone on with.
     """
     began = time.perf_counter()
     key = _arguments.typed_key(key)
@@ -114,7 +115,7 @@ def fit_restarts(
             run = run_pool(pool, limits, report, checkpoint, found)
         close()
         _door.some_start(run.status, feed.first)
-        ranking, weighed = feed.rank(keys, run.phi, run.status, num_eval_draws)
+        ranking, weighed = feed.rank(keys, run.phi, run.status, num_eval_draws, stop_when_sharp)
     timing = Timing(compiling.seconds, run.seconds, time.perf_counter() - began)
     return _as_fit(setup, run, ranking, weighed, timing, key, data)
 
@@ -192,10 +193,16 @@ class Spread(Whole):
         self._place = place
 
     def rank(
-        self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], num_draws: int
+        self,
+        keys: Keys,
+        phi: Phi,
+        status: Int[np.ndarray, "lanes"],
+        num_draws: int,
+        stop_when_sharp: bool = False,
     ) -> tuple[Ranking, Weighing | None]:
         """There, too."""
         choices: dict[str, Any] = {"setup": self.setup, "num_draws": num_draws}
+        choices["stop_when_sharp"] = stop_when_sharp
         return self._place.rank(keys, phi, status, self.first, **choices), None
 
 

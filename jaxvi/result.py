@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxvi import _arguments
 from jaxvi._approximation import Approximation, constrain_all
@@ -23,6 +23,7 @@ from jaxvi.mesh import whole
 from jaxvi.streams import in_memory
 from jaxvi.verdict import Errors, Evidence, Level, judge
 
+_CLEARLY = 4.0  # standard errors
 _TOLD, _WORSE = 1.0, 10.0  # standard errors of bounds: nats, and times the best lane's
 
 
@@ -145,9 +146,18 @@ class Fit:
 
     @property
     def agreement(self) -> Agreement:
-        """Restarts grouped by the optimum they reached; without those whose bound is untold."""
+        """Restarts grouped by the optimum they reached.
+
+        Without those whose bound is untold, or that ended where nothing is finite, if the best one
+        did not.
+        """
         told = self.bounds_mcse <= max(_TOLD, _WORSE * self.bounds_mcse[self.best])
-        return agreement(np.where(told, self.bounds, np.nan), self.difference_mcse)
+        return agreement(np.where(told & ~self._broken, self.bounds, np.nan), self.difference_mcse)
+
+    @property
+    def _broken(self) -> Bool[np.ndarray, "lanes"]:
+        lost = self.status == Status.NOT_FINITE
+        return lost & ~lost[self.best]
 
     @property
     def q(self) -> Approximation:
@@ -329,6 +339,7 @@ def evidence_of(fit: Fit, weighed: Weighing | None = None) -> Evidence:
         bad_share=weighed.bad_share,
         lanes_at_best=int((ran & (groups.optimum == 0)).sum()),
         lanes=int(ran.sum()),
+        broken_above=_broken_above(fit),
         modes=1,
         rhat=1.0,
         drivers=(),
@@ -339,6 +350,13 @@ def evidence_of(fit: Fit, weighed: Weighing | None = None) -> Evidence:
         eps=float(np.finfo(weighed.z.dtype).eps),
         interrupted=fit.interrupted,
     )
+
+
+def _broken_above(fit: Fit) -> int:
+    """Lanes clearly above the best one that ended where nothing is finite."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        above = fit.bounds - _CLEARLY * fit.bounds_mcse > fit.bounds[fit.best]
+    return int((fit._broken & above).sum())
 
 
 def errors_of(drift: Drift, by: str) -> Errors:

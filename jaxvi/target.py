@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -223,6 +224,12 @@ class Target:
         """
         found = self.dtype(data)
         dtype = found if dtype is None else _checks.check_engine_dtype(dtype)
+        leaves, treedef = jax.tree.flatten(data)
+        shapes = tuple(_of_shape(leaf) for leaf in leaves)
+        _check_shapes(self, treedef, shapes, dtype, jnp.result_type(float))
+        return dtype
+
+    def _check_shapes(self, data: Data, dtype: np.dtype) -> None:
         z = jax.ShapeDtypeStruct((self.dim,), dtype)
         params = jax.eval_shape(self.constrain, z)
         if self.has_rows:
@@ -237,7 +244,6 @@ class Target:
             _checks.check_arguments("start", self.start, "key", data)
             key = jax.eval_shape(jax.random.key, 0)
             jax.eval_shape(lambda k, d: self.draw_start(k, d, dtype=dtype), key, data)
-        return dtype
 
     @staticmethod
     def _call(function: Callable[..., Any], first: Any, data: Data) -> Any:
@@ -259,3 +265,16 @@ class Target:
             f"{' and '.join(details) or jax.tree.structure(params)}; "
             f"try one value per support, in the same containers"
         )
+
+
+@lru_cache(maxsize=16)
+def _check_shapes(
+    target: Target, treedef: Any, leaves: tuple[Any, ...], dtype: np.dtype, _wide: np.dtype
+) -> None:
+    """Once for data of one structure and one default dtype: tracing takes milliseconds."""
+    target._check_shapes(treedef.unflatten(leaves), dtype)
+
+
+def _of_shape(leaf: Any) -> Any:
+    """Shape and dtype of an array; a number as it is."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else leaf

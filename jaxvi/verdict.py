@@ -44,6 +44,7 @@ class Evidence(NamedTuple):
     bad_share: float  # of q's draws, at which the log density was not finite
     lanes_at_best: int
     lanes: int
+    broken_above: int  # that ended higher than the best one, but where nothing is finite
     modes: int
     rhat: float  # of the moments of restarts at the best optimum; 1 where they agree
     drivers: tuple[str, ...]  # coordinates that set the scale of many others
@@ -115,6 +116,12 @@ def _cautions(seen: Evidence) -> list[str]:
     if seen.lanes >= 4 and seen.lanes_at_best == 1:
         found.append(
             f"only one of {seen.lanes} restarts reached the best optimum: try more restarts"
+        )
+    if seen.broken_above:
+        found.append(
+            f"{seen.broken_above} of {seen.lanes} restarts ended higher than the best one, but "
+            "where the log density is not finite: it is numerically broken there, or a mode was "
+            "missed; bound the parameters, or give start="
         )
     if seen.modes == 1 and not seen.rhat <= _SPREAD:
         found.append(

@@ -9,7 +9,7 @@ import pytest
 import jaxvi
 from jaxvi import Status
 from jaxvi._loop import Setup
-from jaxvi._ranking import ranking_of
+from jaxvi._ranking import is_sharp, ranking_of
 from jaxvi.lanes import lane_results, split_key, start_lanes
 
 KEY = jax.random.key(11)
@@ -189,6 +189,30 @@ def test_an_absurd_bound_is_not_the_best():
     assert ranking_of(weights, status).best == 0
     weights[1, 7] = 1e308  # whose square overflows
     assert ranking_of(weights, status).best == 0
+
+
+def test_a_lane_in_a_broken_region_is_not_the_best():
+    """Neither one that ended where nothing is finite, nor one whose weights are of all sizes."""
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(3, 1_000)) - 2_000.0
+    weights[1] += 500.0
+    weights[2] = 5_000.0 * rng.normal(size=1_000)
+    status = np.array([Status.CONVERGED, Status.NOT_FINITE, Status.STEP_LIMIT])
+    assert ranking_of(weights, status).best == 0
+    status[0] = Status.STEP_LIMIT  # nothing has converged
+    assert ranking_of(weights, status).best == 1
+
+
+def test_ranking_stops_when_it_is_sharp():
+    """Draws enough to tell the bounds that matter; of a lane far below none does."""
+    rng = np.random.default_rng(0)
+    status = np.full(3, Status.CONVERGED)
+    weights = rng.normal(size=(3, 500)) * np.array([[0.1], [0.1], [9.0]])
+    weights[2] -= 100.0
+    assert is_sharp(status, weights)
+    weights[2] += 100.0
+    assert not is_sharp(status, weights)
+    assert not is_sharp(status, np.full((3, 500), np.nan))
 
 
 def test_starts_are_mirrored_in_pairs():

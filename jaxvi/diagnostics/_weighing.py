@@ -120,7 +120,7 @@ def weighing_of(
     """Of draws, the parameters they stand for, and log p - log q."""
     weights = np.where(np.isfinite(raw), raw, -np.inf).astype(raw.dtype)
     smoothed, khat = smooth_on_host(weights)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         drift, error = _drift(np.concatenate([z, params], axis=1), _softmax(smoothed))
         share = _softmax(weights)
         return Weighing(
@@ -147,13 +147,15 @@ def drift_from(plain: Weighing, better: Weighing) -> Drift:
     one, other = (one - centre[None]) / scale[None], (other - centre[None]) / scale[None]
     share = _softmax(better.log_weights)
     mean = share @ other
-    variance = np.where(constant, 1.0, share @ (other - mean[None]) ** 2)
     size = float(len(one))
-    of_sd = 0.5 * np.sqrt((one**2).var(axis=0) / size)
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        variance = np.where(constant, 1.0, share @ (other - mean[None]) ** 2)
+        of_sd = 0.5 * np.sqrt((one**2).var(axis=0) / size)
+        half = 0.5 * np.log(variance)
     return Drift(
         mean,
         np.hypot(better.error.mean_mcse, 1.0 / size**0.5),
-        0.5 * np.log(variance),
+        half,
         np.hypot(better.error.log_sd_mcse, of_sd),
         np.zeros_like(mean),
         np.ones(len(mean), bool),
