@@ -23,8 +23,8 @@ _MOST_KNOWN = 1_000
 @contextlib.contextmanager
 def compiling_ahead(
     name: Hashable, shapes: Any, lower: Callable[[], jax.stages.Lowered]
-) -> Iterator[Callable[[], None] | None]:
-    """Compiles what `lower` gives in a thread; yields what waits for it.
+) -> Iterator[threading.Thread | None]:
+    """Compiles what `lower` gives in a thread, and yields that.
 
     Not a second time for one name and arguments of the same shapes: None is yielded then. What
     goes wrong goes wrong again where the program is called, and is told there. It is lowered here:
@@ -47,7 +47,7 @@ def compiling_ahead(
     thread = threading.Thread(target=work, name="jaxvi-compiling", daemon=True)
     thread.start()
     try:
-        yield thread.join
+        yield thread
     finally:
         thread.join()
     _KNOWN[key] = None

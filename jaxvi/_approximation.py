@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from jaxvi._arguments import typed_key, whole
 from jaxvi._light_jit import ONCE, light_jit
@@ -12,6 +12,8 @@ from jaxvi._types import Phi, Scalar
 from jaxvi.diagnostics._movement import draw
 from jaxvi.families import Family
 from jaxvi.target import Target
+
+_FEWEST, _MOST_PADDED = 1_024, 2**14  # draws that are made at a time
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,45 @@ class Approximation:
 
     def sample(self, key: Array, num: Any) -> Any:
         """Draws: the parameters' pytree, constrained, draws leading."""
-        return constrain_all(self.sample_unconstrained(key, num), target=self.target)
+        z, num = self._draw(key, num)
+        return _first(constrain_all(z, target=self.target), num)
 
     def sample_unconstrained(self, key: Array, num: Any) -> Float[Array, "draws dim"]:
         """The same draws as flat unconstrained vectors z."""
+        return _first(*self._draw(key, num))
+
+    def _draw(self, key: Array, num: Any) -> tuple[Float[Array, "some dim"], int]:
+        """At least as many draws as are asked for, and how many that is."""
         key, num = typed_key(key), whole("num", num)
-        return draw(key, self.phi, family=self.family, num=num, dim=self.target.dim)
+        some = _padded(num)
+        return draw(key, self.phi, family=self.family, num=some, dim=self.target.dim), num
 
     def log_prob(self, z: Float[Array, "dim"]) -> Scalar:
         """log q at an unconstrained z."""
         return self.family.log_prob(self.phi, z)
+
+
+def _padded(num: int) -> int:
+    """A power of two, of few draws, so that one program serves many numbers of them."""
+    return num if num > _MOST_PADDED else max(_FEWEST, 1 << (num - 1).bit_length())
+
+
+def _first(draws: Any, num: int) -> Any:
+    """The first rows."""
+    return draws if num > _MOST_PADDED else _rows(draws, num)
+
+
+@light_jit(ONCE, static_argnums=1)
+def _rows(draws: Any, num: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[:num], draws)
+
+
+def compile_sampling(key: Key[Array, ""], target: Target, family: Family, phi: Any) -> None:
+    """Has the programs of a few draws compiled, of `phi` of these shapes."""
+    choices: dict[str, Any] = {"family": family, "num": _FEWEST, "dim": target.dim}
+    draw.lower(key, phi, **choices).compile()
+    z = jax.ShapeDtypeStruct((_FEWEST, target.dim), jax.tree.leaves(phi)[0].dtype)
+    constrain_all.lower(z, target=target).compile()
 
 
 @light_jit(ONCE, static_argnames="target")

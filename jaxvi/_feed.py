@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
+from jaxvi._approximation import compile_sampling
 from jaxvi._batches import Batch, Chunk, first_batch, resident, stream_key
 from jaxvi._likelihood import check_additive, num_rows
 from jaxvi._loop import Lane, Setup, block_length
@@ -20,7 +22,7 @@ from jaxvi._ranking import Ranking, compile_ranking, rank_phis
 from jaxvi._row_ranking import RowBlocks, compile_ranking_by_rows, rank_by_rows, slices
 from jaxvi._types import Data, Phi
 from jaxvi.diagnostics import Weighing
-from jaxvi.lanes import Keys
+from jaxvi.lanes import Keys, lane_results
 from jaxvi.minibatch import Minibatch
 from jaxvi.solvers import Stochastic
 from jaxvi.streams import ShuffledRows, Stream, WrongCount, regular
@@ -103,6 +105,9 @@ class Feed(abc.ABC):
     def compile_ranking(self, keys: Keys, lanes: Lane, num_draws: int) -> None:
         """Has the programs of `rank` compiled before there is anything to rank."""
 
+    def compile_sampling(self, keys: Keys, lanes: Lane) -> None:  # noqa: B027
+        """Likewise those of drawing from a lane, where the lanes' target is the caller's."""
+
     @abc.abstractmethod
     def rank(
         self,
@@ -131,6 +136,12 @@ class Whole(Feed):
     def compile_ranking(self, keys: Keys, lanes: Lane, num_draws: int) -> None:
         """As `_ranking.compile_ranking`."""
         compile_ranking(keys, lanes, self.first, setup=self.setup, num_draws=num_draws)
+
+    def compile_sampling(self, keys: Keys, lanes: Lane) -> None:
+        """A few draws of one lane's q."""
+        phis = jax.eval_shape(partial(lane_results, setup=self.setup), lanes)
+        phi = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), phis)
+        compile_sampling(keys.ranking, self.setup.target, self.setup.family, phi)
 
     def rank(
         self,

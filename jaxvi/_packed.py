@@ -1,11 +1,15 @@
-"""Scalars that travel as one array: of a loop's every array XLA makes kernels of its own."""
+"""What travels through a loop as one array: XLA makes kernels of their own of every array."""
 
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.tree_util import PyTreeDef
 
+from jaxvi import _tree
 from jaxvi._types import Scalar
 
 Record = TypeVar("Record", bound="Packed")
@@ -52,3 +56,28 @@ class Packed:
     def replace(self: Record, **changes: Any) -> Record:
         """With some of them changed."""
         return self.of(**{name: changes.get(name, getattr(self, name)) for name in self._names})
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("array",),
+    meta_fields=("treedef", "shapes"),
+)
+@dataclass(frozen=True)
+class Flat:
+    """A tree of arrays of one dtype, laid end to end."""
+
+    array: Any  # of one axis; more of them lead outside of what is mapped
+    treedef: PyTreeDef
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, tree: Any) -> "Flat":
+        """With the shapes that its arrays have."""
+        leaves, treedef = jax.tree.flatten(tree)
+        return cls(_tree.join(leaves), treedef, tuple(leaf.shape for leaf in leaves))
+
+    @property
+    def tree(self) -> Any:
+        """The tree again."""
+        return self.treedef.unflatten(_tree.split(self.array, self.shapes))

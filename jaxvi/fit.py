@@ -2,8 +2,8 @@
 
 import contextlib
 import math
+import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -242,16 +242,18 @@ def _run_together(
     """All restarts as one batch; where it doesn't fit in memory, as a pool of half as many."""
     setup = feed.setup
     try:
-        with _compiling(feed, keys, tuple(starts), num_lanes) as wait:
+        with _compiling(feed, keys, tuple(starts), num_lanes) as thread:
             if found is None:
                 lanes = start_lanes(keys, *starts, setup=setup, num_lanes=num_lanes)
                 _door.some_start(np.asarray(lanes.status), starts.data)
             else:
                 lanes = found.lanes
-            if wait is not None:
+            if thread is not None:
                 feed.compile_ranking(keys, lanes, num_eval_draws)
+                if thread.is_alive():
+                    feed.compile_sampling(keys, lanes)
                 with _door.waiting_for_compiler():
-                    wait()
+                    thread.join()
         return run_chunks(keys, lanes, feed, limits, report, checkpoint, found, OneDevice())
     except Exception as error:
         can_halve = num_lanes > 1 and found is None and not isinstance(feed, Streamed)
@@ -265,7 +267,7 @@ def _run_together(
 
 def _compiling(
     feed: Feed, keys: Keys, arguments: tuple[Any, ...], num_lanes: int
-) -> contextlib.AbstractContextManager[Callable[[], None] | None]:
+) -> contextlib.AbstractContextManager[threading.Thread | None]:
     """The steps' program, compiled while the caller compiles those of starts and ranking."""
     step, setup, (data, _) = jnp.int32(0), feed.setup, feed.at(0)
 

@@ -146,18 +146,11 @@ class Fit:
 
     @property
     def agreement(self) -> Agreement:
-        """Restarts grouped by the optimum they reached.
-
-        Without those whose bound is untold, or that ended where nothing is finite, if the best one
-        did not.
-        """
-        told = self.bounds_mcse <= max(_TOLD, _WORSE * self.bounds_mcse[self.best])
-        return agreement(np.where(told & ~self._broken, self.bounds, np.nan), self.difference_mcse)
-
-    @property
-    def _broken(self) -> Bool[np.ndarray, "lanes"]:
-        lost = self.status == Status.NOT_FINITE
-        return lost & ~lost[self.best]
+        """Restarts grouped by the optimum they reached; without those whose bound is untold, or
+        that ended where nothing is finite and the best one did not."""
+        reach = max(_TOLD, _WORSE * self.bounds_mcse[self.best])
+        told = (self.bounds_mcse <= reach) & ~_broken(self)
+        return agreement(np.where(told, self.bounds, np.nan), self.difference_mcse)
 
     @property
     def q(self) -> Approximation:
@@ -329,6 +322,8 @@ def evidence_of(fit: Fit, weighed: Weighing | None = None) -> Evidence:
         weighed = weigh(key, q.target, q.family, q.phi, data, num_batches=fit.num_restarts)
     known = fit.approximation is not None and bool(np.isfinite(weighed.bound))
     ran = fit.status != Status.OVERTAKEN  # the others were never let to agree
+    with np.errstate(invalid="ignore", over="ignore"):
+        above = fit.bounds - _CLEARLY * fit.bounds_mcse > fit.bounds[fit.best]
     return Evidence(
         status=Status(int(fit.status[fit.best])),
         bound=weighed.bound if known else float(fit.bounds[fit.best]),
@@ -339,7 +334,7 @@ def evidence_of(fit: Fit, weighed: Weighing | None = None) -> Evidence:
         bad_share=weighed.bad_share,
         lanes_at_best=int((ran & (groups.optimum == 0)).sum()),
         lanes=int(ran.sum()),
-        broken_above=_broken_above(fit),
+        broken_above=int((_broken(fit) & above).sum()),
         modes=1,
         rhat=1.0,
         drivers=(),
@@ -352,11 +347,10 @@ def evidence_of(fit: Fit, weighed: Weighing | None = None) -> Evidence:
     )
 
 
-def _broken_above(fit: Fit) -> int:
-    """Lanes clearly above the best one that ended where nothing is finite."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        above = fit.bounds - _CLEARLY * fit.bounds_mcse > fit.bounds[fit.best]
-    return int((fit._broken & above).sum())
+def _broken(fit: Fit) -> Bool[np.ndarray, "lanes"]:
+    """Lanes that ended where nothing is finite, where the best one did not."""
+    lost = fit.status == Status.NOT_FINITE
+    return lost & ~lost[fit.best]
 
 
 def errors_of(drift: Drift, by: str) -> Errors:

@@ -276,5 +276,9 @@ def _check_shapes(
 
 
 def _of_shape(leaf: Any) -> Any:
-    """Shape and dtype of an array; a number as it is."""
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else leaf
+    """Shape and dtype of an array, as JAX will have it; a number as it is."""
+    if not hasattr(leaf, "shape"):
+        return leaf
+    plain = not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype) if plain else leaf.dtype
+    return jax.ShapeDtypeStruct(leaf.shape, dtype)

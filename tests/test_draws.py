@@ -90,7 +90,7 @@ def test_flat_draws_are_the_same_numbers():
 
 
 def test_a_program_is_compiled_ahead_once():
-    """In a thread, in the caller's precision; errors are left to the caller's own call."""
+    """In the caller's precision; errors are left to the caller's own call."""
     seen = []
 
     def program():
@@ -99,10 +99,10 @@ def test_a_program_is_compiled_ahead_once():
 
     with jax.enable_x64(True):
         for _ in range(2):
-            with compiling_ahead("test", jnp.zeros(3), program) as wait:
-                if wait is not None:
-                    wait()
+            with compiling_ahead("test", jnp.zeros(3), program) as thread:
+                if thread is not None:
+                    thread.join()
     assert seen == [np.float64]
-    with compiling_ahead("test", jnp.zeros(4), program) as wait:
-        assert wait is not None
+    with compiling_ahead("test", jnp.zeros(4), program) as thread:
+        assert thread is not None
     assert len(seen) == 2

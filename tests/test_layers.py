@@ -27,11 +27,12 @@ MOST_FUNCTION_LINES, MOST_FILE_LINES = 60, 400
 LAYERS = [
     "_arguments",
     "_types",
+    "_light_jit",
+    "_tree",
     "_packed",
     "_blocks",
     "_random",
     "_special",
-    "_tree",
     "_linalg",
     "_blas",
     "_trees_as_json",

@@ -96,6 +96,12 @@ def growth(relative: Float[Array, "*shape"], rate: Scalar | float) -> Float[Arra
     return 1.0 + x + 0.5 * x * x
 
 
+def _diagonal(matrix: Float[Array, "dim dim"]) -> Float[Array, "dim"]:
+    """`jnp.diagonal` without its gather, which XLA takes long to compile."""
+    inside = jnp.eye(len(matrix), dtype=bool)
+    return jnp.sum(jnp.where(inside, matrix, 0.0), axis=-1)
+
+
 class Dense(Update):
     """`FullRank`: the curvature is W = L^T A L."""
 
@@ -148,18 +154,21 @@ class Dense(Update):
         factor = FullRank().scale_tril(phi)
         relative, axes = jnp.linalg.eigh(curvature, symmetrize_input=False)
         shrunk = axes / jnp.sqrt(growth(relative, rate))[None]
+        covariance = shrunk @ shrunk.T  # after the step, whitened as before it
+        root = jnp.linalg.cholesky(covariance, symmetrize_input=False)
         score = gradient @ factor
-        along_axes = score @ shrunk
-        part = share(jnp.linalg.norm(along_axes), rate, radius, phi.loc.size)
-        loc = phi.loc + part * factor @ (shrunk @ along_axes)
-        root = jnp.linalg.cholesky(shrunk @ shrunk.T, symmetrize_input=False)
-        lower = factor @ root
-        moved = FullRankParams(loc, jnp.log(jnp.diagonal(lower)), jnp.tril(lower, -1))
-        scale = jnp.linalg.norm(factor, axis=-1)
-        excess = jnp.sum((factor @ curvature) * factor, axis=-1) / scale**2 - 1.0
-        along = jnp.diagonal(curvature) - 1.0
-        innovation = jnp.concatenate([factor @ score / scale, 0.5 * excess, score, 0.5 * along])
-        return moved, innovation, part * jnp.sum(along_axes**2)
+        step = covariance @ score
+        gain = score @ step
+        part = share(jnp.sqrt(gain), rate, radius, phi.loc.size)
+        far, near = (factor @ jnp.stack([step, score], axis=1)).T
+        lower = jnp.tril(factor @ root, -1)
+        moved = FullRankParams(phi.loc + part * far, phi.log_diag + jnp.log(_diagonal(root)), lower)
+        variance = jnp.sum(factor**2, axis=-1)
+        excess = jnp.sum((factor @ curvature) * factor, axis=-1) / variance - 1.0
+        along = _diagonal(curvature) - 1.0
+        ahead = near / jnp.sqrt(variance)
+        innovation = jnp.concatenate([ahead, 0.5 * excess, score, 0.5 * along])
+        return moved, innovation, part * gain
 
     def narrow(self, phi: FullRankParams, factor: Scalar) -> FullRankParams:
         """L times the factor."""

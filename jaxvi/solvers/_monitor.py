@@ -107,21 +107,25 @@ def close_window(monitor: Monitor, tolerance: float) -> tuple[Monitor, Verdict]:
     steps = jnp.maximum(clock.steps, 1.0)
     mean, square = monitor.sums / steps
     variance = jnp.maximum(square - mean * mean, 0.0)
-    error = jnp.sqrt(variance / steps)
-    wander = jnp.sqrt(0.5 * rate(monitor) * variance)
-    significant = jnp.abs(mean) > jnp.maximum(_significant(steps, mean.size) * error, tolerance)
-    drift = jnp.any(significant)
-    sharp = jnp.sqrt(jnp.mean(error**2)) < tolerance
-    sharp &= jnp.all((error < 3.0 * tolerance) & (wander < tolerance))
-    spread = jnp.sqrt(jnp.mean(square))
-    settled = (spread > _STILL_FALLING * clock.spread) | (spread < _NOTHING)
-    longer = jnp.round(_WINDOW_GROWTH * clock.window)
+    total, squares = jnp.sum(jnp.stack([variance, square]), axis=-1)
     # Noise of the steps pushes an innovation now one way, now the other; what is left of the way
     # pushes it one way. But noise also has a mean effect, of second order: where updates of all
     # coordinates bend each other, up to half its total variance.
-    bend = 0.5 * rate(monitor) * jnp.sum(variance)
-    creeps = jnp.any(significant & (jnp.abs(mean) > jnp.maximum(jnp.sqrt(variance), bend)))
-    far = (jnp.abs(mean).max() > _FAR_OFF) | creeps
+    bend = 0.5 * rate(monitor) * total
+    size, sd = jnp.abs(mean), jnp.sqrt(variance)
+    by_chance = jnp.maximum(_significant(steps, mean.size) * sd / jnp.sqrt(steps), tolerance)
+    creep = size - jnp.maximum(by_chance, jnp.maximum(sd, bend))
+    # all at once: of every reduction XLA makes kernels of its own
+    most = jnp.max(jnp.stack([variance, size, size - by_chance, creep]), axis=-1)
+    drift = most[2] > 0.0
+    error = jnp.sqrt(most[0] / steps)
+    wander = jnp.sqrt(0.5 * rate(monitor) * most[0])
+    sharp = jnp.sqrt(total / (mean.size * steps)) < tolerance
+    sharp &= (error < 3.0 * tolerance) & (wander < tolerance)
+    spread = jnp.sqrt(squares / mean.size)
+    settled = (spread > _STILL_FALLING * clock.spread) | (spread < _NOTHING)
+    longer = jnp.round(_WINDOW_GROWTH * clock.window)
+    far = (most[1] > _FAR_OFF) | (most[3] > 0.0)
     paced = jnp.where(far, jnp.minimum(2.0 * clock.rate, 1.0), 0.5 * clock.rate)
     closed = clock.replace(
         steps=0.0,

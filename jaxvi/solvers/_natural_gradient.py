@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxvi import _tree
 from jaxvi._arguments import check_field, number, one_of, whole
+from jaxvi._packed import Flat
 from jaxvi._status import Status
 from jaxvi._types import Noise, Phi, Scalar
 from jaxvi.families import Family, FullRank, LowRank, MeanField, transform_and_log_prob
@@ -32,8 +33,8 @@ _KINK = 5.0  # standard errors between the two estimates of the curvature
 class NaturalGradientState(NamedTuple):
     """What the next step needs."""
 
-    phi: Phi
-    last: Phi  # before the last step
+    phi: Flat
+    last: Flat  # before the last step
     trust: Trust
     monitor: Monitor
     estimates: "Estimates | None"  # None where gradients serve from the start
@@ -162,8 +163,8 @@ class NaturalGradient(Solver):
             zeros = jnp.zeros((5, problem.dim), dtype)
             estimates = Estimates(zeros, jnp.zeros(problem.dim, bool), jnp.zeros((), bool))
         return NaturalGradientState(
-            phi,
-            phi,
+            Flat.of(phi),
+            Flat.of(phi),
             start_trust(dtype),
             start_monitor(num, dtype),
             estimates,
@@ -174,7 +175,8 @@ class NaturalGradient(Solver):
     ) -> tuple[NaturalGradientState, StepInfo]:
         """One natural-gradient step; where a draw is not finite, a narrower q instead."""
         family, update = problem.family, update_for(problem.family, self._known())
-        z, log_q = jax.vmap(lambda row: transform_and_log_prob(family, state.phi, row))(noise)
+        at = state.phi.tree
+        z, log_q = jax.vmap(lambda row: transform_and_log_prob(family, at, row))(noise)
         values, gradients = problem.values_and_gradients(z)
         good = jnp.isfinite(values) & jnp.isfinite(gradients).all(axis=-1)
         curvature, tally = self._curvature(state, z, noise, gradients, problem)
@@ -182,11 +184,12 @@ class NaturalGradient(Solver):
         trust, fell = judge(state.trust, bound, error)
         pace = trust.pace * rate(state.monitor)
         moved, innovation, promised = update.apply(
-            state.phi, gradients.mean(axis=0), curvature, pace, trust.radius
+            at, gradients.mean(axis=0), curvature, pace, trust.radius
         )
+        moved = Flat.of(moved)
         usable = good.all() & _tree.all_finite((moved, innovation))
         bad = 1.0 - good.mean(dtype=values.dtype)
-        narrower = update.narrow(state.phi, jnp.exp(-0.1 - bad))
+        narrower = Flat.of(update.narrow(at, jnp.exp(-0.1 - bad)))
         here, seen = (state.phi, state.last, trust), (usable, fell, bound, error, promised)
         phi, last, trust = settle(here, moved, narrower, seen)
         monitor = record(state.monitor, innovation, usable)
@@ -209,14 +212,14 @@ class NaturalGradient(Solver):
             clock = monitor.clock.replace(age=jnp.where(switch, 0.0, monitor.clock.age))
             monitor = monitor._replace(clock=clock)
         state = state._replace(monitor=monitor, estimates=estimates)
-        largest = jnp.abs(trace.problem.family.transform(state.phi, trace.noise[0, 0])).max()
+        largest = jnp.abs(trace.problem.family.transform(state.phi.tree, trace.noise[0, 0])).max()
         status = jnp.where(seen.converged & ~switch, Status.CONVERGED, Status.RUNNING)
         status = jnp.where(largest > _FAR, Status.UNBOUNDED, status)
         return state, jnp.where(seen.lost, Status.NOT_FINITE, status).astype(jnp.int32)
 
     def result(self, state: NaturalGradientState) -> Phi:
         """The last q: falling rates have averaged it."""
-        return state.phi
+        return state.phi.tree
 
     def _choose(
         self, estimates: Estimates, steps: Scalar, seen: Verdict, trace: BlockTrace
@@ -247,13 +250,14 @@ class NaturalGradient(Solver):
         """Of Hessians, unless gradients serve better or Hessians aren't finite; and the tally."""
         update = update_for(problem.family, self._known())
         slope = (gradients.mean(axis=0), state.trust.radius)
-        by_gradient = update.from_gradients(state.phi, noise, gradients)
+        phi = state.phi.tree
+        by_gradient = update.from_gradients(phi, noise, gradients)
         if state.estimates is None:
             return by_gradient, None
         nothing = jnp.zeros_like(state.estimates.sums)
 
         def look(_: Any) -> tuple[Bool[Array, ""], Any, Float[Array, "5 dim"]]:
-            by_hessian = update.from_hessians(state.phi, self._few(z), noise, slope, problem)
+            by_hessian = update.from_hessians(phi, self._few(z), noise, slope, problem)
             smooth = _tree.all_finite(by_hessian)
             tally = _tally(update.diagonal(by_hessian), update.diagonal(by_gradient))
             chosen = _tree.where(smooth, by_hessian, by_gradient)
