@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,12 +78,22 @@ def start_scales(value: Any, num_restarts: int, dtype: jnp.dtype) -> Float[Array
     return jnp.asarray(given, dtype)
 
 
+class Unconstrained(NamedTuple):
+    """Starts of all lanes as the engine has them."""
+
+    z: Float[Array, "lanes dim"]
+
+
+class NoStart(ValueError):
+    """No lane can begin anywhere."""
+
+
 def starts(
     target: Target, start: Any, num_restarts: int, dtype: jnp.dtype
 ) -> Float[Array, "*lanes dim"] | None:
     """The `start` argument as unconstrained points: none, one, or one a lane."""
-    if start is None:
-        return None
+    if start is None or isinstance(start, Unconstrained):
+        return None if start is None else start.z
     leaves = jax.tree.leaves(start)
     for leaf in leaves:
         array = isinstance(leaf, jax.Array | np.ndarray | np.generic)
@@ -131,7 +141,7 @@ def some_start(status: np.ndarray, data: Data) -> None:
         if np.issubdtype(leaf.dtype, np.floating)
     )
     cause = f" The data hold {bad} entries that are not finite." if bad else ""
-    raise ValueError(
+    raise NoStart(
         "expected a log density that is finite, with a finite gradient, at some start; got none in "
         f"{len(status)} restarts with 20 tries each.{cause} {Status.NO_START.remedy}"
     )

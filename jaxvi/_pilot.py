@@ -1,5 +1,6 @@
 """What the default call does: stages, each of public parts, each with a line in the log."""
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -16,14 +17,17 @@ from jaxvi import _door
 from jaxvi._approximation import Approximation
 from jaxvi._blas import one_thread
 from jaxvi._checkpoint import Batch, Checkpoints
+from jaxvi._door import NoStart, Unconstrained
 from jaxvi._draws import can_be_heavier, draws_each
-from jaxvi._polish import SMALL, is_small, is_still, memory, of_drift, polish
+from jaxvi._polish import SMALL, is_still, memory, of_drift, polish
 from jaxvi._progress import Reporter
+from jaxvi._rays import places_beyond
 from jaxvi._restarts import moments_rhat, separate_lanes
 from jaxvi._status import Status
+from jaxvi._trusted_weights import by_weights, can_tell, weighted
 from jaxvi._types import Data
 from jaxvi.diagnostics import Weighing, movement, weigh
-from jaxvi.diagnostics._weighing import ALIKE, LEAST_EFFICIENCY, drift_from
+from jaxvi.diagnostics._weighing import ALIKE, drift_from
 from jaxvi.families import (
     CouplingFlow,
     FullRank,
@@ -34,7 +38,7 @@ from jaxvi.families import (
 )
 from jaxvi.fit import fit_restarts
 from jaxvi.noise import Antithetic
-from jaxvi.noncentering import find_noncentering
+from jaxvi.noncentering import driver_names, find_noncentering
 from jaxvi.objectives import ELBO
 from jaxvi.pullback import pullback
 from jaxvi.result import Fit, Stage, Stock, Timing, errors_of, evidence_of
@@ -45,13 +49,13 @@ from jaxvi.verdict import Errors
 _FLOW_UP_TO = 30  # dimensions
 _BETTER_BELOW = {"quick": 0.0, "normal": 0.55, "thorough": 0.98}  # importance efficiency
 _EXACT = 0.99  # likewise: of a q that has no tails to look for
-_EVEN, _FEW_BAD = 0.75, 0.01  # likewise: of heavier draws, and the share of them that may be lost
 _GOOD = 0.95  # of a flow that needs no further cycle
 _FLOW_STEPS, _FLOW_RATE, _FLOW_DRAWS = 1_000, 5e-3, 128  # of a cycle
 _FLOW_CYCLES = {"quick": 0, "normal": 4, "thorough": 8}
 GAUSSIAN_STEPS = 3_000
 _TIGHT_UP_TO, _WIDE = 50, 0.1  # dimensions; sds of q, where weights can't tell more anyway
 _PATIENCE = 4.0  # with lanes that take longer than half of them did, in as many times their steps
+_CLEARLY_BETTER = 0.5  # nats
 _OF_FUNNELS = 3  # rounds of chains in a funnel at least: it is left and entered slowly
 _CHAINS = {"quick": 250, "normal": 500, "thorough": 1_000}
 _ROUNDS = {"quick": 2, "normal": 4, "thorough": 7}
@@ -87,23 +91,13 @@ class Pilot:
     def fly(self, run: dict[str, Any]) -> Fit:
         """All stages, as far as they are asked for."""
         with _door.compile_clock() as compiling:
-            fit = fit_restarts(
-                self.key,
-                self.target,
-                solver=self._solver(),
-                max_seconds=self.max_seconds,
-                patience=_PATIENCE,
-                stop_when_sharp=True,
-                progress=self.progress,
-                checkpoint=self._batch(),
-                **run,
-            )
+            fit = self._gaussians(self.key, run)
             self._note("gaussian", math.nan, fit, _of_lanes(fit))
             usable = Status(int(fit.status[fit.best])) not in _LOST
             if not (usable and math.isfinite(fit.bound)):
                 fit = dataclasses.replace(fit, evidence=evidence_of(fit))
             elif not fit.interrupted:
-                fit, modes = self._gather(fit)
+                fit, modes = self._gather(fit, run)
                 weighed = self._weigh(fit)
                 if modes == 1:
                     fit, weighed = self._improve(fit, weighed)
@@ -111,6 +105,20 @@ class Pilot:
         seconds = time.perf_counter() - self.began
         timing = Timing(compiling.seconds, max(seconds - compiling.seconds, 0.0), seconds)
         return dataclasses.replace(fit, timing=timing, log=tuple(self.log), key=self.key)
+
+    def _gaussians(self, key: Key[Array, ""], run: dict[str, Any]) -> Fit:
+        """Restarts of a Gaussian."""
+        return fit_restarts(
+            key,
+            self.target,
+            solver=self._solver(),
+            max_seconds=self._budget(),
+            patience=_PATIENCE,
+            stop_when_sharp=True,
+            progress=self.progress,
+            checkpoint=self._batch(),
+            **run,
+        )
 
     def _solver(self) -> NaturalGradient:
         """Where chains are to follow anyway, they mend what a wider tolerance leaves."""
@@ -128,13 +136,20 @@ class Pilot:
         took = time.perf_counter() - self.began - sum(stage.seconds for stage in self.log)
         self.log.append(Stage(name, before, of.bound, of.bound_mcse, khat, took, note))
 
-    def _gather(self, fit: Fit) -> tuple[Fit, int]:
+    def _gather(self, fit: Fit, run: dict[str, Any]) -> tuple[Fit, int]:
         """A mixture of the lanes at separate modes of comparable mass, where there are some."""
-        lanes = separate_lanes(fit, self.target, self.data)
+        fits = [fit]
+        lanes = separate_lanes(fits, self.target, self.data)
+        if len(lanes) == 1:
+            fits += self._look_beyond(fit, run)
+            lanes = separate_lanes(fits, self.target, self.data) if len(fits) > 1 else lanes
+        if fits[-1].bound > fit.bound + _CLEARLY_BETTER:
+            fit = fits[-1]
         if len(lanes) == 1:
             return fit, 1
-        phis = jax.tree.map(lambda leaf: leaf[np.asarray(lanes)], fit.phi)
-        bounds = jnp.asarray(fit.bounds[np.asarray(lanes)])
+        found = [(fits[i].lane(lane).phi, fits[i].bounds[lane]) for i, lane in lanes]
+        phis = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(phi for phi, _ in found))
+        bounds = jnp.asarray([bound for _, bound in found])
         mixture, phi = Mixture.of(fit.setup.family, phis, bounds)
         joined = dataclasses.replace(fit, approximation=Approximation(self.target, mixture, phi))
         shares = np.asarray(jax.nn.softmax(bounds))
@@ -145,6 +160,22 @@ class Pilot:
             f"{len(lanes)} separate, of shares " + ", ".join(f"{share:.2f}" for share in shares),
         )
         return joined, len(lanes)
+
+    def _look_beyond(self, fit: Fit, run: dict[str, Any]) -> list[Fit]:
+        """Restarts from where the density rises again on rays from the mode, if it does."""
+        key = jax.random.fold_in(self.key, 7)
+        if run["start"] is not None or self.left() <= 0.0:
+            return []
+        places = places_beyond(key, fit)
+        if not len(places):
+            return []
+        start = Unconstrained(jnp.asarray(np.resize(places, (fit.num_restarts, self.target.dim))))
+        with contextlib.suppress(NoStart):
+            other = self._gaussians(key, run | {"start": start, "start_scale": 1.0})
+            status = Status(int(other.status[other.best]))
+            self._note("rays", fit.bound, other, f"{len(places)} rise again; {status.text}")
+            return [other] if status.ok and math.isfinite(other.bound) else []
+        return []
 
     def _weigh(self, fit: Fit) -> Weighing:
         key, q = jax.random.fold_in(self.key, 1), fit.q
@@ -211,7 +242,7 @@ class Pilot:
         if params is None:
             self._note("scales", math.nan, gauss, "no coordinate sets those of others")
             return None
-        self.drivers = _names(self.target, np.asarray(params.pick))
+        self.drivers = driver_names(self.target, params)
         children = int(np.asarray(params.rates).any(axis=1).sum())
         note = f"{', '.join(self.drivers[:3])} set those of {children} coordinates"
         self._note("scales", math.nan, gauss, note)
@@ -320,10 +351,10 @@ class Pilot:
         if weighed.bad_share or (self.drivers and not isinstance(q.family, Transformed)):
             return None
         if weighed.ok and (weighed.efficiency >= _EXACT or modes > 1):
-            return _by_weights(weighed)
+            return by_weights(weighed)
         inner = q.family.family if isinstance(q.family, Transformed) else q.family
         if self.target.dim > _FLOW_UP_TO or not can_be_heavier(inner):
-            return _by_weights(weighed) if weighed.ok and alike else None
+            return by_weights(weighed) if weighed.ok and alike else None
         if not (weighed.ok or alike):
             return None
         tails = weigh(
@@ -337,12 +368,12 @@ class Pilot:
         )
         note = f"heavier ones: importance efficiency {100.0 * tails.efficiency:.1f} %"
         self._note("tails", math.nan, weighed, note, tails.khat)
-        if not _can_tell(tails, alike):
+        if not can_tell(tails, alike):
             return None
         drift = drift_from(weighed, tails)
         if alike and max(drift.at_least(_UNCLEAR)) < SMALL:
             return None, errors_of(drift, "weights")
-        return _weighted(tails), errors_of(tails.error, "weights")
+        return weighted(tails), errors_of(tails.error, "weights")
 
 
 _FLOW_SOLVER = Stochastic(
@@ -352,12 +383,6 @@ _FLOW_SOLVER = Stochastic(
     tolerance=None,
     average=False,
 )
-
-
-def _names(target: Target, pick: np.ndarray) -> tuple[str, ...]:
-    """Of the coordinates that rows of zeros and a one pick."""
-    names = target.coordinate_names()
-    return tuple(names[int(row.argmax())] for row in pick if row.any())
 
 
 def _batches(fit: Fit) -> int:
@@ -371,26 +396,3 @@ def _of_lanes(fit: Fit) -> str:
     best = int(sizes[0]) if len(sizes) else 0
     status = Status(int(fit.status[fit.best])).text
     return f"{fit.setup.family!r}, {best} of {fit.num_restarts} restarts at the best; {status}"
-
-
-def _can_tell(tails: Weighing, alike: bool) -> bool:
-    """Whether heavier draws tell marginals; of a q whose own weights are `alike` by less.
-
-    One in so many of them is far out in a given coordinate, and weighs as much more where q's tail
-    is too short there. That looks like a tail of the weights, but it is one that ends.
-    """
-    few = tails.efficiency >= LEAST_EFFICIENCY and tails.khat <= tails.khat_limit
-    # so far out densities may overflow, which is for these draws to see and not for q's
-    return (tails.efficiency >= _EVEN or (alike and few)) and tails.bad_share < _FEW_BAD
-
-
-def _by_weights(weighed: Weighing) -> tuple[Stock | None, Errors]:
-    """Plain draws where weights would change nothing that matters, else weighted ones."""
-    if is_small(weighed.drift):
-        return None, errors_of(weighed.drift, "weights")
-    return _weighted(weighed), errors_of(weighed.error, "weights")
-
-
-def _weighted(weighed: Weighing) -> Stock:
-    """Draws with their weights."""
-    return Stock(jnp.asarray(weighed.z), jnp.asarray(weighed.log_weights), "weights")

@@ -1,12 +1,14 @@
 """Where Gaussian restarts ended: at separate modes, or together?"""
 
 import math
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxvi._light_jit import ONCE, light_jit
+from jaxvi._blocks import in_blocks
+from jaxvi._light_jit import ONCE, STEPS, light_jit
 from jaxvi._log_probs import log_probs
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
@@ -17,7 +19,8 @@ from jaxvi.target import Target
 _APART = 4.0  # sds between the means of separate modes, along the way from one to the other
 _DENSE_UP_TO = 500  # dimensions
 _COMPARABLE = math.log(100.0)  # nats between modes that both matter
-_MOST_MODES = 20
+_MOST = 20  # modes
+_TOLD = 1.0  # nats of error with which a bound still says what its mode weighs
 _WAY, _DIP = 17, 1.0  # points from mode to mode, and nats
 
 
@@ -36,21 +39,33 @@ def moments_rhat(fit: Fit) -> float:
     return float(np.sqrt(1.0 + max(between.max(), of_log_sds.max())))
 
 
-def separate_lanes(fit: Fit, target: Target, data: Data) -> list[int]:
+def separate_lanes(fits: Sequence[Fit], target: Target, data: Data) -> list[tuple[int, int]]:
     """The best lane, and those at other modes with a comparable bound, best first.
+
+    By the number of their fit, and in that; all fits are of one family.
 
     A mode of its own has a mean far off, by the distance of Mahalanobis where covariances are
     known, and the log density dips on the straight way there: a Gaussian fits a funnel, which has
     one mode, at several heights.
     """
-    family = fit.setup.family
+    family = fits[0].setup.family
     assert isinstance(family, HasMoments)  # natural gradients fit Gaussians
-    means, spreads = (np.asarray(x, float) for x in _places(fit.phi, family=family))
-    dtype = jax.tree.leaves(fit.phi)[0].dtype
+    places = [_places(fit.phi, family=family) for fit in fits]
+    means, spreads = (
+        np.concatenate([np.asarray(x, float) for x in some]) for some in zip(*places, strict=True)
+    )
+    dtype = jax.tree.leaves(fits[0].phi)[0].dtype
+    bounds, errors, status = (
+        np.concatenate(some)
+        for some in zip(*((fit.bounds, fit.bounds_mcse, fit.status) for fit in fits), strict=True)
+    )
+    first = np.cumsum([0, *(fit.num_restarts for fit in fits)])
+    top = max(range(len(fits)), key=lambda i: fits[i].bound)
+    best = first[top] + fits[top].best
     found: list[int] = []
-    for lane in np.argsort(-np.nan_to_num(fit.bounds, nan=-np.inf), kind="stable"):
-        near = fit.bounds[lane] > fit.bound - _COMPARABLE
-        if not (near and Status(int(fit.status[lane])).ok) and lane != fit.best:
+    for lane in np.argsort(-np.nan_to_num(bounds, nan=-np.inf), kind="stable"):
+        near = bounds[lane] > bounds[best] - _COMPARABLE and errors[lane] <= _TOLD
+        if not (near and Status(int(status[lane])).ok) and lane != best:
             continue
         apart = all(
             _distance(means[lane] - means[other], 0.5 * (spreads[lane] + spreads[other])) > _APART
@@ -58,7 +73,8 @@ def separate_lanes(fit: Fit, target: Target, data: Data) -> list[int]:
         )
         if apart and all(_dips(target, means[lane], means[other], dtype, data) for other in found):
             found.append(int(lane))
-    return found[:_MOST_MODES]
+    owner = np.searchsorted(first, found, side="right") - 1
+    return [(int(i), lane - int(first[i])) for i, lane in zip(owner, found, strict=True)][:_MOST]
 
 
 def _distance(step: Float[np.ndarray, "dim"], spread: Float[np.ndarray, "..."]) -> float:
@@ -80,12 +96,19 @@ def _dips(
 ) -> bool:
     share = np.linspace(0.0, 1.0, _WAY)[:, None]
     way = (one * (1.0 - share) + other * share).astype(dtype)
-    values = np.asarray(_values(target, way, data))
+    values = values_of(target, way, data)
     values = np.where(np.isfinite(values), values, -np.inf)
     return bool(values[1:-1].min() < min(values[0], values[-1]) - _DIP)
 
 
-@light_jit(ONCE, static_argnames="target")
+def values_of(
+    target: Target, z: Float[np.ndarray, "points dim"], data: Data
+) -> Float[np.ndarray, "points"]:
+    """The log density at points, by one program for any number of them."""
+    return in_blocks(lambda rows: _values(target, rows, data)[:, None], z)[:, 0]
+
+
+@light_jit(STEPS, static_argnames="target")
 def _values(target: Target, z: Float[Array, "points dim"], data: Data) -> Float[Array, "points"]:
     return log_probs(target, z, data)
 

@@ -104,6 +104,12 @@ def find_noncentering(
     return _packed(unit, inverse, offset, drivers[known], loc, rates, z.dtype)
 
 
+def driver_names(target: Target, params: NoncenteringParams) -> tuple[str, ...]:
+    """Names of the coordinates that set scales of others."""
+    names = target.coordinate_names()
+    return tuple(names[int(row.argmax())] for row in np.asarray(params.pick) if row.any())
+
+
 @light_jit(ONCE, static_argnames="target")
 def _third(
     z: Float[Array, "draws dim"],

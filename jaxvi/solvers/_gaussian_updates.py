@@ -158,16 +158,15 @@ class Dense(Update):
         root = jnp.linalg.cholesky(covariance, symmetrize_input=False)
         score = gradient @ factor
         step = covariance @ score
-        gain = score @ step
+        gain = jnp.maximum(score @ step, 0.0)
         part = share(jnp.sqrt(gain), rate, radius, phi.loc.size)
         far, near = (factor @ jnp.stack([step, score], axis=1)).T
         lower = jnp.tril(factor @ root, -1)
         moved = FullRankParams(phi.loc + part * far, phi.log_diag + jnp.log(_diagonal(root)), lower)
         variance = jnp.sum(factor**2, axis=-1)
         excess = jnp.sum((factor @ curvature) * factor, axis=-1) / variance - 1.0
-        along = _diagonal(curvature) - 1.0
-        ahead = near / jnp.sqrt(variance)
-        innovation = jnp.concatenate([ahead, 0.5 * excess, score, 0.5 * along])
+        halves = 0.5 * excess, score, 0.5 * (_diagonal(curvature) - 1.0)
+        innovation = jnp.concatenate([near / jnp.sqrt(variance), *halves])
         return moved, innovation, part * gain
 
     def narrow(self, phi: FullRankParams, factor: Scalar) -> FullRankParams:
