@@ -1,55 +1,53 @@
 """Programs compiled and run side by side: XLA lets go of Python's lock meanwhile.
 
-Most of what a first fit waits for is compiling: a thread can have one program compiled while the
-caller has another; called later with such arguments, JAX finds it made.
+Most of what a first fit waits for is compiling: threads can have programs compiled while the
+caller traces others; called later with such arguments, JAX finds them made.
 """
 
 import contextlib
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 Result = TypeVar("Result")
+Lowering = Callable[[], jax.stages.Lowered]
 
 _KNOWN: OrderedDict[int, None] = OrderedDict()  # hashes, which keep nobody's data alive
 _MOST_KNOWN = 1_000
+_TOGETHER = 2  # XLA compiles parts of one program side by side, too
 
 
 @contextlib.contextmanager
 def compiling_ahead(
-    name: Hashable, shapes: Any, lower: Callable[[], jax.stages.Lowered]
-) -> Iterator[threading.Thread | None]:
-    """Compiles what `lower` gives in a thread, and yields that.
+    name: Hashable, shapes: Any, lowerings: Iterable[Lowering]
+) -> Iterator[list[Future[None]] | None]:
+    """Lowers programs here, one after the other, and compiles two at a time in threads.
 
-    Not a second time for one name and arguments of the same shapes: None is yielded then. What
-    goes wrong goes wrong again where the program is called, and is told there. It is lowered here:
-    tracing holds Python's lock, and the longest program is to be the first that is compiled.
+    Yields what to wait for, in their order, which is that in which they begin. Not a second time
+    for one name and arguments of the same shapes: None is yielded then. What goes wrong goes wrong
+    again where the program is called, and is told there.
     """
     leaves, treedef = jax.tree.flatten(shapes)
     key = hash((name, treedef, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)))
     if key in _KNOWN:
         yield None
         return
-    as_here, lowered = _settings(), None
-    with contextlib.suppress(Exception):
-        lowered = lower()
+    as_here = _settings()
 
-    def work() -> None:
+    def compile_(lowered: jax.stages.Lowered) -> None:
         with contextlib.suppress(Exception), as_here():
-            if lowered is not None:
-                lowered.compile()
+            lowered.compile()
 
-    thread = threading.Thread(target=work, name="jaxvi-compiling", daemon=True)
-    thread.start()
-    try:
-        yield thread
-    finally:
-        thread.join()
+    with ThreadPoolExecutor(_TOGETHER, thread_name_prefix="jaxvi-compiling") as threads:
+        coming = []
+        for lower in lowerings:
+            with contextlib.suppress(Exception):
+                coming.append(threads.submit(compile_, lower()))
+        yield coming
     _KNOWN[key] = None
     while len(_KNOWN) > _MOST_KNOWN:
         _KNOWN.popitem(last=False)

@@ -1,11 +1,13 @@
 """An approximation by itself, apart from the run that found it."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 from jaxtyping import Array, Float, Key
 
+from jaxvi._ahead import Lowering
 from jaxvi._arguments import typed_key, whole
 from jaxvi._light_jit import ONCE, light_jit
 from jaxvi._types import Phi, Scalar
@@ -65,12 +67,14 @@ def _rows(draws: Any, num: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[:num], draws)
 
 
-def compile_sampling(key: Key[Array, ""], target: Target, family: Family, phi: Any) -> None:
-    """Has the programs of a few draws compiled, of `phi` of these shapes."""
+def lower_sampling(key: Key[Array, ""], target: Target, family: Family, phi: Any) -> list[Lowering]:
+    """The programs of a few draws, of `phi` of these shapes."""
     choices: dict[str, Any] = {"family": family, "num": _FEWEST, "dim": target.dim}
-    draw.lower(key, phi, **choices).compile()
     z = jax.ShapeDtypeStruct((_FEWEST, target.dim), jax.tree.leaves(phi)[0].dtype)
-    constrain_all.lower(z, target=target).compile()
+    return [
+        partial(draw.lower, key, phi, **choices),
+        partial(constrain_all.lower, z, target=target),
+    ]
 
 
 @light_jit(ONCE, static_argnames="target")

@@ -150,11 +150,11 @@ def _t_over_normal(square: Float[Array, "*rows"], dim: int) -> Float[Array, "*ro
     return constant - half * jnp.log1p(square / _DF) + 0.5 * square
 
 
-def compile_draws(
+def lower_draws(
     key: Key[Array, ""], phis: Any, data: Data, target: Target, family: Family, num: int
-) -> None:
-    """Has the program compiled for `phis` of these shapes; other arguments as `draw_and_weigh`."""
-    _draw_and_weigh.lower(key, np.array([True, False]), phis, data, target, family, num).compile()
+) -> jax.stages.Lowered:
+    """The program for `phis` of these shapes; other arguments as `draw_and_weigh`."""
+    return _draw_and_weigh.lower(key, np.array([True, False]), phis, data, target, family, num)
 
 
 def tiled(phi: Phi, num: int) -> Phi:

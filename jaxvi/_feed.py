@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from jaxvi._approximation import compile_sampling
+from jaxvi._ahead import Lowering
+from jaxvi._approximation import lower_sampling
 from jaxvi._batches import Batch, Chunk, first_batch, resident, stream_key
 from jaxvi._likelihood import check_additive, num_rows
-from jaxvi._loop import Lane, Setup, block_length
-from jaxvi._ranking import Ranking, compile_ranking, rank_phis
-from jaxvi._row_ranking import RowBlocks, compile_ranking_by_rows, rank_by_rows, slices
+from jaxvi._loop import Setup, block_length
+from jaxvi._ranking import Ranking, lower_ranking, rank_phis
+from jaxvi._row_ranking import RowBlocks, lower_ranking_by_rows, rank_by_rows, slices
 from jaxvi._types import Data, Phi
 from jaxvi.diagnostics import Weighing
 from jaxvi.lanes import Keys, lane_results
@@ -102,11 +103,8 @@ class Feed(abc.ABC):
         """Data for the steps from `step` on, and the step before which they end."""
 
     @abc.abstractmethod
-    def compile_ranking(self, keys: Keys, lanes: Lane, num_draws: int) -> None:
-        """Has the programs of `rank` compiled before there is anything to rank."""
-
-    def compile_sampling(self, keys: Keys, lanes: Lane) -> None:  # noqa: B027
-        """Likewise those of drawing from a lane, where the lanes' target is the caller's."""
+    def lower_rest(self, keys: Keys, lanes: Any, num_draws: int) -> list[Lowering]:
+        """The programs of `rank` and what may follow, of `lanes` of these shapes."""
 
     @abc.abstractmethod
     def rank(
@@ -133,15 +131,15 @@ class Whole(Feed):
         """The same for every step."""
         return self.first, 2**31 - 1
 
-    def compile_ranking(self, keys: Keys, lanes: Lane, num_draws: int) -> None:
-        """As `_ranking.compile_ranking`."""
-        compile_ranking(keys, lanes, self.first, setup=self.setup, num_draws=num_draws)
-
-    def compile_sampling(self, keys: Keys, lanes: Lane) -> None:
-        """A few draws of one lane's q."""
-        phis = jax.eval_shape(partial(lane_results, setup=self.setup), lanes)
+    def lower_rest(self, keys: Keys, lanes: Any, num_draws: int) -> list[Lowering]:
+        """Of `rank_phis`, and of a few draws of one lane's q."""
+        setup = self.setup
+        phis = jax.eval_shape(partial(lane_results, setup=setup), lanes)
         phi = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), phis)
-        compile_sampling(keys.ranking, self.setup.target, self.setup.family, phi)
+        return [
+            *lower_ranking(keys, lanes, self.first, setup=setup, num_draws=num_draws),
+            *lower_sampling(keys.ranking, setup.target, setup.family, phi),
+        ]
 
     def rank(
         self,
@@ -170,10 +168,10 @@ class InMemory(Feed):
         """The same for every step, which picks its own."""
         return self._data, 2**31 - 1
 
-    def compile_ranking(self, keys: Keys, lanes: Lane, num_draws: int) -> None:
-        """For a block of the usual size."""
+    def lower_rest(self, keys: Keys, lanes: Any, num_draws: int) -> list[Lowering]:
+        """Of `rank_by_rows`, for a block of the usual size."""
         block = _abstract(self._rows, min(_RANKED, num_rows(self._rows)))
-        compile_ranking_by_rows(keys, lanes, block, self._target, self.setup, num_draws)
+        return lower_ranking_by_rows(keys, lanes, block, self._target, self.setup, num_draws)
 
     def rank(
         self,
@@ -268,10 +266,10 @@ class Streamed(Feed):
         blocks = RowBlocks(self._total, regular(self._stream.blocks(), _RANKED), self._held)
         return rank_by_rows(keys, phi, status, blocks, self._target, self.setup, num_draws)
 
-    def compile_ranking(self, keys: Keys, lanes: Lane, num_draws: int) -> None:
-        """For a block of the usual size."""
+    def lower_rest(self, keys: Keys, lanes: Any, num_draws: int) -> list[Lowering]:
+        """Of `rank_by_rows`, for a block of the usual size."""
         block = _abstract(self.first.rows, min(_RANKED, self._total))
-        compile_ranking_by_rows(keys, lanes, block, self._target, self.setup, num_draws)
+        return lower_ranking_by_rows(keys, lanes, block, self._target, self.setup, num_draws)
 
     def _held(self) -> Iterator[Any]:
         """The rows of the chunk that is here, where no others can be had."""

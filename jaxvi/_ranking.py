@@ -8,8 +8,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxvi._draws import compile_draws, draw_and_weigh, draws_each
-from jaxvi._loop import Lane, Setup
+from jaxvi._ahead import Lowering
+from jaxvi._draws import draw_and_weigh, draws_each, lower_draws
+from jaxvi._loop import Setup
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.lanes import Keys, lane_results
@@ -38,13 +39,17 @@ class Ranking(NamedTuple):
     log_weights: Float[np.ndarray, "draws"]  # of the best lane: log p - log q
 
 
-def compile_ranking(keys: Keys, lanes: Lane, data: Data, *, setup: Setup, num_draws: int) -> None:
-    """Has the program of `rank_phis` compiled before there is anything to rank."""
+def lower_ranking(
+    keys: Keys, lanes: Any, data: Data, *, setup: Setup, num_draws: int
+) -> list[Lowering]:
+    """The program of `rank_phis`, of `lanes` of these shapes."""
+    num = lanes.status.shape[0]
+    if num > MOST_RANKED:
+        return []
     phis = jax.eval_shape(partial(lane_results, setup=setup), lanes)
-    if len(lanes.status) > MOST_RANKED:
-        return
-    each = min(draws_each(len(lanes.status), setup.target.dim), num_draws)
-    compile_draws(keys.ranking, phis, data, setup.target, setup.family, each)
+    each = min(draws_each(num, setup.target.dim), num_draws)
+    arguments = (keys.ranking, phis, data, setup.target, setup.family, each)
+    return [partial(lower_draws, *arguments)]
 
 
 def rank_phis(

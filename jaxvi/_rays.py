@@ -28,8 +28,11 @@ def places_beyond(key: Key[Array, ""], fit: Fit) -> Float[np.ndarray, "some dim"
     phi = fit.lane(fit.best).phi
     if not isinstance(family, FullRank) or dim > _UP_TO or fit.num_restarts < _FEWEST:
         return np.empty((0, dim))
-    gaussian = np.asarray(phi.loc), np.asarray(family.scale_tril(phi))
-    return tops_on_rays(key, fit.setup.target, *gaussian, fit.data, fit.num_restarts)
+    # as FullRank.scale_tril, on the host: operations by themselves are compiled one by one
+    lower, log_diag = np.asarray(phi.lower), np.asarray(phi.log_diag)
+    factor = np.tril(lower, -1) + np.diag(np.exp(log_diag))
+    loc = np.asarray(phi.loc)
+    return tops_on_rays(key, fit.setup.target, loc, factor, fit.data, fit.num_restarts)
 
 
 def tops_on_rays(

@@ -13,8 +13,9 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key
 
+from jaxvi._ahead import Lowering
 from jaxvi._likelihood import num_rows
-from jaxvi._loop import Lane, Setup
+from jaxvi._loop import Setup
 from jaxvi._ranking import Ranking, ranking_of
 from jaxvi._types import Data, Phi
 from jaxvi.diagnostics import Weighing
@@ -95,15 +96,17 @@ def rank_by_rows(
     return ranking, weighing_of(np.asarray(z[best]), np.asarray(params[best]), weights[best])
 
 
-def compile_ranking_by_rows(
-    keys: Keys, lanes: Lane, block: Any, target: Target, setup: Setup, num_draws: int
-) -> None:
-    """Has the programs of `rank_by_rows` compiled for blocks of these shapes."""
+def lower_ranking_by_rows(
+    keys: Keys, lanes: Any, block: Any, target: Target, setup: Setup, num_draws: int
+) -> list[Lowering]:
+    """The programs of `rank_by_rows`, of lanes and blocks of these shapes."""
     phi = jax.eval_shape(partial(lane_results, setup=setup), lanes)
-    draw = partial(_draw, target=target, family=setup.family, num=num_draws)
-    z, _, _ = jax.eval_shape(draw, keys.ranking, phi)
-    _draw.lower(keys.ranking, phi, target=target, family=setup.family, num=num_draws).compile()
-    _log_likelihoods.lower(z, block, target=target).compile()
+    choices: dict[str, Any] = {"target": target, "family": setup.family, "num": num_draws}
+    z, _, _ = jax.eval_shape(partial(_draw, **choices), keys.ranking, phi)
+    return [
+        partial(_draw.lower, keys.ranking, phi, **choices),
+        partial(_log_likelihoods.lower, z, block, target=target),
+    ]
 
 
 @partial(jax.jit, static_argnames=("target", "family", "num"))

@@ -2,19 +2,19 @@
 
 import contextlib
 import math
-import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
 from jaxvi import _arguments, _door, _feed
-from jaxvi._ahead import compiling_ahead
+from jaxvi._ahead import Lowering, compiling_ahead
 from jaxvi._blas import one_thread
 from jaxvi._call import Width
 from jaxvi._checkpoint import Batch, Snapshot
@@ -31,7 +31,15 @@ from jaxvi._progress import Reporter, make_reporter
 from jaxvi._ranking import Ranking
 from jaxvi._types import Data, Phi
 from jaxvi.diagnostics import Weighing
-from jaxvi.lanes import Keys, Starts, advance_lanes, make_setup, split_key, start_lanes
+from jaxvi.lanes import (
+    Keys,
+    Starts,
+    advance_lanes,
+    lane_results,
+    make_setup,
+    split_key,
+    start_lanes,
+)
 from jaxvi.mesh import placed
 from jaxvi.result import Fit, Timing, evidence_of, warm_start
 from jaxvi.streams import Stream
@@ -242,18 +250,14 @@ def _run_together(
     """All restarts as one batch; where it doesn't fit in memory, as a pool of half as many."""
     setup = feed.setup
     try:
-        with _compiling(feed, keys, tuple(starts), num_lanes) as thread:
+        with _compiling(feed, keys, tuple(starts), num_lanes, num_eval_draws) as coming:
             if found is None:
+                _await(coming[:1] if coming else [])
                 lanes = start_lanes(keys, *starts, setup=setup, num_lanes=num_lanes)
                 _door.some_start(np.asarray(lanes.status), starts.data)
             else:
                 lanes = found.lanes
-            if thread is not None:
-                feed.compile_ranking(keys, lanes, num_eval_draws)
-                if thread.is_alive():
-                    feed.compile_sampling(keys, lanes)
-                with _door.waiting_for_compiler():
-                    thread.join()
+            _await(coming or [])
         return run_chunks(keys, lanes, feed, limits, report, checkpoint, found, OneDevice())
     except Exception as error:
         can_halve = num_lanes > 1 and found is None and not isinstance(feed, Streamed)
@@ -266,18 +270,27 @@ def _run_together(
 
 
 def _compiling(
-    feed: Feed, keys: Keys, arguments: tuple[Any, ...], num_lanes: int
-) -> contextlib.AbstractContextManager[threading.Thread | None]:
-    """The steps' program, compiled while the caller compiles those of starts and ranking."""
-    step, setup, (data, _) = jnp.int32(0), feed.setup, feed.at(0)
+    feed: Feed, keys: Keys, arguments: tuple[Any, ...], num_lanes: int, num_eval_draws: int
+) -> contextlib.AbstractContextManager[list[Future[None]] | None]:
+    """The programs of starts, steps, ranking and drawing."""
+    step, setup, (data, _) = np.int32(0), feed.setup, feed.at(0)
 
-    def lower() -> jax.stages.Lowered:
-        lanes = jax.eval_shape(
-            partial(start_lanes, setup=setup, num_lanes=num_lanes), keys, *arguments
-        )
-        return advance_lanes.lower(keys, lanes, step, step, data, setup=setup, rows=ROWS)
+    def lowerings() -> Iterator[Lowering]:
+        start: dict[str, Any] = {"setup": setup, "num_lanes": num_lanes}
+        yield partial(start_lanes.lower, keys, *arguments, **start)
+        lanes = jax.eval_shape(partial(start_lanes, **start), keys, *arguments)
+        steps: dict[str, Any] = {"setup": setup, "rows": ROWS}
+        yield partial(advance_lanes.lower, keys, lanes, step, step, data, **steps)
+        yield from feed.lower_rest(keys, lanes, num_eval_draws)
+        yield partial(lane_results.lower, lanes, setup=setup)
 
-    return compiling_ahead((setup, num_lanes), (keys, arguments, data), lower)
+    return compiling_ahead((setup, num_lanes), (keys, arguments, data), lowerings())
+
+
+def _await(coming: list[Future[None]]) -> None:
+    """What passes meanwhile counts as compiling."""
+    with _door.waiting_for_compiler():
+        wait(coming)
 
 
 def _find(
