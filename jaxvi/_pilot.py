@@ -132,7 +132,9 @@ class Pilot:
     def _note(
         self, name: str, before: float, of: Fit | Weighing, note: str, khat: float = math.nan
     ) -> None:
-        """A line of the log, with the bound of what it is about."""
+        """A line of the log; after what was interrupted nothing new begins."""
+        if isinstance(of, Fit) and of.interrupted:
+            self.max_seconds = 0.0
         took = time.perf_counter() - self.began - sum(stage.seconds for stage in self.log)
         self.log.append(Stage(name, before, of.bound, of.bound_mcse, khat, took, note))
 

@@ -1,5 +1,8 @@
 """One program ranks lanes and weighs the best; programs are compiled side by side."""
 
+from concurrent.futures import wait
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +12,7 @@ import jaxvi
 from jaxvi import _draws
 from jaxvi._ahead import compiling_ahead
 from jaxvi._draws import draw_and_weigh, draws_each, tiled
+from jaxvi._light_jit import ONCE, STEPS, light_jit
 from jaxvi._random import normals
 from jaxvi.diagnostics import pareto_smooth, weigh
 from jaxvi.diagnostics._pareto import smooth_on_host
@@ -89,6 +93,38 @@ def test_flat_draws_are_the_same_numbers():
     np.testing.assert_allclose(normals(key, (3, 4, 5), float), expected, rtol=1e-6)
 
 
+def test_what_was_compiled_ahead_is_found_made():
+    """Lowered in turn, in the caller's precision; the calls compile nothing."""
+    seen = []
+    note = partial(_note_compiled, seen)
+    functions = [light_jit(level)(function) for level, function in ((STEPS, _wave), (ONCE, _tide))]
+    x = jnp.linspace(0.0, 1.0, 7)
+    lowerings = [partial(function.lower, x) for function in functions]
+    with compiling_ahead("found made", x, lowerings) as coming:
+        assert len(coming) == 2
+        wait(coming)
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        values = [function(x) for function in functions]
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert not [name for name in seen if name in ("jit(_wave)", "jit(_tide)")]
+    np.testing.assert_allclose(values[0], np.sin(3.0 * np.asarray(x)), rtol=1e-6)
+
+
+def _wave(x):
+    return jnp.sin(3.0 * x)
+
+
+def _tide(x):
+    return jnp.cos(3.0 * x)
+
+
+def _note_compiled(seen, name, seconds, **about):
+    if "backend_compile" in name:
+        seen.append(about.get("fun_name"))
+
+
 def test_a_program_is_compiled_ahead_once():
     """In the caller's precision; errors are left to the caller's own call."""
     seen = []
@@ -99,10 +135,9 @@ def test_a_program_is_compiled_ahead_once():
 
     with jax.enable_x64(True):
         for _ in range(2):
-            with compiling_ahead("test", jnp.zeros(3), program) as thread:
-                if thread is not None:
-                    thread.join()
+            with compiling_ahead("test", jnp.zeros(3), [program]) as coming:
+                assert not coming
     assert seen == [np.float64]
-    with compiling_ahead("test", jnp.zeros(4), program) as thread:
-        assert thread is not None
+    with compiling_ahead("test", jnp.zeros(4), [program]) as coming:
+        assert coming == []
     assert len(seen) == 2

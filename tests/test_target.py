@@ -385,3 +385,24 @@ def test_numpyro_constraints_serve_as_leaves() -> None:
     )
     with pytest.raises(ValueError, match=r"supports\['w'\].*supports.NumPyro\(constraint, shape"):
         Target(prior_only, {"w": constraints.simplex})
+
+
+def test_a_check_traces_once_for_data_of_one_shape():
+    """New values trace nothing, new shapes and another default precision do; errors come again."""
+    seen = []
+
+    def density(x, data):
+        seen.append(data.shape)
+        return -0.5 * jnp.sum((x - data.mean()) ** 2)
+
+    target = Target(density, Real(2))
+    for data in (np.zeros(3, np.float32), np.ones(3, np.float32), np.zeros(4, np.float32)):
+        assert target.check(data) == np.float32
+    assert seen == [(3,), (4,)]
+    with jax.enable_x64(True):
+        target.check(np.zeros(4, np.float32))
+    assert len(seen) == 3
+    wrong = Target(lambda x: x, Real(2))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="scalar"):
+            wrong.check()
