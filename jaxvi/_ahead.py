@@ -42,12 +42,15 @@ def compiling_ahead(
         with contextlib.suppress(Exception), as_here():
             lowered.compile()
 
-    with ThreadPoolExecutor(_TOGETHER, thread_name_prefix="jaxvi-compiling") as threads:
+    threads = ThreadPoolExecutor(_TOGETHER, thread_name_prefix="jaxvi-compiling")
+    try:
         coming = []
         for lower in lowerings:
             with contextlib.suppress(Exception):
                 coming.append(threads.submit(compile_, lower()))
         yield coming
+    finally:  # after Ctrl-C not those that have not begun
+        threads.shutdown(cancel_futures=True)
     _KNOWN[key] = None
     while len(_KNOWN) > _MOST_KNOWN:
         _KNOWN.popitem(last=False)
