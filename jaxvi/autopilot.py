@@ -193,6 +193,8 @@ def launch(
     checkpoints: _checkpoint.Checkpoints | None,
 ) -> Fit:
     """What the call asks for, from the beginning or from where its checkpoints have it."""
+    if max_seconds is not None:
+        _arguments.number("max_seconds", max_seconds, above=0.0)
     if any(part is not None for part in call.parts):
         kept = None if checkpoints is None else checkpoints.batch()
         return fit_restarts(
