@@ -92,8 +92,10 @@ def starts(
     target: Target, start: Any, num_restarts: int, dtype: jnp.dtype
 ) -> Float[Array, "*lanes dim"] | None:
     """The `start` argument as unconstrained points: none, one, or one a lane."""
-    if start is None or isinstance(start, Unconstrained):
-        return None if start is None else start.z
+    if start is None:
+        return None
+    if isinstance(start, Unconstrained):
+        return start.z
     leaves = jax.tree.leaves(start)
     for leaf in leaves:
         array = isinstance(leaf, jax.Array | np.ndarray | np.generic)

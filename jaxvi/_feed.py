@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +87,13 @@ def default_draws(data: Data, num_lanes: int) -> int:
     return min(max(_ROWS_RANKED // (total * num_lanes), _FEWEST_DRAWS), _MOST_DRAWS)
 
 
+class EvalDraws(NamedTuple):
+    """Draws of a ranking, and whether fewer will do, see `rank_phis`."""
+
+    num_draws: int
+    stop_when_sharp: bool = False
+
+
 class Feed(abc.ABC):
     """The setup that the loop runs, and the data of each of its chunks.
 
@@ -108,16 +115,11 @@ class Feed(abc.ABC):
 
     @abc.abstractmethod
     def rank(
-        self,
-        keys: Keys,
-        phi: Phi,
-        status: Int[np.ndarray, "lanes"],
-        num_draws: int,
-        stop_when_sharp: bool = False,
+        self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], draws: EvalDraws
     ) -> tuple[Ranking, Weighing | None]:
         """Every lane's bound on all data; what the best one's draws weigh.
 
-        `stop_when_sharp` may stop short of as many draws, see `rank_phis`.
+        Of rows, on all draws that are asked for.
         """
 
 
@@ -142,17 +144,10 @@ class Whole(Feed):
         ]
 
     def rank(
-        self,
-        keys: Keys,
-        phi: Phi,
-        status: Int[np.ndarray, "lanes"],
-        num_draws: int,
-        stop_when_sharp: bool = False,
+        self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], draws: EvalDraws
     ) -> tuple[Ranking, Weighing | None]:
         """As `rank_phis`."""
-        choices: dict[str, Any] = {"setup": self.setup, "num_draws": num_draws}
-        choices["stop_when_sharp"] = stop_when_sharp
-        return rank_phis(keys, phi, status, self.first, **choices), None
+        return rank_phis(keys, phi, status, self.first, setup=self.setup, **draws._asdict()), None
 
 
 class InMemory(Feed):
@@ -174,16 +169,11 @@ class InMemory(Feed):
         return lower_ranking_by_rows(keys, lanes, block, self._target, self.setup, num_draws)
 
     def rank(
-        self,
-        keys: Keys,
-        phi: Phi,
-        status: Int[np.ndarray, "lanes"],
-        num_draws: int,
-        stop_when_sharp: bool = False,
+        self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], draws: EvalDraws
     ) -> tuple[Ranking, Weighing | None]:
         """On all rows, a block at a time."""
         blocks = slices(self._rows, _RANKED)
-        return rank_by_rows(keys, phi, status, blocks, self._target, self.setup, num_draws)
+        return rank_by_rows(keys, phi, status, blocks, self._target, self.setup, draws.num_draws)
 
 
 class Streamed(Feed):
@@ -254,17 +244,12 @@ class Streamed(Feed):
         return self._chunk, end
 
     def rank(
-        self,
-        keys: Keys,
-        phi: Phi,
-        status: Int[np.ndarray, "lanes"],
-        num_draws: int,
-        stop_when_sharp: bool = False,
+        self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], draws: EvalDraws
     ) -> tuple[Ranking, Weighing | None]:
         """On all rows, a block at a time; where the source raises, on those that came."""
         self.close()  # of a source, one thread reads at a time
         blocks = RowBlocks(self._total, regular(self._stream.blocks(), _RANKED), self._held)
-        return rank_by_rows(keys, phi, status, blocks, self._target, self.setup, num_draws)
+        return rank_by_rows(keys, phi, status, blocks, self._target, self.setup, draws.num_draws)
 
     def lower_rest(self, keys: Keys, lanes: Any, num_draws: int) -> list[Lowering]:
         """Of `rank_by_rows`, for a block of the usual size."""

@@ -19,7 +19,7 @@ from jaxvi._blas import one_thread
 from jaxvi._call import Width
 from jaxvi._checkpoint import Batch, Snapshot
 from jaxvi._chunks import Limits, Run, run_chunks
-from jaxvi._feed import Feed, Streamed, Whole
+from jaxvi._feed import EvalDraws, Feed, Streamed, Whole
 from jaxvi._loop import Lane, Setup
 from jaxvi._memory import MOST_TOGETHER, out_of_memory, usual_width, warn_of_memory
 from jaxvi._on_mesh import OnMesh
@@ -123,7 +123,9 @@ def fit_restarts(
             run = run_pool(pool, limits, report, checkpoint, found)
         close()
         _door.some_start(run.status, feed.first)
-        ranking, weighed = feed.rank(keys, run.phi, run.status, num_eval_draws, stop_when_sharp)
+        ranking, weighed = feed.rank(
+            keys, run.phi, run.status, EvalDraws(num_eval_draws, stop_when_sharp)
+        )
     timing = Timing(compiling.seconds, run.seconds, time.perf_counter() - began)
     return _as_fit(setup, run, ranking, weighed, timing, key, data)
 
@@ -201,17 +203,12 @@ class Spread(Whole):
         self._place = place
 
     def rank(
-        self,
-        keys: Keys,
-        phi: Phi,
-        status: Int[np.ndarray, "lanes"],
-        num_draws: int,
-        stop_when_sharp: bool = False,
+        self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], draws: EvalDraws
     ) -> tuple[Ranking, Weighing | None]:
         """There, too."""
-        choices: dict[str, Any] = {"setup": self.setup, "num_draws": num_draws}
-        choices["stop_when_sharp"] = stop_when_sharp
-        return self._place.rank(keys, phi, status, self.first, **choices), None
+        return self._place.rank(
+            keys, phi, status, self.first, setup=self.setup, **draws._asdict()
+        ), None
 
 
 def _run_on_mesh(
