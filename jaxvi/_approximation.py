@@ -5,13 +5,14 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxvi._ahead import Lowering
 from jaxvi._arguments import typed_key, whole
-from jaxvi._light_jit import ONCE, light_jit
+from jaxvi._draws import draw_noise
+from jaxvi._light_jit import ONCE, STEPS, light_jit
 from jaxvi._types import Phi, Scalar
-from jaxvi.diagnostics._movement import draw
 from jaxvi.families import Family
 from jaxvi.target import Target
 
@@ -44,8 +45,9 @@ class Approximation:
     def _draw(self, key: Array, num: Any) -> tuple[Float[Array, "some dim"], int]:
         """At least as many draws as are asked for, and how many that is."""
         key, num = typed_key(key), whole("num", num)
-        some = _padded(num)
-        return draw(key, self.phi, family=self.family, num=some, dim=self.target.dim), num
+        dtype = jax.tree.leaves(self.phi)[0].dtype
+        noise = draw_noise(key, self.family, _padded(num), self.target.dim, dtype)
+        return _transform(self.phi, noise, family=self.family), num
 
     def log_prob(self, z: Float[Array, "dim"]) -> Scalar:
         """log q at an unconstrained z."""
@@ -62,19 +64,39 @@ def _first(draws: Any, num: int) -> Any:
     return draws if num > _MOST_PADDED else _rows(draws, num)
 
 
+def constrain_rows(target: Target, z: Float[Array, "draws dim"]) -> Any:
+    """The parameters' pytree of every draw, by one program for many numbers of them."""
+    num = len(z)
+    padded = z if num > _MOST_PADDED else np.resize(np.asarray(z), (_padded(num), z.shape[1]))
+    return _first(constrain_all(padded, target=target), num)
+
+
 @light_jit(ONCE, static_argnums=1)
 def _rows(draws: Any, num: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[:num], draws)
 
 
 def lower_sampling(key: Key[Array, ""], target: Target, family: Family, phi: Any) -> list[Lowering]:
-    """The programs of a few draws, of `phi` of these shapes."""
-    choices: dict[str, Any] = {"family": family, "num": _FEWEST, "dim": target.dim}
-    z = jax.ShapeDtypeStruct((_FEWEST, target.dim), jax.tree.leaves(phi)[0].dtype)
+    """The programs of a few draws, of `phi` of these shapes, but for that of their noise."""
+    dim, dtype = target.dim, jax.tree.leaves(phi)[0].dtype
+    noise = jax.eval_shape(lambda key: draw_noise(key, family, _FEWEST, dim, dtype), key)
+    z = jax.ShapeDtypeStruct((_FEWEST, dim), dtype)
     return [
-        partial(draw.lower, key, phi, **choices),
+        partial(_transform.lower, phi, noise, family=family),
         partial(constrain_all.lower, z, target=target),
     ]
+
+
+def lower_sampling_noise(key: Key[Array, ""], dim: int, family: Family, dtype: Any) -> Lowering:
+    """That of their noise."""
+    return partial(draw_noise.lower, key, family, _FEWEST, dim, dtype)
+
+
+@light_jit(STEPS, static_argnames="family")
+def _transform(
+    phi: Phi, noise: Float[Array, "draws noise"], *, family: Family
+) -> Float[Array, "draws dim"]:
+    return jax.vmap(family.transform, (None, 0))(phi, noise)
 
 
 @light_jit(ONCE, static_argnames="target")

@@ -57,8 +57,30 @@ def draw_and_weigh(
     and half along the direction of one coordinate each, where `can_be_heavier`, and are weighed by
     that.
     """
+    first = jax.tree.leaves(phis)[0]
+    rows = noise_rows(len(first), num, target.dim, family)
+    noise = draw_noise(key, family, rows, target.dim, first.dtype)
     how = np.array([common, heavier])
-    return _draw_and_weigh(key, how, phis, data, target, family, num)
+    return _draw_and_weigh(noise, how, phis, data, target, family, num)
+
+
+@light_jit(STEPS, static_argnums=(1, 2, 3, 4))
+def draw_noise(
+    key: Key[Array, ""], family: Family, num: int, dim: int, dtype: jnp.dtype
+) -> Float[Array, "num noise"]:
+    """A family's base noise.
+
+    A program of its own: it knows nothing of the density, so that the others have less to compile,
+    and this one is compiled while the density is being traced.
+    """
+    return family.draw_noise(key, num, dim, dtype)
+
+
+def noise_rows(num_lanes: int, num: int, dim: int, family: Family) -> int:
+    """Rows of the noise for `num` draws of each lane, and the factors by which heavier ones are
+    wider."""
+    rows = num_lanes * num
+    return rows + (-(-rows * _DF // dim) if can_be_heavier(family) else 0)
 
 
 def can_be_heavier(family: Family) -> bool:
@@ -68,7 +90,7 @@ def can_be_heavier(family: Family) -> bool:
 
 @light_jit(STEPS, static_argnames=("target", "family", "num"))
 def _draw_and_weigh(
-    key: Key[Array, ""],
+    drawn: Float[Array, "rows noise"],
     how: Bool[Array | np.ndarray, "2"],
     phis: Phi,
     data: Data,
@@ -79,10 +101,7 @@ def _draw_and_weigh(
     first = jax.tree.leaves(phis)[0]
     dtype, lanes = first.dtype, len(first)
     common, heavier = how[0], how[1]
-    # all of one key and in one go: a generator takes longer to compile than most densities
     rows, numbers = lanes * num, lanes * num * _DF
-    more = -(-numbers // target.dim) if can_be_heavier(family) else 0
-    drawn = family.draw_noise(key, rows + more, target.dim, dtype)
     noise = drawn[:rows].reshape(lanes, num, -1)
     noise = jnp.where(common, noise[:1], noise)
     if can_be_heavier(family):
@@ -153,8 +172,12 @@ def _t_over_normal(square: Float[Array, "*rows"], dim: int) -> Float[Array, "*ro
 def lower_draws(
     key: Key[Array, ""], phis: Any, data: Data, target: Target, family: Family, num: int
 ) -> jax.stages.Lowered:
-    """The program for `phis` of these shapes; other arguments as `draw_and_weigh`."""
-    return _draw_and_weigh.lower(key, np.array([True, False]), phis, data, target, family, num)
+    """The program for `phis` of these shapes, but for its noise; as `draw_and_weigh`."""
+    first = jax.tree.leaves(phis)[0]
+    rows, dim = noise_rows(len(first), num, target.dim, family), target.dim
+    noise = jax.eval_shape(lambda key: draw_noise(key, family, rows, dim, first.dtype), key)
+    how = np.array([True, False])
+    return _draw_and_weigh.lower(noise, how, phis, data, target, family, num)
 
 
 def tiled(phi: Phi, num: int) -> Phi:

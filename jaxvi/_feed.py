@@ -15,11 +15,11 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from jaxvi._ahead import Lowering
-from jaxvi._approximation import lower_sampling
+from jaxvi._approximation import lower_sampling, lower_sampling_noise
 from jaxvi._batches import Batch, Chunk, first_batch, resident, stream_key
 from jaxvi._likelihood import check_additive, num_rows
 from jaxvi._loop import Setup, block_length
-from jaxvi._ranking import Ranking, lower_ranking, rank_phis
+from jaxvi._ranking import Ranking, lower_ranking, lower_ranking_noise, rank_phis
 from jaxvi._row_ranking import RowBlocks, lower_ranking_by_rows, rank_by_rows, slices
 from jaxvi._types import Data, Phi
 from jaxvi.diagnostics import Weighing
@@ -109,9 +109,13 @@ class Feed(abc.ABC):
     def at(self, step: int) -> tuple[Data, int]:
         """Data for the steps from `step` on, and the step before which they end."""
 
+    def lower_noise(self, keys: Keys, num_lanes: int, num_draws: int) -> list[Lowering]:
+        """Programs of `rank` and what may follow that know nothing of the density."""
+        return []
+
     @abc.abstractmethod
     def lower_rest(self, keys: Keys, lanes: Any, num_draws: int) -> list[Lowering]:
-        """The programs of `rank` and what may follow, of `lanes` of these shapes."""
+        """The other ones, of `lanes` of these shapes."""
 
     @abc.abstractmethod
     def rank(
@@ -133,8 +137,17 @@ class Whole(Feed):
         """The same for every step."""
         return self.first, 2**31 - 1
 
-    def lower_rest(self, keys: Keys, lanes: Any, num_draws: int) -> list[Lowering]:
+    def lower_noise(self, keys: Keys, num_lanes: int, num_draws: int) -> list[Lowering]:
         """Of `rank_phis`, and of a few draws of one lane's q."""
+        setup, dtype = self.setup, self.setup.target.dtype(self.first)
+        choices: dict[str, Any] = {"setup": setup, "num_draws": num_draws}
+        return [
+            *lower_ranking_noise(keys, num_lanes, dtype, **choices),
+            lower_sampling_noise(keys.ranking, setup.target.dim, setup.family, dtype),
+        ]
+
+    def lower_rest(self, keys: Keys, lanes: Any, num_draws: int) -> list[Lowering]:
+        """Of the same."""
         setup = self.setup
         phis = jax.eval_shape(partial(lane_results, setup=setup), lanes)
         phi = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), phis)

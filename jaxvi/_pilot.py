@@ -21,13 +21,14 @@ from jaxvi._door import NoStart, Unconstrained
 from jaxvi._draws import can_be_heavier, draws_each
 from jaxvi._polish import SMALL, is_still, memory, of_drift, polish
 from jaxvi._progress import Reporter
+from jaxvi._random import fold_in
 from jaxvi._rays import places_beyond
 from jaxvi._restarts import moments_rhat, separate_lanes
 from jaxvi._status import Status
-from jaxvi._trusted_weights import by_weights, can_tell, weighted
+from jaxvi._trusted_weights import Told, by_weights, can_tell, weighted
 from jaxvi._types import Data
 from jaxvi.diagnostics import Weighing, movement, weigh
-from jaxvi.diagnostics._weighing import ALIKE, drift_from
+from jaxvi.diagnostics._weighing import ALIKE, LEAST_EFFICIENCY, drift_from
 from jaxvi.families import (
     CouplingFlow,
     FullRank,
@@ -44,7 +45,6 @@ from jaxvi.pullback import pullback
 from jaxvi.result import Fit, Stage, Stock, Timing, errors_of, evidence_of
 from jaxvi.solvers import NaturalGradient, Stochastic
 from jaxvi.target import Target
-from jaxvi.verdict import Errors
 
 _FLOW_UP_TO = 30  # dimensions
 _BETTER_BELOW = {"quick": 0.0, "normal": 0.55, "thorough": 0.98}  # importance efficiency
@@ -99,9 +99,12 @@ class Pilot:
             elif not fit.interrupted:
                 fit, modes = self._gather(fit, run)
                 weighed = self._weigh(fit)
-                if modes == 1:
-                    fit, weighed = self._improve(fit, weighed)
-                fit = self._settle(fit, weighed, modes)
+                told = self._told(fit, weighed, modes)
+                if modes == 1 and (told is None or self.effort == "thorough"):
+                    better, weighed = self._improve(fit, weighed)
+                    told = told if better is fit else self._told(better, weighed, modes)
+                    fit = better
+                fit = self._settle(fit, weighed, modes, told)
         seconds = time.perf_counter() - self.began
         timing = Timing(compiling.seconds, max(seconds - compiling.seconds, 0.0), seconds)
         return dataclasses.replace(fit, timing=timing, log=tuple(self.log), key=self.key)
@@ -165,7 +168,7 @@ class Pilot:
 
     def _look_beyond(self, fit: Fit, run: dict[str, Any]) -> list[Fit]:
         """Restarts from where the density rises again on rays from the mode, if it does."""
-        key = jax.random.fold_in(self.key, 7)
+        key = fold_in(self.key, 7)
         if run["start"] is not None or self.left() <= 0.0:
             return []
         places = places_beyond(key, fit)
@@ -180,7 +183,7 @@ class Pilot:
         return []
 
     def _weigh(self, fit: Fit) -> Weighing:
-        key, q = jax.random.fold_in(self.key, 1), fit.q
+        key, q = fold_in(self.key, 1), fit.q
         weighed = weigh(key, self.target, q.family, q.phi, self.data, num_batches=fit.num_restarts)
         note = f"importance efficiency {100.0 * weighed.efficiency:.1f} %"
         if weighed.bad_share:
@@ -218,7 +221,7 @@ class Pilot:
     ) -> tuple[Fit, Weighing]:
         """The new q where its weights are more even or it is `taken` anyway, else the old one."""
         q = self._outside(new)
-        key = jax.random.fold_in(self.key, 1)
+        key = fold_in(self.key, 1)
         weighed = weigh(key, self.target, q.family, q.phi, self.data)
         # efficiencies of next to nothing are noise; the bound tells these apart
         no_worse = new.bound >= start.bound - _NO_FUNNEL
@@ -240,7 +243,7 @@ class Pilot:
     def _noncentered(self, gauss: Fit) -> Fit | None:
         """A Gaussian where the scales are taken out that coordinates set for others, if any do."""
         phi = gauss.lane(gauss.best).phi
-        params = find_noncentering(jax.random.fold_in(self.key, 2), self.target, phi, self.data)
+        params = find_noncentering(fold_in(self.key, 2), self.target, phi, self.data)
         if params is None:
             self._note("scales", math.nan, gauss, "no coordinate sets those of others")
             return None
@@ -250,7 +253,7 @@ class Pilot:
         self._note("scales", math.nan, gauss, note)
         bijector = Noncentering()
         fit = fit_restarts(
-            jax.random.fold_in(self.key, 3),
+            fold_in(self.key, 3),
             pullback(self.target, bijector),
             FullRank(),
             solver=self._solver(),
@@ -274,7 +277,7 @@ class Pilot:
         start = gauss
         for cycle in range(_FLOW_CYCLES[self.effort]):
             flow = fit_restarts(
-                jax.random.fold_in(self.key, 10 + cycle),
+                fold_in(self.key, 10 + cycle),
                 gauss.setup.target,
                 CouplingFlow(),
                 objective=ELBO(num_draws=_FLOW_DRAWS, stick_the_landing=True),
@@ -295,13 +298,12 @@ class Pilot:
             start = flow
         return old
 
-    def _settle(self, fit: Fit, weighed: Weighing, modes: int) -> Fit:
+    def _settle(self, fit: Fit, weighed: Weighing, modes: int, told: Told | None) -> Fit:
         """The draws to hand out, and the evidence for them."""
         # where q is not the Gaussian any more, whether Gaussians agree says nothing of it
         rhat = moments_rhat(fit) if fit.approximation is None else 1.0
         evidence = evidence_of(fit, weighed)._replace(modes=modes, rhat=rhat)
-        told = None if self.polish is True else self._told(fit, weighed, modes)
-        if told is not None:
+        if told is not None and self.polish is not True:
             stock, errors = told
             corrected = "" if stock is None else "weights"
             return dataclasses.replace(
@@ -309,7 +311,7 @@ class Pilot:
             )
         if self.left() <= 0.0:
             return dataclasses.replace(fit, evidence=evidence._replace(interrupted=True))
-        q, key = fit.q, jax.random.fold_in(self.key, 4)
+        q, key = fit.q, fold_in(self.key, 4)
         moved = movement(
             key,
             self.target,
@@ -323,7 +325,7 @@ class Pilot:
         if self.polish is False or (self.polish is not True and is_still(drift, _UNCLEAR)):
             self._note("chains", math.nan, weighed, of_drift(drift))
         else:
-            key = jax.random.fold_in(self.key, 5)
+            key = fold_in(self.key, 5)
             go_on = lambda: self.left() > 0.0  # noqa: E731
             least = min(_OF_FUNNELS, _ROUNDS[self.effort]) if self.drivers else 1
             rounds = range(least, _ROUNDS[self.effort] + 1)
@@ -341,23 +343,22 @@ class Pilot:
         )
         return dataclasses.replace(fit, stock=stock, evidence=evidence)
 
-    def _told(self, fit: Fit, weighed: Weighing, modes: int) -> tuple[Stock | None, Errors] | None:
+    def _told(self, fit: Fit, weighed: Weighing, modes: int) -> Told | None:
         """Draws that weights vouch for, and the errors left; None where weights can't tell.
 
         Weights see only where q's draws fall. Unless they are all alike, draws of q with heavier
         tails must see the same; and the neck of a funnel is too narrow to be met by any, but in
         coordinates in which it is none.
         """
-        q, key = fit.q, jax.random.fold_in(self.key, 6)
-        alike = weighed.efficiency >= ALIKE
+        q, key = fit.q, fold_in(self.key, 6)
         if weighed.bad_share or (self.drivers and not isinstance(q.family, Transformed)):
             return None
         if weighed.ok and (weighed.efficiency >= _EXACT or modes > 1):
             return by_weights(weighed)
         inner = q.family.family if isinstance(q.family, Transformed) else q.family
         if self.target.dim > _FLOW_UP_TO or not can_be_heavier(inner):
-            return by_weights(weighed) if weighed.ok and alike else None
-        if not (weighed.ok or alike):
+            return by_weights(weighed) if weighed.ok and weighed.efficiency >= ALIKE else None
+        if weighed.efficiency < LEAST_EFFICIENCY:
             return None
         tails = weigh(
             key,
@@ -370,10 +371,10 @@ class Pilot:
         )
         note = f"heavier ones: importance efficiency {100.0 * tails.efficiency:.1f} %"
         self._note("tails", math.nan, weighed, note, tails.khat)
-        if not can_tell(tails, alike):
+        if not can_tell(weighed, tails):
             return None
         drift = drift_from(weighed, tails)
-        if alike and max(drift.at_least(_UNCLEAR)) < SMALL:
+        if weighed.efficiency >= ALIKE and max(drift.at_least(_UNCLEAR)) < SMALL:
             return None, errors_of(drift, "weights")
         return weighted(tails), errors_of(tails.error, "weights")
 

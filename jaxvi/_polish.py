@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from jaxvi._random import fold_in
 from jaxvi.chains import MOST_LEAPS, fewest_leaps
 from jaxvi.diagnostics import Drift, Movement
 from jaxvi.diagnostics._movement import CLEAR, Groups, acceptance, compare, whitening
@@ -81,7 +81,7 @@ def polish(
         start = np.concatenate([np.asarray(chains.z) for chains in groups])
         states = []
         for part in range(parts):
-            own = jax.random.fold_in(key, 2 * round_ + part)
+            own = fold_in(key, 2 * round_ + part)
             groups, x = space.advance(own, groups, scale, _thin(groups, 2**round_))
             states.append(np.asarray(x))
         x = jnp.asarray(np.concatenate(states))

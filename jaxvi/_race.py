@@ -8,12 +8,12 @@ still gains, or because it is level with it and gains no more.
 
 from functools import partial
 
-import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxvi._draws import draw_and_weigh
 from jaxvi._loop import Setup, block_length
+from jaxvi._random import fold_in
 from jaxvi._types import Data, Phi
 
 NUM_DRAWS = 512
@@ -50,7 +50,7 @@ class Race:
     def __init__(self, key: Key[Array, ""], setup: Setup, data: Data, num_restarts: int) -> None:
         self._weigh = partial(
             draw_and_weigh,
-            jax.random.fold_in(key, 1),
+            fold_in(key, 1),
             target=setup.target,
             family=setup.family,
             num=NUM_DRAWS,

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxvi._ahead import Lowering
-from jaxvi._draws import draw_and_weigh, draws_each, lower_draws
+from jaxvi._draws import draw_and_weigh, draw_noise, draws_each, lower_draws, noise_rows
 from jaxvi._loop import Setup
+from jaxvi._random import fold_in
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.lanes import Keys, lane_results
@@ -42,7 +43,7 @@ class Ranking(NamedTuple):
 def lower_ranking(
     keys: Keys, lanes: Any, data: Data, *, setup: Setup, num_draws: int
 ) -> list[Lowering]:
-    """The program of `rank_phis`, of `lanes` of these shapes."""
+    """The program of `rank_phis`, of `lanes` of these shapes, but for that of its noise."""
     num = lanes.status.shape[0]
     if num > MOST_RANKED:
         return []
@@ -50,6 +51,18 @@ def lower_ranking(
     each = min(draws_each(num, setup.target.dim), num_draws)
     arguments = (keys.ranking, phis, data, setup.target, setup.family, each)
     return [partial(lower_draws, *arguments)]
+
+
+def lower_ranking_noise(
+    keys: Keys, num_lanes: int, dtype: Any, *, setup: Setup, num_draws: int
+) -> list[Lowering]:
+    """That of its noise."""
+    if num_lanes > MOST_RANKED:
+        return []
+    dim, family = setup.target.dim, setup.family
+    each = min(draws_each(num_lanes, dim), num_draws)
+    rows = noise_rows(num_lanes, each, dim, family)
+    return [partial(draw_noise.lower, keys.ranking, family, rows, dim, dtype)]
 
 
 def rank_phis(
@@ -116,7 +129,7 @@ def log_weights(
 
         def weigh(call: int, num: int, group: Phi = group) -> Array:
             return draw_and_weigh(
-                jax.random.fold_in(keys.ranking, call),
+                fold_in(keys.ranking, call),
                 group,
                 data,
                 target=setup.target,

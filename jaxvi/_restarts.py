@@ -105,7 +105,7 @@ def values_of(
     target: Target, z: Float[np.ndarray, "points dim"], data: Data
 ) -> Float[np.ndarray, "points"]:
     """The log density at points, by one program for any number of them."""
-    return in_blocks(lambda rows: _values(target, rows, data)[:, None], z)[:, 0]
+    return in_blocks(lambda rows: np.asarray(_values(target, rows, data))[:, None], z)[:, 0]
 
 
 @light_jit(STEPS, static_argnames="target")

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import PyTreeDef
 from jaxtyping import Array, Bool, Float
 
@@ -20,6 +21,11 @@ def flatten_with_paths(
     pairs, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
     paths = tuple(jax.tree_util.keystr(path) for path, _ in pairs)
     return paths, tuple(leaf for _, leaf in pairs), treedef
+
+
+def on_device(leaf: Any) -> Array:
+    """`jnp.asarray`, for which JAX 0.12 compiles a program for every shape of a NumPy array."""
+    return jax.device_put(leaf) if isinstance(leaf, np.ndarray) else jnp.asarray(leaf)
 
 
 def leaf_names(treedef: PyTreeDef) -> tuple[str, ...]:

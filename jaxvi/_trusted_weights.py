@@ -1,29 +1,34 @@
 """When importance weights vouch for draws, and which draws they then give."""
 
-import jax.numpy as jnp
+from typing import TypeAlias
 
 from jaxvi._polish import is_small
+from jaxvi._tree import on_device
 from jaxvi.diagnostics import Weighing
-from jaxvi.diagnostics._weighing import LEAST_EFFICIENCY
+from jaxvi.diagnostics._weighing import ALIKE, LEAST_EFFICIENCY
 from jaxvi.result import Stock, errors_of
 from jaxvi.verdict import Errors
 
+Told: TypeAlias = tuple[Stock | None, Errors]  # None where q's plain draws serve
+
 _EVEN = 0.75  # importance efficiency of heavier draws
+_GOOD_KHAT = 0.5  # of heavier draws, where q's own don't vouch for anything
 _FEW_BAD = 0.01  # share of them that may be lost
 
 
-def can_tell(tails: Weighing, alike: bool) -> bool:
-    """Whether heavier draws tell marginals; of a q whose own weights are `alike` by less.
+def can_tell(weighed: Weighing, tails: Weighing) -> bool:
+    """Whether heavier draws tell marginals, by less of a q whose own weights are alike.
 
-    One in so many of them is far out in a given coordinate, and weighs as much more where q's tail
-    is too short there. That looks like a tail of the weights, but it is one that ends.
+    Where q's own weights have a tail that condemns them, these must have none at all.
     """
-    few = tails.efficiency >= LEAST_EFFICIENCY and tails.khat <= tails.khat_limit
+    alike = weighed.efficiency >= ALIKE
+    limit = tails.khat_limit if weighed.ok or alike else _GOOD_KHAT
+    even = tails.efficiency >= (LEAST_EFFICIENCY if alike else _EVEN)
     # so far out densities may overflow, which is for these draws to see and not for q's
-    return (tails.efficiency >= _EVEN or (alike and few)) and tails.bad_share < _FEW_BAD
+    return even and tails.khat <= limit and tails.bad_share < _FEW_BAD
 
 
-def by_weights(weighed: Weighing) -> tuple[Stock | None, Errors]:
+def by_weights(weighed: Weighing) -> Told:
     """Plain draws where weights would change nothing that matters, else weighted ones."""
     if is_small(weighed.drift):
         return None, errors_of(weighed.drift, "weights")
@@ -32,4 +37,4 @@ def by_weights(weighed: Weighing) -> tuple[Stock | None, Errors]:
 
 def weighted(weighed: Weighing) -> Stock:
     """Draws with their weights."""
-    return Stock(jnp.asarray(weighed.z), jnp.asarray(weighed.log_weights), "weights")
+    return Stock(on_device(weighed.z), on_device(weighed.log_weights), "weights")

@@ -12,6 +12,7 @@ from jaxvi._batches import first_batch, resident
 from jaxvi._light_jit import ONCE, STEPS, light_jit
 from jaxvi._log_probs import values_and_gradients
 from jaxvi._loop import AnySetup, Lane, Setup, run_lane, run_lanes, start_lane
+from jaxvi._random import fold_in
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.families import Family, HasGaussianInit
@@ -60,11 +61,8 @@ class Starts(NamedTuple):
 
 
 def split_key(key: Key[Array, ""]) -> Keys:
-    """Streams for the starts, the noise and the ranking.
-
-    By the one program that gives all keys of a fit, and far from numbers that callers fold in.
-    """
-    return Keys(*(jax.random.fold_in(key, _STREAMS + i) for i in range(3)))
+    """Streams for the starts, the noise and the ranking, far from numbers that callers fold in."""
+    return Keys(*(fold_in(key, _STREAMS + i) for i in range(3)))
 
 
 def make_setup(target: Target, family: Any, objective: Any, solver: Any, noise: Any) -> Setup:

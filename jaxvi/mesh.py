@@ -10,7 +10,7 @@ from jax import lax
 from jax.sharding import AxisType, Mesh
 from jaxtyping import Array, UInt32
 
-from jaxvi import _arguments
+from jaxvi import _arguments, _tree
 from jaxvi._types import Data
 from jaxvi.target import Target
 
@@ -176,11 +176,15 @@ def placed(target: Target, data: Data, mesh: Any) -> tuple[Data, Mesh | None, in
     Spread rows stay where they are: no one device may have room for them.
     """
     if mesh is None:
-        return jax.tree.map(jnp.asarray, data), None, 0  # so that every call sees the same types
+        return (
+            jax.tree.map(_tree.on_device, data),
+            None,
+            0,
+        )  # so that every call sees the same types
     mesh = check_mesh(mesh)
     data = jax.tree.map(_copy_of_this_process, data)
     num_rows = check_rows(target, data, mesh)
-    return (data if num_rows else jax.tree.map(jnp.asarray, data)), mesh, num_rows
+    return (data if num_rows else jax.tree.map(_tree.on_device, data)), mesh, num_rows
 
 
 def _copy_of_this_process(leaf: Any) -> Any:

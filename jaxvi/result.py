@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxvi import _arguments
-from jaxvi._approximation import Approximation, constrain_all
+from jaxvi import _arguments, _tree
+from jaxvi._approximation import Approximation, constrain_rows
 from jaxvi._draws import draw_and_weigh, draws_each
 from jaxvi._loop import Setup
 from jaxvi._pool import PoolUse
+from jaxvi._random import fold_in
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.diagnostics import Agreement, Drift, Weighing, agreement, pareto_smooth, weigh
@@ -172,7 +173,7 @@ class Fit:
         `diagnostics.khat_threshold` of so many is the limit.
         """
         drawn = draw_and_weigh(
-            jax.random.fold_in(self.key, 2),
+            fold_in(self.key, 2),
             self.phi,
             whole(in_memory(self.data, "khats")),
             target=self.setup.target,
@@ -199,7 +200,7 @@ class Fit:
     def lane(self, index: Any) -> LaneResult:
         """One lane's parameters, status, steps and bound; losers are kept."""
         index = _arguments.whole("lane", index, 0, self.num_restarts - 1)
-        phi = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[index]), self.phi)
+        phi = jax.tree.map(lambda leaf: _tree.on_device(np.asarray(leaf)[index]), self.phi)
         return LaneResult(phi, self.status[index], self.steps[index], self.bounds[index])
 
     def sample(self, key: Array, num: Any, *, lane: Any = None) -> Any:
@@ -220,7 +221,7 @@ class Fit:
             >>> fit.sample(jax.random.key(1), 4000)["mu"].mean(0)
         """
         if lane is None and self.stock is not None:
-            return constrain_all(self.sample_unconstrained(key, num), target=self.setup.target)
+            return constrain_rows(self.setup.target, self.sample_unconstrained(key, num))
         return (self.q if lane is None else self._q(lane)).sample(key, num)
 
     def sample_unconstrained(
@@ -310,14 +311,14 @@ def _pick(key: Key[Array, ""], stock: Stock, num: int) -> Float[Array, "draws di
         share = np.exp(weights - weights.max())
         share /= share.sum()
     replace = share is not None or num > len(z)
-    return jnp.asarray(z[generator.choice(len(z), num, replace=replace, p=share)])
+    return _tree.on_device(z[generator.choice(len(z), num, replace=replace, p=share)])
 
 
 def evidence_of(fit: Fit, weighed: Weighing | None = None) -> Evidence:
     """What a run shows by itself: its statuses, its restarts, and the importance weights of q."""
     q, groups = fit.q, fit.agreement
     if weighed is None:
-        key = jax.random.fold_in(fit.key, 1)
+        key = fold_in(fit.key, 1)
         data = whole(fit.data)
         weighed = weigh(key, q.target, q.family, q.phi, data, num_batches=fit.num_restarts)
     known = fit.approximation is not None and bool(np.isfinite(weighed.bound))

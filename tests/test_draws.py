@@ -13,7 +13,7 @@ from jaxvi import _draws
 from jaxvi._ahead import compiling_ahead
 from jaxvi._draws import draw_and_weigh, draws_each, tiled
 from jaxvi._light_jit import ONCE, STEPS, light_jit
-from jaxvi._random import normals
+from jaxvi._random import fold_in, normals
 from jaxvi.diagnostics import pareto_smooth, weigh
 from jaxvi.diagnostics._pareto import smooth_on_host
 from jaxvi.families import MeanField
@@ -141,3 +141,18 @@ def test_a_program_is_compiled_ahead_once():
     with compiling_ahead("test", jnp.zeros(4), [program]) as coming:
         assert coming == []
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_keys_are_folded_as_by_jax(impl):
+    """On the host, and where a program is traced."""
+    key = jax.random.key(7, impl=impl)
+    for number in (0, 1, 12_345, 2**31 + 2, 2**32 - 1):
+        expected = jax.random.key_data(jax.random.fold_in(key, np.uint32(number)))
+        folded = fold_in(key, number)
+        np.testing.assert_array_equal(jax.random.key_data(folded), expected)
+        assert folded.dtype == key.dtype
+        inside = jax.jit(lambda key, number=number: fold_in(key, number))(key)
+        np.testing.assert_array_equal(jax.random.key_data(inside), expected)
+        closed = jax.jit(lambda number=number: fold_in(key, number))()
+        np.testing.assert_array_equal(jax.random.key_data(closed), expected)

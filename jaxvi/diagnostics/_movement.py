@@ -13,6 +13,7 @@ from jaxvi._ahead import side_by_side
 from jaxvi._blocks import in_blocks
 from jaxvi._draws import draw_and_weigh, draws_each, tiled
 from jaxvi._light_jit import STEPS, light_jit
+from jaxvi._random import fold_in
 from jaxvi._types import Data, Phi
 from jaxvi.chains import Chains, advance_chains, start_chains
 from jaxvi.families import Bijector, Family, Transformed
@@ -103,7 +104,7 @@ class Space(NamedTuple):
         calls = [
             partial(
                 advance_chains,
-                jax.random.fold_in(key, i),
+                fold_in(key, i),
                 chains,
                 scale,
                 self.data,
@@ -177,7 +178,7 @@ def movement(
         True
     """
     space = Space.of(target, family, phi, data)
-    keys = [jax.random.fold_in(key, i) for i in range(3)]
+    keys = [fold_in(key, i) for i in range(3)]
     drawn = draw_and_weigh(
         keys[0],
         tiled(space.phi, num_batches),
@@ -199,15 +200,6 @@ def movement(
 def acceptance(groups: Groups) -> float:
     """The mean over all chains in the last transition."""
     return float(np.mean([float(chains.acceptance) for chains in groups]))
-
-
-@light_jit(STEPS, static_argnames=("family", "num", "dim"))
-def draw(
-    key: Key[Array, ""], phi: Phi, *, family: Family, num: int, dim: int
-) -> Float[Array, "draws dim"]:
-    """Unconstrained draws of q."""
-    noise = family.draw_noise(key, num, dim, jax.tree.leaves(phi)[0].dtype)
-    return jax.vmap(family.transform, (None, 0))(phi, noise)
 
 
 def whitening(pool: Float[np.ndarray, "pool dim"]) -> Float[Array, "..."]:
