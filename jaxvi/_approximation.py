@@ -76,20 +76,24 @@ def _rows(draws: Any, num: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[:num], draws)
 
 
-def lower_sampling(key: Key[Array, ""], target: Target, family: Family, phi: Any) -> list[Lowering]:
-    """The programs of a few draws, of `phi` of these shapes, but for that of their noise."""
-    dim, dtype = target.dim, jax.tree.leaves(phi)[0].dtype
-    noise = jax.eval_shape(lambda key: draw_noise(key, family, _FEWEST, dim, dtype), key)
+def lower_sampling(
+    key: Key[Array, ""], target: Target, family: Family, dtype: Any
+) -> list[Lowering]:
+    """The programs of a few draws."""
+    dim = target.dim
+    noise = partial(draw_noise, family=family, num=_FEWEST, dim=dim, dtype=dtype)
+
+    def lower_transform() -> jax.stages.Lowered:
+        at = jax.ShapeDtypeStruct((dim,), dtype)
+        phi = jax.eval_shape(lambda key, at: family.init(key, dim, start=at), key, at)
+        return _transform.lower(phi, jax.eval_shape(noise, key), family=family)
+
     z = jax.ShapeDtypeStruct((_FEWEST, dim), dtype)
     return [
-        partial(_transform.lower, phi, noise, family=family),
+        partial(draw_noise.lower, key, family, _FEWEST, dim, dtype),
+        lower_transform,
         partial(constrain_all.lower, z, target=target),
     ]
-
-
-def lower_sampling_noise(key: Key[Array, ""], dim: int, family: Family, dtype: Any) -> Lowering:
-    """That of their noise."""
-    return partial(draw_noise.lower, key, family, _FEWEST, dim, dtype)
 
 
 @light_jit(STEPS, static_argnames="family")

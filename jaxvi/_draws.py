@@ -64,7 +64,7 @@ def draw_and_weigh(
     return _draw_and_weigh(noise, how, phis, data, target, family, num)
 
 
-@light_jit(STEPS, static_argnums=(1, 2, 3, 4))
+@light_jit(STEPS, static_argnames=("family", "num", "dim", "dtype"))
 def draw_noise(
     key: Key[Array, ""], family: Family, num: int, dim: int, dtype: jnp.dtype
 ) -> Float[Array, "num noise"]:

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from jaxvi._ahead import Lowering
-from jaxvi._approximation import lower_sampling, lower_sampling_noise
+from jaxvi._approximation import lower_sampling
 from jaxvi._batches import Batch, Chunk, first_batch, resident, stream_key
 from jaxvi._likelihood import check_additive, num_rows
 from jaxvi._loop import Setup, block_length
@@ -23,7 +22,7 @@ from jaxvi._ranking import Ranking, lower_ranking, lower_ranking_noise, rank_phi
 from jaxvi._row_ranking import RowBlocks, lower_ranking_by_rows, rank_by_rows, slices
 from jaxvi._types import Data, Phi
 from jaxvi.diagnostics import Weighing
-from jaxvi.lanes import Keys, lane_results
+from jaxvi.lanes import Keys
 from jaxvi.minibatch import Minibatch
 from jaxvi.solvers import Stochastic
 from jaxvi.streams import ShuffledRows, Stream, WrongCount, regular
@@ -109,7 +108,7 @@ class Feed(abc.ABC):
     def at(self, step: int) -> tuple[Data, int]:
         """Data for the steps from `step` on, and the step before which they end."""
 
-    def lower_noise(self, keys: Keys, num_lanes: int, num_draws: int) -> list[Lowering]:
+    def lower_first(self, keys: Keys, num_lanes: int, num_draws: int) -> list[Lowering]:
         """Programs of `rank` and what may follow that know nothing of the density."""
         return []
 
@@ -137,24 +136,18 @@ class Whole(Feed):
         """The same for every step."""
         return self.first, 2**31 - 1
 
-    def lower_noise(self, keys: Keys, num_lanes: int, num_draws: int) -> list[Lowering]:
-        """Of `rank_phis`, and of a few draws of one lane's q."""
+    def lower_first(self, keys: Keys, num_lanes: int, num_draws: int) -> list[Lowering]:
+        """The noise of `rank_phis`, and a few draws of one lane's q."""
         setup, dtype = self.setup, self.setup.target.dtype(self.first)
         choices: dict[str, Any] = {"setup": setup, "num_draws": num_draws}
         return [
             *lower_ranking_noise(keys, num_lanes, dtype, **choices),
-            lower_sampling_noise(keys.ranking, setup.target.dim, setup.family, dtype),
+            *lower_sampling(keys.ranking, setup.target, setup.family, dtype),
         ]
 
     def lower_rest(self, keys: Keys, lanes: Any, num_draws: int) -> list[Lowering]:
-        """Of the same."""
-        setup = self.setup
-        phis = jax.eval_shape(partial(lane_results, setup=setup), lanes)
-        phi = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), phis)
-        return [
-            *lower_ranking(keys, lanes, self.first, setup=setup, num_draws=num_draws),
-            *lower_sampling(keys.ranking, setup.target, setup.family, phi),
-        ]
+        """Of `rank_phis`."""
+        return lower_ranking(keys, lanes, self.first, setup=self.setup, num_draws=num_draws)
 
     def rank(
         self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], draws: EvalDraws

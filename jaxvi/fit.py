@@ -247,10 +247,10 @@ def _run_together(
     """All restarts as one batch; where it doesn't fit in memory, as a pool of half as many."""
     setup = feed.setup
     try:
-        noise = feed.lower_noise(keys, num_lanes, num_eval_draws)
-        with _compiling(feed, keys, starts, num_lanes, num_eval_draws, noise) as coming:
+        first = feed.lower_first(keys, num_lanes, num_eval_draws)
+        with _compiling(feed, keys, starts, num_lanes, num_eval_draws, first) as coming:
             if found is None:
-                _await(coming[: len(noise) + 1] if coming else [])
+                _await(coming[: len(first) + 1] if coming else [])
                 lanes = start_lanes(keys, *starts, setup=setup, num_lanes=num_lanes)
                 _door.some_start(np.asarray(lanes.status), starts.data)
             else:
@@ -273,14 +273,14 @@ def _compiling(
     starts: Starts,
     num_lanes: int,
     num_eval_draws: int,
-    noise: list[Lowering],
+    first: list[Lowering],
 ) -> contextlib.AbstractContextManager[list[Future[None]] | None]:
-    """The programs of noise, starts, steps, ranking and drawing."""
+    """The `first` programs, and those of starts, steps and ranking."""
     step, setup, (data, _) = np.int32(0), feed.setup, feed.at(0)
     arguments = tuple(starts)
 
     def lowerings() -> Iterator[Lowering]:
-        yield from noise
+        yield from first
         start: dict[str, Any] = {"setup": setup, "num_lanes": num_lanes}
         yield partial(start_lanes.lower, keys, *arguments, **start)
         lanes = jax.eval_shape(partial(start_lanes, **start), keys, *arguments)
