@@ -75,6 +75,11 @@ def cold(view: View, cells: Cells, name: str) -> float:
     return total(view, cells, name, lambda cell: cell.get("cold_seconds", math.nan))
 
 
+def alone(view: View, cells: Cells, name: str) -> float:
+    """The median of first calls in processes of their own."""
+    return median(cells[name].get("cold_seconds", []))
+
+
 def warm(view: View, cells: Cells, name: str) -> float:
     """Seconds of another call, likewise.
 

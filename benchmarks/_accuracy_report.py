@@ -4,7 +4,16 @@ import math
 from typing import Any
 
 from benchmarks import _machine
-from benchmarks._accuracy_numbers import Cell, Fitted, cold, finite_median, fitted, ratios, warm
+from benchmarks._accuracy_numbers import (
+    Cell,
+    Fitted,
+    alone,
+    cold,
+    finite_median,
+    fitted,
+    ratios,
+    warm,
+)
 from benchmarks._accuracy_targets import PEERS, targets
 from benchmarks._solvers_tables import Cells, View, cost, median_cost, numbers_table, words
 from benchmarks._table import number, table
@@ -23,6 +32,7 @@ _TITLES = {
     "small": "**1. Small posteriors**",
     "large": "**2. Larger posteriors**",
     "float32": "**3. The default call in float32**",
+    "cold": "**4. First calls, each in a process of its own**",
 }
 
 
@@ -34,7 +44,7 @@ def render(results: dict[str, Any]) -> str:
         if found and found.get("rows"):
             view = View(found["rows"], results["methods"])
             fits = list(fitted(results, (section,)))
-            part = _float32 if section == "float32" else _section
+            part = {"float32": _float32, "cold": _cold}.get(section, _section)
             parts += [title, *part(view, fits)]
     return "\n\n".join(parts)
 
@@ -195,3 +205,23 @@ def _float32(view: View, fits: list[Fitted]) -> list[str]:
         "within the tolerances of the posterior's group."
     )
     return [text, table(header, rows), "What it said of them first.", _reasons_table(fits)]
+
+
+def _cold(view: View, fits: list[Fitted]) -> list[str]:
+    """Seconds, and those of NUTS over the default call's."""
+    names = view.methods()
+    over = {name: ratios(view, alone, name) for name in names if name != "default"}
+    header = ["posterior", *(f"{view.title(name)}, s" for name in names)]
+    header += [f"{view.title(name)}: over the default's" for name in over]
+    rows = [
+        [
+            row,
+            *(number(alone(view, cells, name)) if name in cells else "-" for name in names),
+            *(_times(found, row) for found in over.values()),
+        ]
+        for row, cells in view.rows.items()
+    ]
+    text = (
+        "Medians of runs with other keys, methods in turn; each fits once, and draws 1,000 times."
+    )
+    return [text, table(header, rows)]

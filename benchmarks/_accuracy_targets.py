@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks._accuracy_numbers import (
     GROSS,
     Fitted,
+    alone,
     cold,
     finite_median,
     fitted,
@@ -41,6 +42,7 @@ def targets(results: dict[str, Any]) -> str:
         if there:
             rows = results["sections"][section]["rows"]
             lines += part(there, View(rows, results["methods"]))
+    lines += _cold(View(results["sections"].get("cold", {}).get("rows", {}), results["methods"]))
     return "\n".join(f"- {line}." for line in lines) or "No target concerns these."
 
 
@@ -78,6 +80,18 @@ def _small(fits: list[Fitted], view: View) -> list[str]:
         f"{verdict(middle >= EFFICIENCY, f'at least {EFFICIENCY:g}')}",
         f"Small, an efficiency of at least {HALF:g}: {half} of {len(fits)}"
         f"{_named(fit.row for fit in fits if not _efficient(fit))}; {share}",
+    ]
+
+
+def _cold(view: View) -> list[str]:
+    """First calls in processes of their own."""
+    found = {words: ratios(view, alone, peer) for peer, words in PEERS.items()}
+    return [
+        _ratio(
+            f"Each in a process of its own, cold seconds of {words}", each, len(each), SMALL_COLD
+        )
+        for words, each in found.items()
+        if each
     ]
 
 

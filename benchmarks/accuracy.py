@@ -11,7 +11,7 @@ from benchmarks._sections import Command, Methods, Rows, Wanted
 
 HELP = "the default call on posteriors with known answers: errors, verdicts, seconds beside NUTS"
 _LONG = 20.0  # seconds of a run that is timed warm only once
-_DRAWN = 1_000  # draws within the times
+DRAWN = 1_000  # draws within the times
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,9 @@ class Plan:
         "nuts_run_8",
     )
     float32: tuple[str, ...] = ()
+    cold: tuple[str, ...] = ()
+    cold_methods: tuple[str, ...] = ("default", "nuts_run", "nuts")
+    cold_repeats: int = 3
     warm: int = 3
     optimise_counts: bool = True  # of the larger ones, whose runs are longer than compiling
     chain_steps: tuple[int, int] = (1_000, 1_000)  # warming up, drawing
@@ -70,6 +73,9 @@ QUICK = Plan(
     large=("synthetic__two_modes10",),
     large_methods=_FEW,
     float32=("kidiq__kidscore_momhs",),
+    cold=("earnings__earn_height",),
+    cold_methods=("default", "nuts"),
+    cold_repeats=1,
     warm=1,
     optimise_counts=False,
     chain_steps=(200, 200),
@@ -82,7 +88,7 @@ def _plan(quick: bool) -> Plan:
     if quick:
         return QUICK
     small, large = posteriors.names("small"), posteriors.names("large")
-    return replace(Plan(), small=small, large=large, float32=(*small, *large))
+    return replace(Plan(), small=small, large=large, float32=(*small, *large), cold=small)
 
 
 def _methods(plan: Plan) -> Methods:
@@ -103,7 +109,7 @@ def _rows(
     from benchmarks._solvers_methods import Task
 
     optimise = large and plan.optimise_counts
-    effort = Effort(plan.warm, optimise_counts=optimise, drawn=_DRAWN, long=_LONG)
+    effort = Effort(plan.warm, optimise_counts=optimise, drawn=DRAWN, long=_LONG)
     for row in names:
         chosen = wanted.names(row, methods)
         if not chosen:
@@ -147,6 +153,20 @@ def _float32(plan: Plan, wanted: Wanted) -> Rows:
         yield row, cells
 
 
+def _cold(plan: Plan, wanted: Wanted) -> Rows:
+    """First calls, each in a process of its own."""
+    from benchmarks._accuracy_cold import measure_cold
+
+    for row in plan.cold:
+        names = wanted.names(row, plan.cold_methods)
+        if not names:
+            continue
+        cells = measure_cold(row, names, plan.cold_repeats, plan.chain_steps)
+        for name, cell in cells.items():
+            COMMAND.say(f"{row}, {name}: {cell.get('raised') or cell['cold_seconds']}")
+        yield row, cells
+
+
 def _in_float32(row: str, methods: Methods) -> dict[str, Any]:
     import jax
     import numpy as np
@@ -162,7 +182,7 @@ def _in_float32(row: str, methods: Methods) -> dict[str, Any]:
 
     posterior = posteriors.load(row)
     task = Task(row, posterior.target, jax.tree.map(cast, posterior.data))
-    effort = Effort(warm=0, drawn=_DRAWN, counts=False)
+    effort = Effort(warm=0, drawn=DRAWN, counts=False)
     judge = judge_posterior(posterior, effort.draws)
     return dict(measure(("default",), task, judge, effort, methods))
 
@@ -170,7 +190,7 @@ def _in_float32(row: str, methods: Methods) -> dict[str, Any]:
 COMMAND = Command(
     name="posteriors",
     quick="three posteriors and few methods",
-    sections={"small": _small, "large": _large, "float32": _float32},
+    sections={"small": _small, "large": _large, "float32": _float32, "cold": _cold},
     plan=_plan,
     methods=_methods,
     render=report.render,

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-_BLOCK = 4_096  # rows
+BLOCK = 4_096  # rows
 
 
 def in_blocks(
     program: Callable[[Any], Any], rows: Float[np.ndarray, "rows _"]
 ) -> Float[np.ndarray, "rows _"]:
     """`program` of blocks of rows, put together; the last block is filled up with some again."""
-    padded = np.resize(rows, (-(-len(rows) // _BLOCK) * _BLOCK, rows.shape[1]))
-    blocks = [np.asarray(program(padded[i : i + _BLOCK])) for i in range(0, len(padded), _BLOCK)]
+    padded = np.resize(rows, (-(-len(rows) // BLOCK) * BLOCK, rows.shape[1]))
+    blocks = [np.asarray(program(padded[i : i + BLOCK])) for i in range(0, len(padded), BLOCK)]
     return np.concatenate(blocks)[: len(rows)]

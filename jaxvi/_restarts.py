@@ -2,14 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxvi._blocks import in_blocks
+from jaxvi._ahead import Lowering
+from jaxvi._blocks import BLOCK, in_blocks
 from jaxvi._light_jit import ONCE, STEPS, light_jit
 from jaxvi._log_probs import log_probs
+from jaxvi._loop import Setup
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.families import Family, HasCovariance, HasMoments
@@ -75,6 +79,15 @@ def separate_lanes(fits: Sequence[Fit], target: Target, data: Data) -> list[tupl
             found.append(int(lane))
     owner = np.searchsorted(first, found, side="right") - 1
     return [(int(i), lane - int(first[i])) for i, lane in zip(owner, found, strict=True)][:_MOST]
+
+
+def lower_separation(setup: Setup, phis: Any, data: Data) -> list[Lowering]:
+    """The programs that compare lanes and look at the density here and there; phis are shapes."""
+    z = jax.ShapeDtypeStruct((BLOCK, setup.target.dim), jax.tree.leaves(phis)[0].dtype)
+    return [
+        partial(_places.lower, phis, family=setup.family),
+        partial(_values.lower, setup.target, z, data),
+    ]
 
 
 def _distance(step: Float[np.ndarray, "dim"], spread: Float[np.ndarray, "..."]) -> float:

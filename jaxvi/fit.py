@@ -3,11 +3,11 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -45,6 +45,9 @@ from jaxvi.result import Fit, Timing, evidence_of, warm_start
 from jaxvi.streams import Stream
 from jaxvi.target import Target
 
+CompileAlso: TypeAlias = Callable[[Setup, Any, Data], Iterable[Lowering]]
+"""Of the lanes' parameters, which are shapes."""
+
 
 @one_thread()
 def fit_restarts(
@@ -64,6 +67,7 @@ def fit_restarts(
     max_seconds: Any = None,
     patience: float | None = None,
     stop_when_sharp: bool = False,
+    compile_also: CompileAlso | None = None,
     width: Width = Width(),
     progress: bool | Reporter | None = None,
     checkpoint: Batch | None = None,
@@ -75,7 +79,9 @@ def fit_restarts(
     all, and every lane stays in the result. Arguments are those of `jaxvi.fit`, checked here; but
     for `patience`: once half of the lanes have converged, others get at most so many times the
     steps that these took, while fewer have, more in proportion; and for `stop_when_sharp`, see
-    `rank_phis`. Lanes that `checkpoint` has are gone on with.
+    `rank_phis`. `compile_also` tells programs that
+    the caller wants next, to be compiled with the others. Lanes that `checkpoint` has are gone on
+    with.
     """
     began = time.perf_counter()
     key = _arguments.typed_key(key)
@@ -115,8 +121,8 @@ def fit_restarts(
             feed, keys = Spread(place, setup, data), place.place_keys(key)
             run = _run_on_mesh(place, keys, starts, feed, limits, report, checkpoint, found)
         elif lanes is None:
-            arguments = (keys, starts, feed, num_restarts, num_eval_draws)
-            run = _run_together(*arguments, limits, report, checkpoint, found)
+            wanted = _Wanted(num_restarts, num_eval_draws, compile_also)
+            run = _run_together(keys, starts, feed, wanted, limits, report, checkpoint, found)
         else:
             loop = (keys, feed.setup, starts, feed.at(0)[0])
             pool = Pool(*loop, num_restarts, lanes, max_steps, width.race)
@@ -233,22 +239,29 @@ def _run_on_mesh(
     return run_chunks(keys, lanes, feed, limits, report, checkpoint, found, place)
 
 
+class _Wanted(NamedTuple):
+    """What programs are compiled for before the run, and which others."""
+
+    num_lanes: int
+    num_eval_draws: int
+    also: CompileAlso | None
+
+
 def _run_together(
     keys: Keys,
     starts: Starts,
     feed: Feed,
-    num_lanes: int,
-    num_eval_draws: int,
+    wanted: _Wanted,
     limits: Limits,
     report: Reporter,
     checkpoint: Batch | None,
     found: Snapshot | None,
 ) -> Run:
     """All restarts as one batch; where it doesn't fit in memory, as a pool of half as many."""
-    setup = feed.setup
+    setup, num_lanes = feed.setup, wanted.num_lanes
     try:
-        first = feed.lower_first(keys, num_lanes, num_eval_draws)
-        with _compiling(feed, keys, starts, num_lanes, num_eval_draws, first) as coming:
+        first = feed.lower_first(keys, num_lanes, wanted.num_eval_draws)
+        with _compiling(feed, keys, starts, wanted, first) as coming:
             if found is None:
                 _await(coming[: len(first) + 1] if coming else [])
                 lanes = start_lanes(keys, *starts, setup=setup, num_lanes=num_lanes)
@@ -271,22 +284,24 @@ def _compiling(
     feed: Feed,
     keys: Keys,
     starts: Starts,
-    num_lanes: int,
-    num_eval_draws: int,
+    wanted: _Wanted,
     first: list[Lowering],
 ) -> contextlib.AbstractContextManager[list[Future[None]] | None]:
-    """The `first` programs, and those of starts, steps and ranking."""
+    """The `first` programs, those of starts, steps and ranking, and what else is wanted."""
     step, setup, (data, _) = np.int32(0), feed.setup, feed.at(0)
-    arguments = tuple(starts)
+    arguments, num_lanes = tuple(starts), wanted.num_lanes
 
     def lowerings() -> Iterator[Lowering]:
         yield from first
         start: dict[str, Any] = {"setup": setup, "num_lanes": num_lanes}
         yield partial(start_lanes.lower, keys, *arguments, **start)
         lanes = jax.eval_shape(partial(start_lanes, **start), keys, *arguments)
+        if wanted.also is not None:
+            phis = jax.eval_shape(partial(lane_results, setup=setup), lanes)
+            yield from wanted.also(setup, phis, data)
         steps: dict[str, Any] = {"setup": setup, "rows": ROWS}
         yield partial(advance_lanes.lower, keys, lanes, step, step, data, **steps)
-        yield from feed.lower_rest(keys, lanes, num_eval_draws)
+        yield from feed.lower_rest(keys, lanes, wanted.num_eval_draws)
         yield partial(lane_results.lower, lanes, setup=setup)
 
     return compiling_ahead((setup, num_lanes), (keys, arguments, data), lowerings())
