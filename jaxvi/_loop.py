@@ -141,26 +141,67 @@ def draw_block(
     return jax.vmap(lambda step: setup.draw(key, step, dtype))(steps)
 
 
+class LaneAxes(NamedTuple):
+    """Which axes of a block's noise, first step and data are the lanes', as `vmap` has it."""
+
+    noise: int | None
+    step: int | None
+    data: Any
+
+
 def advance_block(
     setup: AnySetup,
     lane: Lane,
     noise: Array,
     num_steps: Int[Array, ""],
-    first_step: Int[Array, ""],
+    first_step: Int[Array, "*lanes"],
     data: Data,
+    lanes: LaneAxes | None = None,
 ) -> Lane:
     """`num_steps` steps of one lane, then the solver's review; a lane that has ended stays.
 
-    `data` are those of the block, as `at_block` has them.
+    `data` are those of the block, as `at_block` has them. With `lanes`, of many: mapped here and
+    not by the caller, since a loop that is traced for one lane and then mapped takes longer.
     """
-
-    def problem(step: int | Array) -> Any:
-        return setup.problem(at_step(data, step))
+    step, end = partial(_take_step, setup), partial(_end_block, setup)
+    if lanes is not None:
+        step = jax.vmap(step, (0, lanes.noise, lanes.data, None))
+        end = jax.vmap(end, (0, 0, 0, 0, lanes.noise, None, lanes.step, lanes.data))
 
     def one_step(i: Array, carry: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
         state, total, first = carry
-        state, info = setup.solver.step(state, noise[i], problem(i))
-        return state, total + info.bound, jnp.where(i == 0, info.bound, first)
+        state, bound = step(state, noise, data, i)
+        return state, total + bound, jnp.where(i == 0, bound, first)
+
+    zero = jnp.zeros_like(lane.bound)
+    state, total, first = lax.fori_loop(0, num_steps, one_step, (lane.state, zero, zero))
+    return end(lane, state, total, first, noise, num_steps, first_step, data)
+
+
+def _take_step(
+    setup: AnySetup, state: Any, noise: Array, data: Data, i: Int[Array, ""]
+) -> tuple[Any, Scalar]:
+    """A step of the block, and the bound there."""
+    problem: Any = setup.problem(at_step(data, i))
+    state, info = setup.solver.step(state, noise[i], problem)
+    return state, info.bound
+
+
+def _end_block(
+    setup: AnySetup,
+    lane: Lane,
+    state: Any,
+    total: Scalar,
+    first: Scalar,
+    noise: Array,
+    num_steps: Int[Array, ""],
+    first_step: Int[Array, ""],
+    data: Data,
+) -> Lane:
+    """What the loop and the solver make of a block's steps."""
+
+    def problem(step: int | Array) -> Any:
+        return setup.problem(at_step(data, step))
 
     def bound_at(phi: Phi, i: Array) -> Scalar:
         turns = num_compared(data)
@@ -171,18 +212,16 @@ def advance_block(
             here: Any = setup.problem(at_comparison(data, i, turn))
             return total + here.loss(phi, noise[i]).bound
 
-        return lax.fori_loop(0, turns, add, zero) / turns.astype(zero.dtype)
+        return lax.fori_loop(0, turns, add, jnp.zeros_like(total)) / turns.astype(total.dtype)
 
     def bounds(phi: Phi) -> Array:
         steps = jnp.arange(0, len(noise), -(-len(noise) // _COMPARED))
         return lax.map(partial(bound_at, phi), steps)
 
-    zero = jnp.zeros_like(lane.bound)
-    state, total, first = lax.fori_loop(0, num_steps, one_step, (lane.state, zero, zero))
     unjudged = jnp.zeros((), bool)
     step = first_step + num_steps
     trace = BlockTrace(num_steps, unjudged, step, bounds, problem(0), noise)
-    return _review_block(setup, lane, state, total / num_steps.astype(zero.dtype), first, trace)
+    return _review_block(setup, lane, state, total / num_steps.astype(total.dtype), first, trace)
 
 
 def _review_block(
@@ -250,9 +289,7 @@ def run_lanes(
     length = block_length(setup)
     dtype = lanes.bound.dtype
     shared = setup.shared
-    step_lanes = jax.vmap(
-        partial(advance_block, setup), (0, None if shared else 0, None, None, None)
-    )
+    axes = LaneAxes(None if shared else 0, None, None)
 
     def draw(step: Array) -> Array:
         if shared:
@@ -262,7 +299,8 @@ def run_lanes(
     def body(carry: tuple[Lane, Array, Array, Array]) -> tuple[Lane, Array, Array, Array]:
         lanes, history, row, step = carry
         count = jnp.minimum(length, last_step - step)
-        lanes = step_lanes(lanes, draw(step), count, step, at_block(data, step, length))
+        block = at_block(data, step, length)
+        lanes = advance_block(setup, lanes, draw(step), count, step, block, axes)
         history = lax.dynamic_update_index_in_dim(history, lanes.bound, row, 0)
         return lanes, history, row + 1, step + count
 
@@ -309,12 +347,8 @@ def run_cohorts(
         lanes, history, row = carry
         steps = cohort_steps + row * num_steps
         block, axes = at_blocks(data, steps, cohort, length)
-        lanes = jax.vmap(
-            lambda lane, noise, step, block: advance_block(
-                setup, lane, noise, num_steps, step, block
-            ),
-            (0, 0, 0, axes),
-        )(lanes, draw(steps), steps[cohort], block)
+        at = LaneAxes(0, 0, axes)
+        lanes = advance_block(setup, lanes, draw(steps), num_steps, steps[cohort], block, at)
         return lanes, lax.dynamic_update_index_in_dim(history, lanes.bound, row, 0), row + 1
 
     def unfinished(carry: tuple[Lane, Array, Array]) -> Array:
