@@ -18,7 +18,8 @@ from jaxvi._approximation import Approximation
 from jaxvi._blas import one_thread
 from jaxvi._checkpoint import Batch, Checkpoints
 from jaxvi._door import NoStart, Unconstrained
-from jaxvi._draws import can_be_heavier, draws_each
+from jaxvi._draws import draws_each
+from jaxvi._heavier import can_be_heavier
 from jaxvi._polish import SMALL, is_still, memory, of_drift, polish
 from jaxvi._progress import Reporter
 from jaxvi._random import fold_in

@@ -38,6 +38,11 @@ def fold_in(key: Key[Array, ""], number: int) -> Key[Array, ""]:
     return jax.random.wrap_key_data(jax.device_put(folded), impl="threefry2x32")
 
 
+def generator_of(key: Key[Array, ""]) -> np.random.Generator:
+    """NumPy's generator for a key: on the host, so that nothing is compiled."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+
+
 def _threefry(key: list[int], words: list[int]) -> list[int]:
     """The two words, encrypted."""
     schedule = [*key, key[0] ^ key[1] ^ _PARITY]

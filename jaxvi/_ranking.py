@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxvi._ahead import Lowering
-from jaxvi._draws import draw_and_weigh, draw_noise, draws_each, lower_draws, noise_rows
+from jaxvi._draws import draw_and_weigh, draw_noise, draws_each, lower_draws
 from jaxvi._loop import Setup
 from jaxvi._random import fold_in
 from jaxvi._status import Status
@@ -61,8 +61,7 @@ def lower_ranking_noise(
         return []
     dim, family = setup.target.dim, setup.family
     each = min(draws_each(num_lanes, dim), num_draws)
-    rows = noise_rows(num_lanes, each, dim, family)
-    return [partial(draw_noise.lower, keys.ranking, family, rows, dim, dtype)]
+    return [partial(draw_noise.lower, keys.ranking, family, num_lanes * each, dim, dtype)]
 
 
 def rank_phis(

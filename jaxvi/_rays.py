@@ -2,13 +2,14 @@
 
 import math
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from jaxvi._random import generator_of
 from jaxvi._restarts import values_of
 from jaxvi._types import Data
 from jaxvi.families import FullRank
+from jaxvi.families._full_rank import scale_tril_on_host
 from jaxvi.result import Fit
 from jaxvi.target import Target
 
@@ -28,10 +29,7 @@ def places_beyond(key: Key[Array, ""], fit: Fit) -> Float[np.ndarray, "some dim"
     phi = fit.lane(fit.best).phi
     if not isinstance(family, FullRank) or dim > _UP_TO or fit.num_restarts < _FEWEST:
         return np.empty((0, dim))
-    # as FullRank.scale_tril, on the host: operations by themselves are compiled one by one
-    lower, log_diag = np.asarray(phi.lower), np.asarray(phi.log_diag)
-    factor = np.tril(lower, -1) + np.diag(np.exp(log_diag))
-    loc = np.asarray(phi.loc)
+    factor, loc = scale_tril_on_host(phi.log_diag, phi.lower), np.asarray(phi.loc)
     return tops_on_rays(key, fit.setup.target, loc, factor, fit.data, fit.num_restarts)
 
 
@@ -50,9 +48,8 @@ def tops_on_rays(
     ten one in 300. A banana makes rises, too: they are places to start from, no more.
     """
     dtype, dim = loc.dtype, loc.size
-    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     num = _FEW if dim <= _FEW_UP_TO else _MANY
-    way = generator.normal(size=(num // 2, dim))
+    way = generator_of(key).normal(size=(num // 2, dim))
     way /= np.linalg.norm(way, axis=1, keepdims=True)
     radii = np.geomspace(_NEAREST, _FARTHEST, _RADII)
     ends = np.concatenate([way, -way]) @ scale_tril.T

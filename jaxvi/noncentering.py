@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxvi._arguments import typed_key
 from jaxvi._light_jit import ONCE, light_jit
+from jaxvi._random import generator_of
 from jaxvi._types import Data
 from jaxvi.families import FullRank, FullRankParams, NoncenteringParams
 from jaxvi.target import Target
@@ -58,8 +59,7 @@ def find_noncentering(
     """
     factor = FullRank().scale_tril(phi)
     # by NumPy: nothing is compiled for a few draws
-    seeds = np.asarray(jax.random.key_data(typed_key(key))).ravel().tolist()
-    half = np.random.default_rng(seeds).normal(size=(_PAIRS, target.dim))
+    half = generator_of(typed_key(key)).normal(size=(_PAIRS, target.dim))
     mirrored = np.concatenate([half, -half]) @ np.asarray(factor, float).T
     z = jnp.asarray(np.asarray(phi.loc, float)[None] + mirrored, factor.dtype)
     eye = jnp.eye(target.dim, dtype=factor.dtype)

@@ -14,7 +14,7 @@ from jaxvi._approximation import Approximation, constrain_rows
 from jaxvi._draws import draw_and_weigh, draws_each
 from jaxvi._loop import Setup
 from jaxvi._pool import PoolUse
-from jaxvi._random import fold_in
+from jaxvi._random import fold_in, generator_of
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.diagnostics import Agreement, Drift, Weighing, agreement, pareto_smooth, weigh
@@ -303,8 +303,7 @@ def _khats(log_weights: Float[Array, "lanes draws"]) -> Float[Array, "lanes"]:
 
 def _pick(key: Key[Array, ""], stock: Stock, num: int) -> Float[Array, "draws dim"]:
     """Rows of the stock: by weight with replacement, else all different while they last."""
-    # on the host: nothing is compiled for every number of draws
-    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+    generator = generator_of(key)
     z, share = np.asarray(stock.z), None
     if stock.log_weights is not None:
         weights = np.asarray(stock.log_weights, float)

@@ -70,9 +70,9 @@ def test_ranking_and_weighing_share_a_program():
         num_eval_draws=2_048,
         progress=False,
     )
-    before = _draws._draw_and_weigh.num_programs()
+    before = _draws._weigh_draws.num_programs()
     weigh(jax.random.key(1), TARGET, fit.q.family, fit.q.phi, num_batches=4)
-    assert _draws._draw_and_weigh.num_programs() == before
+    assert _draws._weigh_draws.num_programs() == before
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.5, 3.0])

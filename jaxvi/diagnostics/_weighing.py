@@ -2,11 +2,14 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxvi._draws import can_be_heavier, draw_and_weigh, draws_each, tiled
+from jaxvi._draws import draw_noise, draws_each, tiled, weigh_draws
+from jaxvi._heavier import can_be_heavier, widened
+from jaxvi._random import fold_in
 from jaxvi._types import Data, Phi
 from jaxvi.diagnostics._movement import Drift, Space, features
 from jaxvi.diagnostics._pareto import khat_threshold, smooth_on_host
@@ -96,20 +99,23 @@ def weigh(
             "heavier: expected a FullRank, MeanField or CouplingFlow, whose base is normal; got "
             f"{space.family!r:.80}; try heavier=False."
         )
-    drawn = draw_and_weigh(
-        key,
+    dtype = jax.tree.leaves(space.phi)[0].dtype
+    noise = draw_noise(key, space.family, num_batches * each, target.dim, dtype)
+    over: Any = 0.0
+    if heavier:
+        noise, over = widened(fold_in(key, 1), space.phi, noise)
+    drawn = weigh_draws(
+        noise,
         tiled(space.phi, num_batches),
         space.data,
         target=space.target,
         family=space.family,
-        num=each,
-        heavier=heavier,
     )
     z, params, weights = (np.asarray(x).reshape(-1, *x.shape[2:]) for x in drawn)
     if space.outer is not None:
         z = np.asarray(space.seen(jnp.asarray(z)))
         params = features(target, z)[:, z.shape[1] :]
-    return weighing_of(z, params, weights)
+    return weighing_of(z, params, (weights - over).astype(weights.dtype))
 
 
 def weighing_of(

@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Key
 
@@ -35,6 +36,11 @@ def cholesky_factor(
 ) -> Float[Array, "dim dim"]:
     """Lower-triangular matrix with diagonal `exp(log_diag)`."""
     return jnp.tril(lower, -1) + jnp.diag(jnp.exp(log_diag))
+
+
+def scale_tril_on_host(log_diag: Any, lower: Any) -> Float[np.ndarray, "dim dim"]:
+    """The same by NumPy: of numbers at hand nothing has to be compiled."""
+    return np.tril(np.asarray(lower, float), -1) + np.diag(np.exp(np.asarray(log_diag, float)))
 
 
 def split_factor(
