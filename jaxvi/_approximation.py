@@ -10,13 +10,14 @@ from jaxtyping import Array, Float, Key
 
 from jaxvi._ahead import Lowering
 from jaxvi._arguments import typed_key, whole
-from jaxvi._draws import draw_noise
+from jaxvi._draws import draw_noise, draws_each
 from jaxvi._light_jit import ONCE, STEPS, light_jit
 from jaxvi._types import Phi, Scalar
 from jaxvi.families import Family
 from jaxvi.target import Target
 
 _FEWEST, _MOST_PADDED = 1_024, 2**14  # draws that are made at a time
+_CHEAP = 2**18  # normals: 2 ms
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class Approximation:
     def _draw(self, key: Array, num: Any) -> tuple[Float[Array, "some dim"], int]:
         """At least as many draws as are asked for, and how many that is."""
         key, num = typed_key(key), whole("num", num)
-        dtype = jax.tree.leaves(self.phi)[0].dtype
-        noise = draw_noise(key, self.family, _padded(num), self.target.dim, dtype)
-        return _transform(self.phi, noise, family=self.family), num
+        dim, dtype = self.target.dim, jax.tree.leaves(self.phi)[0].dtype
+        noise = draw_noise(key, self.family, sampling_rows(num, dim), dim, dtype)
+        return _transform(self.phi, noise, family=self.family, num=_padded(num)), num
 
     def log_prob(self, z: Float[Array, "dim"]) -> Scalar:
         """log q at an unconstrained z."""
@@ -57,6 +58,12 @@ class Approximation:
 def _padded(num: int) -> int:
     """A power of two, of few draws, so that one program serves many numbers of them."""
     return num if num > _MOST_PADDED else max(_FEWEST, 1 << (num - 1).bit_length())
+
+
+def sampling_rows(num: int, dim: int) -> int:
+    """Rows of noise: as many as rank lanes, by the same program, where these cost little."""
+    usual = draws_each(1, dim)
+    return usual if num <= usual and usual * dim <= _CHEAP else _padded(num)
 
 
 def _first(draws: Any, num: int) -> Any:
@@ -79,28 +86,24 @@ def _rows(draws: Any, num: int) -> Any:
 def lower_sampling(
     key: Key[Array, ""], target: Target, family: Family, dtype: Any
 ) -> list[Lowering]:
-    """The programs of a few draws."""
+    """The programs of a few draws, but for that of their noise."""
     dim = target.dim
-    noise = partial(draw_noise, family=family, num=_FEWEST, dim=dim, dtype=dtype)
+    noise = partial(draw_noise, family=family, num=sampling_rows(1, dim), dim=dim, dtype=dtype)
 
     def lower_transform() -> jax.stages.Lowered:
         at = jax.ShapeDtypeStruct((dim,), dtype)
         phi = jax.eval_shape(lambda key, at: family.init(key, dim, start=at), key, at)
-        return _transform.lower(phi, jax.eval_shape(noise, key), family=family)
+        return _transform.lower(phi, jax.eval_shape(noise, key), family=family, num=_FEWEST)
 
     z = jax.ShapeDtypeStruct((_FEWEST, dim), dtype)
-    return [
-        partial(draw_noise.lower, key, family, _FEWEST, dim, dtype),
-        lower_transform,
-        partial(constrain_all.lower, z, target=target),
-    ]
+    return [lower_transform, partial(constrain_all.lower, z, target=target)]
 
 
-@light_jit(STEPS, static_argnames="family")
+@light_jit(STEPS, static_argnames=("family", "num"))
 def _transform(
-    phi: Phi, noise: Float[Array, "draws noise"], *, family: Family
-) -> Float[Array, "draws dim"]:
-    return jax.vmap(family.transform, (None, 0))(phi, noise)
+    phi: Phi, noise: Float[Array, "rows noise"], *, family: Family, num: int
+) -> Float[Array, "num dim"]:
+    return jax.vmap(family.transform, (None, 0))(phi, noise[:num])
 
 
 @light_jit(ONCE, static_argnames="target")

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,11 +15,12 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from jaxvi._ahead import Lowering
-from jaxvi._approximation import lower_sampling
+from jaxvi._approximation import lower_sampling, sampling_rows
 from jaxvi._batches import Batch, Chunk, first_batch, resident, stream_key
+from jaxvi._draws import draw_noise
 from jaxvi._likelihood import check_additive, num_rows
 from jaxvi._loop import Setup, block_length
-from jaxvi._ranking import Ranking, lower_ranking, lower_ranking_noise, rank_phis
+from jaxvi._ranking import Ranking, lower_ranking, rank_phis, ranking_rows
 from jaxvi._row_ranking import RowBlocks, lower_ranking_by_rows, rank_by_rows, slices
 from jaxvi._types import Data, Phi
 from jaxvi.diagnostics import Weighing
@@ -138,11 +140,12 @@ class Whole(Feed):
 
     def lower_first(self, keys: Keys, num_lanes: int, num_draws: int) -> list[Lowering]:
         """The noise of `rank_phis`, and a few draws of one lane's q."""
-        setup, dtype = self.setup, self.setup.target.dtype(self.first)
-        choices: dict[str, Any] = {"setup": setup, "num_draws": num_draws}
+        target, family = self.setup.target, self.setup.family
+        key, dim, dtype = keys.ranking, target.dim, target.dtype(self.first)
+        rows = dict.fromkeys([*ranking_rows(num_lanes, dim, num_draws), sampling_rows(1, dim)])
         return [
-            *lower_ranking_noise(keys, num_lanes, dtype, **choices),
-            *lower_sampling(keys.ranking, setup.target, setup.family, dtype),
+            *(partial(draw_noise.lower, key, family, num, dim, dtype) for num in rows),
+            *lower_sampling(key, target, family, dtype),
         ]
 
     def lower_rest(self, keys: Keys, lanes: Any, num_draws: int) -> list[Lowering]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxvi._ahead import Lowering
-from jaxvi._draws import draw_and_weigh, draw_noise, draws_each, lower_draws
+from jaxvi._draws import draw_and_weigh, draws_each, lower_draws
 from jaxvi._loop import Setup
 from jaxvi._random import fold_in
 from jaxvi._status import Status
@@ -53,15 +53,10 @@ def lower_ranking(
     return [partial(lower_draws, *arguments)]
 
 
-def lower_ranking_noise(
-    keys: Keys, num_lanes: int, dtype: Any, *, setup: Setup, num_draws: int
-) -> list[Lowering]:
-    """That of its noise."""
-    if num_lanes > MOST_RANKED:
-        return []
-    dim, family = setup.target.dim, setup.family
+def ranking_rows(num_lanes: int, dim: int, num_draws: int) -> list[int]:
+    """Rows of its noise, where lanes are few."""
     each = min(draws_each(num_lanes, dim), num_draws)
-    return [partial(draw_noise.lower, keys.ranking, family, num_lanes * each, dim, dtype)]
+    return [] if num_lanes > MOST_RANKED else [num_lanes * each]
 
 
 def rank_phis(
