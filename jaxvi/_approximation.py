@@ -13,7 +13,13 @@ from jaxvi._arguments import typed_key, whole
 from jaxvi._draws import draw_noise, draws_each
 from jaxvi._light_jit import ONCE, STEPS, light_jit
 from jaxvi._types import Phi, Scalar
-from jaxvi.families import Family
+from jaxvi.families import (
+    Family,
+    Noncentering,
+    NoncenteringParams,
+    Transformed,
+    TransformedParams,
+)
 from jaxvi.target import Target
 
 _FEWEST, _MOST_PADDED = 1_024, 2**14  # draws that are made at a time
@@ -53,6 +59,12 @@ class Approximation:
     def log_prob(self, z: Float[Array, "dim"]) -> Scalar:
         """log q at an unconstrained z."""
         return self.family.log_prob(self.phi, z)
+
+
+def noncentered(q: Approximation, target: Target, params: NoncenteringParams) -> Approximation:
+    """In the target's own coordinates, a q that was fitted in non-centred ones."""
+    family = Transformed(q.family, Noncentering())
+    return Approximation(target, family, TransformedParams(q.phi, params))
 
 
 def _padded(num: int) -> int:

@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Key
 
 from jaxvi import _door
-from jaxvi._approximation import Approximation
+from jaxvi._approximation import Approximation, noncentered
 from jaxvi._blas import one_thread
 from jaxvi._checkpoint import Batch, Checkpoints
 from jaxvi._door import NoStart, Unconstrained
@@ -36,7 +36,6 @@ from jaxvi.families import (
     Mixture,
     Noncentering,
     Transformed,
-    TransformedParams,
 )
 from jaxvi.fit import fit_restarts
 from jaxvi.noise import Antithetic
@@ -102,9 +101,9 @@ class Pilot:
                 weighed = self._weigh(fit)
                 told = self._told(fit, weighed, modes)
                 if modes == 1 and (told is None or self.effort == "thorough"):
-                    better, weighed = self._improve(fit, weighed)
-                    told = told if better is fit else self._told(better, weighed, modes)
-                    fit = better
+                    before, (fit, weighed) = fit, self._improve(fit, weighed)
+                    if fit is not before or self.drivers:
+                        told = self._told(fit, weighed, modes)
                 fit = self._settle(fit, weighed, modes, told)
         seconds = time.perf_counter() - self.began
         timing = Timing(compiling.seconds, max(seconds - compiling.seconds, 0.0), seconds)
@@ -222,25 +221,16 @@ class Pilot:
         taken: bool = False,
     ) -> tuple[Fit, Weighing]:
         """The new q where its weights are more even or it is `taken` anyway, else the old one."""
-        q = self._outside(new)
+        q = new.q if new.q.target is self.target else noncentered(new.q, self.target, new.data[0])
         key = fold_in(self.key, 1)
         weighed = weigh(key, self.target, q.family, q.phi, self.data)
         # efficiencies of next to nothing are noise; the bound tells these apart
         no_worse = new.bound >= start.bound - _NO_FUNNEL
         better = taken or (no_worse and weighed.efficiency > old[1].efficiency)
-        note = f"importance efficiency {100.0 * weighed.efficiency:.1f} %"
-        note += "" if better else "; left"
+        left = "" if better else "; left"
+        note = f"importance efficiency {100.0 * weighed.efficiency:.1f} %{left}"
         self._note(name, start.bound, new, note, weighed.khat)
         return (dataclasses.replace(old[0], approximation=q), weighed) if better else old
-
-    def _outside(self, fit: Fit) -> Approximation:
-        """q of a fit in the target's own coordinates."""
-        q = fit.q
-        if q.target is self.target:
-            return q
-        params, _ = fit.data
-        family = Transformed(q.family, Noncentering())
-        return Approximation(self.target, family, TransformedParams(q.phi, params))
 
     def _noncentered(self, gauss: Fit) -> Fit | None:
         """A Gaussian where the scales are taken out that coordinates set for others, if any do."""
@@ -328,10 +318,9 @@ class Pilot:
             self._note("chains", math.nan, weighed, of_drift(drift))
         else:
             key = fold_in(self.key, 5)
-            go_on = lambda: self.left() > 0.0  # noqa: E731
             least = min(_OF_FUNNELS, _ROUNDS[self.effort]) if self.drivers else 1
             rounds = range(least, _ROUNDS[self.effort] + 1)
-            polished = polish(key, self.target, moved, rounds, go_on)
+            polished = polish(key, self.target, moved, rounds, lambda: self.left() > 0.0)
             drift, acceptance = polished.drift, polished.acceptance
             stock = Stock(polished.z, None, "chains")
             note = f"q: {of_drift(moved.drift)}; end: {of_drift(drift)}"

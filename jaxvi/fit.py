@@ -296,12 +296,12 @@ def _compiling(
         start: dict[str, Any] = {"setup": setup, "num_lanes": num_lanes}
         yield partial(start_lanes.lower, keys, *arguments, **start)
         lanes = jax.eval_shape(partial(start_lanes, **start), keys, *arguments)
+        yield from feed.lower_rest(keys, lanes, wanted.num_eval_draws)
         if wanted.also is not None:
             phis = jax.eval_shape(partial(lane_results, setup=setup), lanes)
             yield from wanted.also(setup, phis, data)
         steps: dict[str, Any] = {"setup": setup, "rows": ROWS}
         yield partial(advance_lanes.lower, keys, lanes, step, step, data, **steps)
-        yield from feed.lower_rest(keys, lanes, wanted.num_eval_draws)
         yield partial(lane_results.lower, lanes, setup=setup)
 
     return compiling_ahead((setup, num_lanes), (keys, arguments, data), lowerings())

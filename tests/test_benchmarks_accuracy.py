@@ -210,6 +210,24 @@ def test_float32_must_say_so_where_it_falls_short(results):
     assert "1 of 2 (small1); 0: **missed**" in line_of(page, "float32, others")
 
 
+def test_first_calls_alone_have_a_target_of_their_own(results):
+    """The median of the ratios of medians; what raised has none."""
+    rows = {
+        row: {
+            "default": {"status": "-", "cold_seconds": [3.0, 2.0, 9.0]},
+            "nuts": {"status": "-", "cold_seconds": [6.0 + i]},
+        }
+        for i, row in enumerate(SMALL[:3])
+    }
+    rows[SMALL[3]] = {**rows[SMALL[0]], "nuts": {"status": "raised", "raised": "KeyError: x"}}
+    results["sections"]["cold"] = {"date": "2026-01-01", "minutes": 1.0, "rows": rows}
+    page = render(results)
+    words = "Each in a process of its own, cold seconds of NUTS compiled once, by hand"
+    line = line_of(page, words)
+    assert line.endswith("2.33 (median; 0 of 3 below); at least 2: met.")
+    assert "| small3    | 3.00       | -       | -" in page
+
+
 def test_costs_include_what_a_method_starts_from(results):
     results["methods"]["nuts"]["after"] = "default"
     page = render(results)
@@ -281,7 +299,10 @@ def test_quick_run_writes_its_page(tmp_path):
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "posteriors-cpu.json").read_text(encoding="utf-8"))
     rows = {name: section["rows"] for name, section in results["sections"].items()}
-    assert [len(rows[name]) for name in ("small", "large", "float32")] == [2, 1, 1]
+    assert [len(rows[name]) for name in ("small", "large", "float32", "cold")] == [2, 1, 1, 1]
+    for cell in rows["cold"]["earnings__earn_height"].values():
+        assert len(cell["cold_seconds"]) == 1
+        assert cell["cold_seconds"][0] > cell["compile_seconds"][0] > 0.5
     for cells in rows["small"].values():
         assert set(cells) == {"default", "natural_gradient", "nuts"}
         cell = cells["default"]
@@ -299,7 +320,7 @@ def test_quick_run_writes_its_page(tmp_path):
     (cells,) = rows["float32"].values()
     assert "counts" not in cells["default"]
     page = (tmp_path / "posteriors-cpu.md").read_text(encoding="utf-8")
-    for words in ("**1. ", "**2. ", "**3. ", *rows["small"], *rows["large"], "NUTS"):
+    for words in ("**1. ", "**2. ", "**3. ", "**4. ", *rows["small"], *rows["large"], "NUTS"):
         assert words in page
     assert "![posteriors, drawn](posteriors-cpu.png)" in page
     assert (tmp_path / "posteriors-cpu.png").exists()

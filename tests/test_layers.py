@@ -51,6 +51,7 @@ LAYERS = [
     "families",
     "pullback",
     "noncentering",
+    "_heavier",
     "_draws",
     "noise",
     "objectives",
