@@ -20,6 +20,7 @@ from jaxvi.families import (
     Transformed,
     TransformedParams,
 )
+from jaxvi.families._base import NormalNoiseFamily
 from jaxvi.target import Target
 
 _FEWEST, _MOST_PADDED = 1_024, 2**14  # draws that are made at a time
@@ -53,7 +54,7 @@ class Approximation:
         """At least as many draws as are asked for, and how many that is."""
         key, num = typed_key(key), whole("num", num)
         dim, dtype = self.target.dim, jax.tree.leaves(self.phi)[0].dtype
-        noise = draw_noise(key, self.family, sampling_rows(num, dim), dim, dtype)
+        noise = draw_noise(key, self.family, sampling_rows(num, self.family, dim), dim, dtype)
         return _transform(self.phi, noise, family=self.family, num=_padded(num)), num
 
     def log_prob(self, z: Float[Array, "dim"]) -> Scalar:
@@ -72,10 +73,11 @@ def _padded(num: int) -> int:
     return num if num > _MOST_PADDED else max(_FEWEST, 1 << (num - 1).bit_length())
 
 
-def sampling_rows(num: int, dim: int) -> int:
+def sampling_rows(num: int, family: Family, dim: int) -> int:
     """Rows of noise: as many as rank lanes, by the same program, where these cost little."""
     usual = draws_each(1, dim)
-    return usual if num <= usual and usual * dim <= _CHEAP else _padded(num)
+    cheap = isinstance(family, NormalNoiseFamily) and usual * family.noise_size(dim) <= _CHEAP
+    return usual if cheap and num <= usual else _padded(num)
 
 
 def _first(draws: Any, num: int) -> Any:
@@ -100,7 +102,8 @@ def lower_sampling(
 ) -> list[Lowering]:
     """The programs of a few draws, but for that of their noise."""
     dim = target.dim
-    noise = partial(draw_noise, family=family, num=sampling_rows(1, dim), dim=dim, dtype=dtype)
+    rows = sampling_rows(1, family, dim)
+    noise = partial(draw_noise, family=family, num=rows, dim=dim, dtype=dtype)
 
     def lower_transform() -> jax.stages.Lowered:
         at = jax.ShapeDtypeStruct((dim,), dtype)

@@ -142,7 +142,8 @@ class Whole(Feed):
         """The noise of `rank_phis`, and a few draws of one lane's q."""
         target, family = self.setup.target, self.setup.family
         key, dim, dtype = keys.ranking, target.dim, target.dtype(self.first)
-        rows = dict.fromkeys([*ranking_rows(num_lanes, dim, num_draws), sampling_rows(1, dim)])
+        few = sampling_rows(1, family, dim)
+        rows = dict.fromkeys([*ranking_rows(num_lanes, dim, num_draws), few])
         return [
             *(partial(draw_noise.lower, key, family, num, dim, dtype) for num in rows),
             *lower_sampling(key, target, family, dtype),

@@ -92,7 +92,7 @@ class Pilot:
         """All stages, as far as they are asked for."""
         with _door.compile_clock() as compiling:
             fit = self._gaussians(self.key, run)
-            self._note("gaussian", math.nan, fit, _of_lanes(fit))
+            self._note("gaussian", None, fit, _of_lanes(fit))
             usable = Status(int(fit.status[fit.best])) not in _LOST
             if not (usable and math.isfinite(fit.bound)):
                 fit = dataclasses.replace(fit, evidence=evidence_of(fit))
@@ -134,13 +134,14 @@ class Pilot:
         return None if self.checkpoints is None else self.checkpoints.batch()
 
     def _note(
-        self, name: str, before: float, of: Fit | Weighing, note: str, khat: float = math.nan
+        self, name: str, before: Fit | None, of: Fit | Weighing, note: str, khat: float = math.nan
     ) -> None:
         """A line of the log; after what was interrupted nothing new begins."""
         if isinstance(of, Fit) and of.interrupted:
             self.max_seconds = 0.0
         took = time.perf_counter() - self.began - sum(stage.seconds for stage in self.log)
-        self.log.append(Stage(name, before, of.bound, of.bound_mcse, khat, took, note))
+        was = (math.nan, math.nan) if before is None else (before.bound, before.bound_mcse)
+        self.log.append(Stage(name, *was, of.bound, of.bound_mcse, khat, took, note))
 
     def _gather(self, fit: Fit, run: dict[str, Any]) -> tuple[Fit, int]:
         """A mixture of the lanes at separate modes of comparable mass, where there are some."""
@@ -161,7 +162,7 @@ class Pilot:
         shares = np.asarray(jax.nn.softmax(bounds))
         self._note(
             "modes",
-            fit.bound,
+            fit,
             fit,
             f"{len(lanes)} separate, of shares " + ", ".join(f"{share:.2f}" for share in shares),
         )
@@ -179,7 +180,7 @@ class Pilot:
         with contextlib.suppress(NoStart):
             other = self._gaussians(key, run | {"start": start, "start_scale": 1.0})
             status = Status(int(other.status[other.best]))
-            self._note("rays", fit.bound, other, f"{len(places)} rise again; {status.text}")
+            self._note("rays", fit, other, f"{len(places)} rise again; {status.text}")
             return [other] if status.ok and math.isfinite(other.bound) else []
         return []
 
@@ -189,7 +190,7 @@ class Pilot:
         note = f"importance efficiency {100.0 * weighed.efficiency:.1f} %"
         if weighed.bad_share:
             note += f", not finite at {100.0 * weighed.bad_share:.2g} % of draws"
-        self._note("weights", math.nan, weighed, note, weighed.khat)
+        self._note("weights", None, weighed, note, weighed.khat)
         return weighed
 
     def _improve(self, gauss: Fit, weighed: Weighing) -> tuple[Fit, Weighing]:
@@ -229,7 +230,7 @@ class Pilot:
         better = taken or (no_worse and weighed.efficiency > old[1].efficiency)
         left = "" if better else "; left"
         note = f"importance efficiency {100.0 * weighed.efficiency:.1f} %{left}"
-        self._note(name, start.bound, new, note, weighed.khat)
+        self._note(name, start, new, note, weighed.khat)
         return (dataclasses.replace(old[0], approximation=q), weighed) if better else old
 
     def _noncentered(self, gauss: Fit) -> Fit | None:
@@ -237,12 +238,12 @@ class Pilot:
         phi = gauss.lane(gauss.best).phi
         params = find_noncentering(fold_in(self.key, 2), self.target, phi, self.data)
         if params is None:
-            self._note("scales", math.nan, gauss, "no coordinate sets those of others")
+            self._note("scales", None, gauss, "no coordinate sets those of others")
             return None
         self.drivers = driver_names(self.target, params)
         children = int(np.asarray(params.rates).any(axis=1).sum())
         note = f"{', '.join(self.drivers[:3])} set those of {children} coordinates"
-        self._note("scales", math.nan, gauss, note)
+        self._note("scales", None, gauss, note)
         bijector = Noncentering()
         fit = fit_restarts(
             fold_in(self.key, 3),
@@ -315,7 +316,7 @@ class Pilot:
         )
         stock, drift, acceptance = None, moved.drift, moved.acceptance
         if self.polish is False or (self.polish is not True and is_still(drift, _UNCLEAR)):
-            self._note("chains", math.nan, weighed, of_drift(drift))
+            self._note("chains", None, weighed, of_drift(drift))
         else:
             key = fold_in(self.key, 5)
             least = min(_OF_FUNNELS, _ROUNDS[self.effort]) if self.drivers else 1
@@ -324,7 +325,7 @@ class Pilot:
             drift, acceptance = polished.drift, polished.acceptance
             stock = Stock(polished.z, None, "chains")
             note = f"q: {of_drift(moved.drift)}; end: {of_drift(drift)}"
-            self._note("chains", math.nan, weighed, note)
+            self._note("chains", None, weighed, note)
         evidence = evidence._replace(
             errors=errors_of(drift, "chains"),
             corrected="" if stock is None else "chains",
@@ -361,7 +362,7 @@ class Pilot:
             heavier=True,
         )
         note = f"heavier ones: importance efficiency {100.0 * tails.efficiency:.1f} %"
-        self._note("tails", math.nan, weighed, note, tails.khat)
+        self._note("tails", None, weighed, note, tails.khat)
         if not can_tell(weighed, tails):
             return None
         drift = drift_from(weighed, tails)

@@ -44,6 +44,7 @@ class Stage(NamedTuple):
 
     name: str
     bound_before: float
+    bound_before_mcse: float
     bound: float
     bound_mcse: float
     khat: float
@@ -51,7 +52,8 @@ class Stage(NamedTuple):
     note: str
 
     def __str__(self) -> str:
-        before = "" if np.isnan(self.bound_before) else f"{self.bound_before:.2f} -> "
+        before = f"{self.bound_before:.2f} +- {self.bound_before_mcse:.2f} -> "
+        before = "" if np.isnan(self.bound_before) else before
         bound = f"bound {before}{self.bound:.2f} +- {self.bound_mcse:.2f}, "
         bound = bound if np.isfinite(self.bound) else "no finite bound, "
         khat = "" if np.isnan(self.khat) else f"k-hat {self.khat:.2f}, "

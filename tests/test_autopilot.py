@@ -195,6 +195,9 @@ def test_the_same_key_gives_the_same_fit():
         a.sample_unconstrained(jax.random.key(3), 50), b.sample_unconstrained(jax.random.key(3), 50)
     )
     assert a.reasons == b.reasons
+    flow = next(stage for stage in a.log if stage.name == "flow")
+    assert flow.bound > flow.bound_before
+    assert str(flow).count(" +- ") == 2  # of the bound before and after
 
 
 @pytest.mark.parametrize(
