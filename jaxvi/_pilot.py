@@ -23,8 +23,8 @@ from jaxvi._heavier import can_be_heavier
 from jaxvi._polish import SMALL, is_still, memory, of_drift, polish
 from jaxvi._progress import Reporter
 from jaxvi._random import fold_in
-from jaxvi._rays import places_beyond
-from jaxvi._restarts import lower_separation, moments_rhat, separate_lanes
+from jaxvi._rays import lower_rays, places_beyond
+from jaxvi._restarts import moments_rhat, separate_lanes
 from jaxvi._status import Status
 from jaxvi._trusted_weights import Told, by_weights, can_tell, weighted
 from jaxvi._types import Data
@@ -118,7 +118,7 @@ class Pilot:
             max_seconds=self._budget(),
             patience=_PATIENCE,
             stop_when_sharp=True,
-            compile_also=lower_separation,
+            compile_also=lower_rays,
             progress=self.progress,
             checkpoint=self._batch(),
             **run,

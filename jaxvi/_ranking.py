@@ -45,12 +45,10 @@ def lower_ranking(
 ) -> list[Lowering]:
     """The program of `rank_phis`, of `lanes` of these shapes, but for that of its noise."""
     num = lanes.status.shape[0]
-    if num > MOST_RANKED:
-        return []
     phis = jax.eval_shape(partial(lane_results, setup=setup), lanes)
-    each = min(draws_each(num, setup.target.dim), num_draws)
-    arguments = (keys.ranking, phis, data, setup.target, setup.family, each)
-    return [partial(lower_draws, *arguments)]
+    arguments = (keys.ranking, phis, data, setup.target, setup.family)
+    rows = ranking_rows(num, setup.target.dim, num_draws)
+    return [partial(lower_draws, *arguments, some // num) for some in rows]
 
 
 def ranking_rows(num_lanes: int, dim: int, num_draws: int) -> list[int]:

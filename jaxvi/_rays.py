@@ -1,12 +1,15 @@
 """Rays from a mode outwards: where the log density rises again, restarts may find another mode."""
 
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from jaxvi._ahead import Lowering
+from jaxvi._loop import Setup
 from jaxvi._random import generator_of
-from jaxvi._restarts import values_of
+from jaxvi._restarts import lower_separation, values_of
 from jaxvi._types import Data
 from jaxvi.families import FullRank
 from jaxvi.families._full_rank import scale_tril_on_host
@@ -31,6 +34,11 @@ def places_beyond(key: Key[Array, ""], fit: Fit) -> Float[np.ndarray, "some dim"
         return np.empty((0, dim))
     factor, loc = scale_tril_on_host(phi.log_diag, phi.lower), np.asarray(phi.loc)
     return tops_on_rays(key, fit.setup.target, loc, factor, fit.data, fit.num_restarts)
+
+
+def lower_rays(setup: Setup, phis: Any, data: Data) -> list[Lowering]:
+    """The programs that look for other modes; the density's values only where there are rays."""
+    return lower_separation(setup, phis, data, values=setup.target.dim <= _UP_TO)
 
 
 def tops_on_rays(

@@ -81,13 +81,11 @@ def separate_lanes(fits: Sequence[Fit], target: Target, data: Data) -> list[tupl
     return [(int(i), lane - int(first[i])) for i, lane in zip(owner, found, strict=True)][:_MOST]
 
 
-def lower_separation(setup: Setup, phis: Any, data: Data) -> list[Lowering]:
-    """The programs that compare lanes and look at the density here and there; phis are shapes."""
+def lower_separation(setup: Setup, phis: Any, data: Data, values: bool = True) -> list[Lowering]:
+    """The programs that compare lanes, and with `values` the density's; phis are shapes."""
     z = jax.ShapeDtypeStruct((BLOCK, setup.target.dim), jax.tree.leaves(phis)[0].dtype)
-    return [
-        partial(_places.lower, phis, family=setup.family),
-        partial(_values.lower, setup.target, z, data),
-    ]
+    places = partial(_places.lower, phis, family=setup.family)
+    return [places, partial(_values.lower, setup.target, z, data)] if values else [places]
 
 
 def _distance(step: Float[np.ndarray, "dim"], spread: Float[np.ndarray, "..."]) -> float:

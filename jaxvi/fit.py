@@ -79,9 +79,8 @@ def fit_restarts(
     all, and every lane stays in the result. Arguments are those of `jaxvi.fit`, checked here; but
     for `patience`: once half of the lanes have converged, others get at most so many times the
     steps that these took, while fewer have, more in proportion; and for `stop_when_sharp`, see
-    `rank_phis`. `compile_also` tells programs that
-    the caller wants next, to be compiled with the others. Lanes that `checkpoint` has are gone on
-    with.
+    `rank_phis`. `compile_also` tells programs that the caller wants next, to be compiled with the
+    others. Lanes that `checkpoint` has are gone on with.
     """
     began = time.perf_counter()
     key = _arguments.typed_key(key)

@@ -176,11 +176,8 @@ def placed(target: Target, data: Data, mesh: Any) -> tuple[Data, Mesh | None, in
     Spread rows stay where they are: no one device may have room for them.
     """
     if mesh is None:
-        return (
-            jax.tree.map(_tree.on_device, data),
-            None,
-            0,
-        )  # so that every call sees the same types
+        # so that every call sees the same types
+        return jax.tree.map(_tree.on_device, data), None, 0
     mesh = check_mesh(mesh)
     data = jax.tree.map(_copy_of_this_process, data)
     num_rows = check_rows(target, data, mesh)
