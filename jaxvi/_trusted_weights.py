@@ -12,17 +12,18 @@ from jaxvi.verdict import Errors
 Told: TypeAlias = tuple[Stock | None, Errors]  # None where q's plain draws serve
 
 _EVEN = 0.75  # importance efficiency of heavier draws
-_GOOD_KHAT = 0.5  # of heavier draws, where q's own don't vouch for anything
+_GOOD_KHAT = 0.5  # of q's own draws; of heavier ones, where q's own are above it
 _FEW_BAD = 0.01  # share of them that may be lost
 
 
 def can_tell(weighed: Weighing, tails: Weighing) -> bool:
     """Whether heavier draws tell marginals, by less of a q whose own weights are alike.
 
-    Where q's own weights have a tail that condemns them, these must have none at all.
+    Where q's own weights have a tail that condemns them, though next to nothing be in it, these
+    must have none at all.
     """
     alike = weighed.efficiency >= ALIKE
-    limit = tails.khat_limit if weighed.ok or alike else _GOOD_KHAT
+    limit = tails.khat_limit if weighed.khat <= _GOOD_KHAT else _GOOD_KHAT
     even = tails.efficiency >= (LEAST_EFFICIENCY if alike else _EVEN)
     # so far out densities may overflow, which is for these draws to see and not for q's
     return even and tails.khat <= limit and tails.bad_share < _FEW_BAD

@@ -19,10 +19,11 @@ def weighing(efficiency, khat, bad_share=0.0):
     )
 
 
-GOOD, TAILED, ALIKE, POOR = (
+GOOD, TAILED, ALIKE, EVEN, POOR = (
     weighing(0.8, 0.3),
     weighing(0.5, 0.9),
     weighing(0.97, 1.2),
+    weighing(0.97, 0.4),
     weighing(0.3, 0.4),
 )
 
@@ -35,8 +36,10 @@ GOOD, TAILED, ALIKE, POOR = (
         (GOOD, weighing(0.7, 0.1), False),
         (TAILED, weighing(0.8, 0.4), True),  # the tail of q's own weights is one that ends
         (TAILED, weighing(0.8, 0.6), False),
-        (ALIKE, weighing(0.4, 0.6), True),
-        (ALIKE, weighing(0.4, 0.8), False),
+        (ALIKE, weighing(0.4, 0.4), True),
+        (ALIKE, weighing(0.92, 0.6), False),  # both have seen a tail
+        (EVEN, weighing(0.4, 0.6), True),
+        (EVEN, weighing(0.4, 0.8), False),
         (POOR, weighing(0.76, 0.2), True),
         (GOOD, weighing(0.8, 0.3, bad_share=0.02), False),
     ],

@@ -5,12 +5,14 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxvi import _tree
 from jaxvi._arguments import check_field, number, one_of, whole
 from jaxvi._types import Scalar
 from jaxvi.families._flow_base import Flow, Layer, bounded, check_flow
-from jaxvi.families._nets import apply_net
+from jaxvi.families._nets import apply_net, num_weights
 from jaxvi.families._spline import (
     num_spline_params,
     spline_forward,
@@ -21,6 +23,8 @@ from jaxvi.families._spline import (
 # A step of an optimiser that suits the shifts would throw the knots about: on a banana in two
 # dimensions splines with a gain of 1 diverged at learning rates at which affine layers converge.
 _SPLINE_GAIN = 0.2
+_TERMS_GAIN = 0.1  # likewise of products, which are large far out
+_PRODUCTS_UP_TO = 16  # coordinates kept; of more squares alone, whose number doesn't explode
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,12 @@ class CouplingFlow(Flow):
     A layer keeps one half of its coordinates and moves each of the others by a monotonic
     function whose parameters a network computes from those kept: $y = t + e^s x$ (Dinh,
     Sohl-Dickstein and Bengio 2017), or a rational-quadratic spline on [-tail_bound, tail_bound],
-    the identity beyond (Durkan et al. 2019), followed by such a map. Halves alternate, and the
-    coordinates are shuffled after every two layers. Draws, densities and inverses all cost one
-    pass through the networks; the log-scales of a layer stay within 3.
+    the identity beyond (Durkan et al. 2019), followed by such a map. t and s have terms of first
+    and second order in those kept, too: networks of tanh units level off where draws get few, and
+    the tail of a curved posterior would be lost there. Halves alternate, and the coordinates are
+    shuffled after every two layers. Draws, densities and inverses all cost one pass through the
+    networks; the log-scales of a layer stay within 3. Second-order terms are all products of two
+    coordinates in up to 33 dimensions, and squares alone in more.
 
     It starts at a Gaussian: the layers do nothing at first, and `init_gaussian` makes the first
     bound that Gaussian's. With one coordinate there is nothing to condition on: affine layers
@@ -72,6 +79,9 @@ class CouplingFlow(Flow):
         each = 2 + (num_spline_params(self.num_bins) if self.transformer == "spline" else 0)
         return dim // 2, *self.hidden, (dim - dim // 2) * each
 
+    def _num_more(self, dim: int) -> int:
+        return _num_terms(dim // 2) * (dim - dim // 2) * 2
+
     def _order(self, dim: int) -> Int[np.ndarray, "dim"]:
         order = np.arange(dim)
         for i in range(self.num_layers):
@@ -106,8 +116,25 @@ class CouplingFlow(Flow):
         self, layer: Layer, kept: Float[Array, "kept"], num: int
     ) -> tuple[Float[Array, "moved"], Float[Array, "moved"], Float[Array, "moved rest"]]:
         """Shift, log-scale and what a spline needs, of each coordinate to be moved."""
-        out = apply_net(layer.net, self._net_sizes(kept.size + num), kept).reshape(num, -1)
-        return out[:, 0], bounded(out[:, 1]), bounded(_SPLINE_GAIN * out[:, 2:])
+        sizes = self._net_sizes(kept.size + num)
+        shapes = [(num_weights(sizes),), (_num_terms(kept.size), 2 * num)]
+        net, weights = _tree.split(layer.net, shapes)
+        out = apply_net(net, sizes, kept).reshape(num, -1)
+        # at full precision, as the network is
+        more = jnp.matmul(_terms(kept), weights, precision=lax.Precision.HIGHEST).reshape(num, 2)
+        shift, log_scale = (out[:, :2] + _TERMS_GAIN * more).T
+        return shift, bounded(log_scale), bounded(_SPLINE_GAIN * out[:, 2:])
+
+
+def _num_terms(kept: int) -> int:
+    return kept * (1 + (kept if kept <= _PRODUCTS_UP_TO else 1))
+
+
+def _terms(x: Float[Array, "kept"]) -> Float[Array, "terms"]:
+    """Of first and second order. A product of two comes twice: picking it once would cost more."""
+    second = x[None] if x.size <= _PRODUCTS_UP_TO else x[:, None]
+    products = x[:, None] * second
+    return jnp.concatenate([x[:, None], products], axis=1).reshape(-1)
 
 
 def _shuffle(x: Any) -> Any:

@@ -30,7 +30,7 @@ _MOST_LOG_SCALE = 3.0  # of one layer, and of what a spline's knots are made fro
 
 
 class FlowParams(NamedTuple):
-    """The outer map z = m + L x as in `AffineParams`, and the networks, stacked over layers."""
+    """The outer map z = m + L x as in `AffineParams`, and all layers' numbers, networks first."""
 
     loc: Float[Array, "dim"]
     log_diag: Float[Array, "dim"]
@@ -39,7 +39,7 @@ class FlowParams(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """One layer's network; whether the order of coordinates is shuffled after it."""
+    """One layer's numbers; whether the order of coordinates is shuffled after it."""
 
     net: Net
     shuffled: Bool[Array, ""]
@@ -56,6 +56,11 @@ class Flow(NormalNoiseFamily):
     @abc.abstractmethod
     def _net_sizes(self, dim: int) -> tuple[int, ...]:
         """Widths of a layer's network, from inputs to outputs."""
+
+    def _num_more(self, dim: int) -> int:
+        """Numbers of a layer beside its network's; all zero at first."""
+        del dim
+        return 0
 
     @abc.abstractmethod
     def _order(self, dim: int) -> Int[np.ndarray, "dim"]:
@@ -130,8 +135,9 @@ class Flow(NormalNoiseFamily):
         return x, log_det
 
     def _around(self, key: Key[Array, ""], outer: AffineParams) -> FlowParams:
-        sizes = self._net_sizes(outer.loc.size)
-        return FlowParams(*outer, init_nets(key, self.num_layers, sizes, outer.loc.dtype))
+        dim, dtype = outer.loc.size, outer.loc.dtype
+        sizes, more = self._net_sizes(dim), self._num_more(dim)
+        return FlowParams(*outer, init_nets(key, self.num_layers, sizes, dtype, more))
 
     def _layers(self, phi: FlowParams) -> Layer:
         # every second layer, so that two layers have transformed every coordinate before a shuffle

@@ -16,9 +16,11 @@ Masks: TypeAlias = tuple[Bool[np.ndarray, "_ _"], ...]
 
 
 def init_nets(
-    key: Key[Array, ""], num: int, sizes: tuple[int, ...], dtype: jnp.dtype
+    key: Key[Array, ""], num: int, sizes: tuple[int, ...], dtype: jnp.dtype, num_more: int = 0
 ) -> Float[Array, "num numbers"]:
     """`num` networks: weights of variance 1 / inputs, the last layer's and all biases zero.
+
+    So are `num_more` numbers after them, for what a layer has beside its network.
 
     Every network is one vector, layer by layer its weights and its biases: an optimiser's program
     grows with the number of arrays, and compiling it is most of what a short fit takes.
@@ -33,7 +35,12 @@ def init_nets(
         last = weight is None
         parts.append(jnp.zeros((num, rows * columns), dtype) if last else weight / rows**0.5)
         parts.append(jnp.zeros((num, columns), dtype))
-    return jnp.concatenate(parts, axis=1)
+    return jnp.concatenate([*parts, jnp.zeros((num, num_more), dtype)], axis=1)
+
+
+def num_weights(sizes: tuple[int, ...]) -> int:
+    """Numbers of one network."""
+    return sum((rows + 1) * columns for rows, columns in itertools.pairwise(sizes))
 
 
 def apply_net(
