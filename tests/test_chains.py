@@ -112,6 +112,16 @@ def test_error_bars_of_chains_cover():
         assert abs(ratio.mean()) < 0.5
 
 
+def test_heavier_draws_that_overflow_leave_no_trace():
+    """The square of exp(z) is infinite where the density is zero: errors of the rest are told."""
+    target = jaxvi.Target(lambda x: -x, jaxvi.Positive())
+    phi = FullRank().init_gaussian(jax.random.key(0), jnp.zeros(1), jnp.full((1, 1), 20.0))
+    weighed = weigh(jax.random.key(1), target, FullRank(), phi, heavier=True)
+    assert np.isfinite(weighed.params).all()
+    assert np.isfinite(weighed.error.mean_mcse).all()
+    assert np.isfinite(weighed.error.log_sd_mcse).all()
+
+
 def test_heavier_draws_are_of_the_same_posterior_and_see_further():
     """Weights of a q too narrow: its own draws miss the tails, heavier ones tell the right sds."""
     phi = q(stretch=0.7)
