@@ -96,6 +96,15 @@ def test_hard_cases_are_right_or_flagged(name):
         assert abs(draws[:, 0].std() / sd - 1.0) < 0.1
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_tail_of_a_banana_is_kept(seed):
+    """More than half of the variance of z[1] = z[0]^2 + noise lies where one draw in 20 falls."""
+    fit = fitted("banana", seed)
+    assert fit.verdict == OK
+    draws = np.asarray(fit.sample_unconstrained(jax.random.key(1), 20_000))
+    assert abs(draws[:, 1].std() / 1.5 - 1.0) < 0.08
+
+
 def test_a_restart_that_ends_high_where_nothing_is_finite():
     """It is no optimum that others failed to reach, and the verdict tells of it."""
     fit = fitted("one dimension", polish=False)
