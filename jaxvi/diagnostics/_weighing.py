@@ -116,19 +116,11 @@ def weigh(
         z = np.asarray(space.seen(jnp.asarray(z)))
         params = features(target, z)[:, z.shape[1] :]
     weights = (weights - over).astype(weights.dtype)
-    if heavier:
-        z, params = _without_lost(z, weights), _without_lost(params, weights)
+    if heavier:  # far out maps overflow: what weighs nothing leaves no trace (0 x inf would)
+        with np.errstate(invalid="ignore"):
+            kept = _softmax(np.where(np.isfinite(weights), weights, -np.inf))[:, None] > 0.0
+        z, params = (np.where(kept, rows, np.zeros_like(rows)) for rows in (z, params))
     return weighing_of(z, params, weights)
-
-
-def _without_lost(
-    rows: Float[np.ndarray, "draws numbers"], weights: Float[np.ndarray, "draws"]
-) -> Float[np.ndarray, "draws numbers"]:
-    """Far out maps overflow: what weighs nothing leaves no trace, as 0 times infinity would."""
-    kept = np.isfinite(weights)
-    if kept.any():
-        kept[kept] = np.exp(weights[kept] - weights[kept].max()) > 0.0
-    return np.where(kept[:, None], rows, np.zeros_like(rows))
 
 
 def weighing_of(
