@@ -20,15 +20,16 @@ from jaxvi._checkpoint import Batch, Checkpoints
 from jaxvi._door import NoStart, Unconstrained
 from jaxvi._draws import draws_each
 from jaxvi._heavier import can_be_heavier
+from jaxvi._nested_chains import nested_movement
 from jaxvi._polish import SMALL, is_still, memory, of_drift, polish
 from jaxvi._progress import Reporter
 from jaxvi._random import fold_in
 from jaxvi._rays import lower_rays, places_beyond
 from jaxvi._restarts import moments_rhat, separate_lanes
 from jaxvi._status import Status
-from jaxvi._trusted_weights import Told, by_weights, can_tell, weighted
+from jaxvi._trusted_weights import Told, by_nested_weights, by_weights, can_tell, weighted
 from jaxvi._types import Data
-from jaxvi.diagnostics import Weighing, movement, weigh
+from jaxvi.diagnostics import Movement, Weighing, movement, weigh
 from jaxvi.diagnostics._weighing import ALIKE, LEAST_EFFICIENCY, drift_from
 from jaxvi.families import (
     CouplingFlow,
@@ -38,8 +39,9 @@ from jaxvi.families import (
     Transformed,
 )
 from jaxvi.fit import fit_restarts
+from jaxvi.nested import Nested, NestedLaplace, nested_laplace
 from jaxvi.noise import Antithetic
-from jaxvi.noncentering import driver_names, find_noncentering
+from jaxvi.noncentering import driver_names, find_drivers, find_noncentering
 from jaxvi.objectives import ELBO
 from jaxvi.pullback import pullback
 from jaxvi.result import Fit, Stage, Stock, Timing, errors_of, evidence_of
@@ -60,6 +62,8 @@ _OF_FUNNELS = 3  # rounds of chains in a funnel at least: it is left and entered
 _CHAINS = {"quick": 250, "normal": 500, "thorough": 1_000}
 _ROUNDS = {"quick": 2, "normal": 4, "thorough": 7}
 EFFORTS = tuple(_CHAINS)
+_NESTED_UP_TO = 256  # dimensions
+_FEW_VALUES = 0.1  # efficiency of values of the drivers, below which they tell nothing
 _NO_FUNNEL = 2.0  # nats by which a Gaussian in non-centred coordinates is worse
 _UNCLEAR = 2.0  # standard errors of a drift at which chains had better go on
 _LOST = (Status.UNBOUNDED, Status.SINGULAR, Status.NOT_FINITE, Status.NO_START)
@@ -80,6 +84,7 @@ class Pilot:
     began: float = field(default_factory=time.perf_counter)
     log: list[Stage] = field(default_factory=list)
     drivers: tuple[str, ...] = ()
+    nested: Nested | None = None
 
     def left(self) -> float:
         """Seconds of the budget that are left."""
@@ -194,9 +199,13 @@ class Pilot:
         return weighed
 
     def _improve(self, gauss: Fit, weighed: Weighing) -> tuple[Fit, Weighing]:
-        """A Gaussian in non-centred coordinates, or a flow, where the weights ask for one."""
+        """A Gaussian given a few drivers, one in non-centred coordinates, or a flow."""
         fit, start = gauss, gauss
-        if self._is_poor(weighed) and isinstance(gauss.setup.family, FullRank):
+        dense = isinstance(gauss.setup.family, FullRank)
+        if self._is_poor(weighed) and dense:
+            better = self._given_drivers(gauss)
+            if better is not None:
+                return better
             inner = self._noncentered(gauss)
             if inner is not None:
                 funnel = inner.bound >= gauss.bound - _NO_FUNNEL
@@ -208,6 +217,29 @@ class Pilot:
         if self.target.dim <= _FLOW_UP_TO and self._is_poor(weighed):
             fit, weighed = self._flow(start, (fit, weighed))
         return fit, weighed
+
+    def _given_drivers(self, gauss: Fit) -> tuple[Fit, Weighing] | None:
+        """The nested Laplace approximation, where few coordinates set scales and it serves."""
+        target, phi = self.target, gauss.lane(gauss.best).phi
+        if target.dim > _NESTED_UP_TO:
+            return None
+        drivers = find_drivers(fold_in(self.key, 2), target, phi, self.data)
+        if not drivers.size:
+            return None
+        nested = nested_laplace(
+            fold_in(self.key, 8), target, phi, drivers, self.data, go_on=lambda: self.left() > 0.0
+        )
+        names = [target.coordinate_names()[i] for i in drivers]
+        given = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        if nested is None or nested.of_values.efficiency < _FEW_VALUES:
+            self._note("nested", None, gauss, f"no Laplace approximation given {given}")
+            return None
+        weighed = nested.weighed
+        self.nested = nested
+        q = Approximation(target, NestedLaplace(target), nested.phi)
+        note = f"given {given}: importance efficiency {100.0 * weighed.efficiency:.1f} %"
+        self._note("nested", gauss, weighed, note, weighed.khat)
+        return dataclasses.replace(gauss, approximation=q), weighed
 
     def _is_poor(self, weighed: Weighing) -> bool:
         """Something better is called for, and there is time for it."""
@@ -304,16 +336,7 @@ class Pilot:
             )
         if self.left() <= 0.0:
             return dataclasses.replace(fit, evidence=evidence._replace(interrupted=True))
-        q, key = fit.q, fold_in(self.key, 4)
-        moved = movement(
-            key,
-            self.target,
-            q.family,
-            q.phi,
-            self.data,
-            num_chains=_CHAINS[self.effort],
-            num_batches=_batches(fit),
-        )
+        moved = self._moved(fit)
         stock, drift, acceptance = None, moved.drift, moved.acceptance
         if self.polish is False or (self.polish is not True and is_still(drift, _UNCLEAR)):
             self._note("chains", None, weighed, of_drift(drift))
@@ -326,6 +349,8 @@ class Pilot:
             stock = Stock(polished.z, None, "chains")
             note = f"q: {of_drift(moved.drift)}; end: {of_drift(drift)}"
             self._note("chains", None, weighed, note)
+        if self.nested is not None:
+            drift = drift.less_sure(self.nested.of_values.error)
         evidence = evidence._replace(
             errors=errors_of(drift, "chains"),
             corrected="" if stock is None else "chains",
@@ -335,6 +360,21 @@ class Pilot:
         )
         return dataclasses.replace(fit, stock=stock, evidence=evidence)
 
+    def _moved(self, fit: Fit) -> Movement:
+        """What chains do that start at draws of q."""
+        q, key, num = fit.q, fold_in(self.key, 4), _CHAINS[self.effort]
+        if self.nested is not None:
+            return nested_movement(key, self.target, self.nested, num_chains=num)
+        return movement(
+            key,
+            self.target,
+            q.family,
+            q.phi,
+            self.data,
+            num_chains=num,
+            num_batches=_batches(fit),
+        )
+
     def _told(self, fit: Fit, weighed: Weighing, modes: int) -> Told | None:
         """Draws that weights vouch for, and the errors left; None where weights can't tell.
 
@@ -343,6 +383,8 @@ class Pilot:
         coordinates in which it is none.
         """
         q, key = fit.q, fold_in(self.key, 6)
+        if self.nested is not None:
+            return by_nested_weights(self.nested)
         if weighed.bad_share or (self.drivers and not isinstance(q.family, Transformed)):
             return None
         if weighed.ok and (weighed.efficiency >= _EXACT or modes > 1):

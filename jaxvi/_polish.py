@@ -97,7 +97,9 @@ def polish(
 
 def _thin(groups: Groups, thin: int) -> int:
     """More transitions where they are short, so that a round takes as many leapfrog steps."""
-    return max(1, round(thin * 2 * MOST_LEAPS / (MOST_LEAPS + int(fewest_leaps(groups[0])))))
+    return max(
+        1, round(thin * 2 * MOST_LEAPS / (MOST_LEAPS + int(fewest_leaps(groups[0].log_step))))
+    )
 
 
 def _is_sure(drift: Drift) -> bool:

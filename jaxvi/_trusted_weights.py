@@ -6,11 +6,14 @@ from jaxvi._polish import is_small
 from jaxvi._tree import on_device
 from jaxvi.diagnostics import Weighing
 from jaxvi.diagnostics._weighing import ALIKE, LEAST_EFFICIENCY
+from jaxvi.nested import Nested
 from jaxvi.result import Stock, errors_of
 from jaxvi.verdict import Errors
 
 Told: TypeAlias = tuple[Stock | None, Errors]  # None where q's plain draws serve
 
+_QUADRATIC = 0.999  # importance efficiency
+_MANY_VALUES = 0.5  # likewise, of the values of drivers
 _EVEN = 0.75  # importance efficiency of heavier draws
 _GOOD_KHAT = 0.5  # of q's own draws; of heavier ones, where q's own are above it
 _FEW_BAD = 0.01  # share of them that may be lost
@@ -27,6 +30,19 @@ def can_tell(weighed: Weighing, tails: Weighing) -> bool:
     even = tails.efficiency >= (LEAST_EFFICIENCY if alike else _EVEN)
     # so far out densities may overflow, which is for these draws to see and not for q's
     return even and tails.khat <= limit and tails.bad_share < _FEW_BAD
+
+
+def by_nested_weights(nested: Nested) -> Told | None:
+    """Draws of a nested Laplace approximation that is exact but for so many values; None if not.
+
+    Where log p is quadratic in the others, weights are all alike wherever these are. Where it
+    isn't, weights see only where the conditionals have mass, and chains had better look.
+    """
+    quadratic = nested.weighed.efficiency >= _QUADRATIC and nested.weighed.bad_share == 0.0
+    if not quadratic or nested.of_values.efficiency < _MANY_VALUES:
+        return None
+    left = nested.weighed.error.less_sure(nested.of_values.error)
+    return weighted(nested.weighed), errors_of(left, "weights")
 
 
 def by_weights(weighed: Weighing) -> Told:

@@ -41,9 +41,9 @@ class Chains(NamedTuple):
     acceptance: Scalar  # mean over chains in the last transition
 
 
-def fewest_leaps(chains: Chains) -> Int[Array, ""]:
+def fewest_leaps(log_step: Scalar) -> Int[Array, ""]:
     """Leapfrog steps of the shortest transitions: a quarter of a period."""
-    wanted = _QUARTER * jnp.exp(-chains.log_step)
+    wanted = _QUARTER * jnp.exp(-log_step)
     return jnp.round(jnp.clip(wanted, _FEWEST_LEAPS, MOST_LEAPS)).astype(jnp.int32)
 
 
@@ -146,7 +146,7 @@ def _transition(
     # where there is no density nothing is known: as far as q is wide; at the start nothing moves
     known = jnp.isfinite(chains.value)[:, None] | ~jnp.isfinite(chains.log_step)
     step = jnp.where(known, jnp.exp(chains.log_step), _FIRST_STEP) * spread
-    leaps = jax.random.randint(key_leaps, (), fewest_leaps(chains), MOST_LEAPS + 1)
+    leaps = jax.random.randint(key_leaps, (), fewest_leaps(chains.log_step), MOST_LEAPS + 1)
     leaps = jnp.minimum(leaps, most_leaps)
 
     def leap(_: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -57,21 +57,11 @@ def find_noncentering(
         >>> found.rates[1:, 0].round(1)
         Array([-1., -1., -1., -1.], dtype=float32)
     """
-    factor = FullRank().scale_tril(phi)
-    # by NumPy: nothing is compiled for a few draws
-    half = generator_of(typed_key(key)).normal(size=(_PAIRS, target.dim))
-    mirrored = np.concatenate([half, -half]) @ np.asarray(factor, float).T
-    z = jnp.asarray(np.asarray(phi.loc, float)[None] + mirrored, factor.dtype)
-    eye = jnp.eye(target.dim, dtype=factor.dtype)
-    everywhere = jnp.ones(target.dim, z.dtype)
-    found = _third(z, eye, eye, everywhere, data, target=target)
-    curvature, third, _ = (np.array(x, float) for x in found)
-    if not (np.isfinite(curvature).all() and np.isfinite(third).all()):
+    found = _slopes(key, target, phi, data)
+    if found is None:
         return None
-    sd = np.linalg.norm(np.asarray(factor, float), axis=1)
-    concave = curvature < 0.0
-    slopes = np.where(concave[:, None], third / np.where(concave, curvature, 1.0)[:, None], 0.0)
-    np.fill_diagonal(slopes, 0.0)
+    slopes, sd, z = found
+    eye = jnp.eye(target.dim, dtype=z.dtype)
     drivers, slopes = _drivers(slopes, sd)
     if not drivers.size:
         return None
@@ -102,6 +92,74 @@ def find_noncentering(
     rates = np.where(child[:, None], rates, 0.0)[:, known]
     loc = np.asarray(phi.loc, float)
     return _packed(unit, inverse, offset, drivers[known], loc, rates, z.dtype)
+
+
+def find_drivers(
+    key: Key[Array, ""], target: Target, phi: FullRankParams, data: Data = None
+) -> Int[np.ndarray, "drivers"]:
+    r"""Coordinates that the curvature of log p in all others depends on, at a dense Gaussian fit.
+
+    Given them the others are nearer to Gaussian: in a hierarchy they are its scales and
+    correlations. With h_i the second derivative of log p in z_i, averaged over q, and s_k q's
+    standard deviation of z_k, the effect of z_k is $s_k (\sum_i (h_i'/h_i)^2 / 2)^{1/2}$, primes
+    being slopes in z_k: the root of twice the nats by which a Gaussian for the others is off
+    where z_k is a standard deviation away. Drivers are those of an effect above 0.3, or, where there
+    are none, above 0.1; and all that are constrained, where that makes no more than 8.
+
+    Args:
+        key: a random key.
+        target: the log density.
+        phi: parameters of `FullRank`.
+        data: handed to the log density.
+
+    Returns:
+        Their numbers, ascending; none where there are none, or more than 8.
+
+    Example:
+        >>> def funnel(z):
+        ...     return -0.5 * z[0] ** 2 - 0.5 * jnp.sum(z[1:] ** 2) * jnp.exp(-z[0]) - 2 * z[0]
+        >>> target = jaxvi.Target(funnel, jaxvi.Real((5,)))
+        >>> fit = jaxvi.fit(key, target, solver=jaxvi.NaturalGradient())
+        >>> find_drivers(key, target, fit.q.phi)
+        array([0])
+    """
+    found = _slopes(key, target, phi, data)
+    if found is None:
+        return np.empty(0, int)
+    slopes, sd, _ = found
+    effect = sd * np.sqrt(0.5 * (slopes**2).sum(axis=0))
+    constrained = target.constrained_coordinates()
+    most = min(_FEW, target.dim - 1)
+    for least in (_STRONG, _NOTABLE):
+        strong = effect > least
+        for chosen in (strong | constrained, strong):
+            if strong.any() and chosen.sum() <= most:
+                return np.flatnonzero(chosen)
+    return np.empty(0, int)
+
+
+def _slopes(
+    key: Key[Array, ""], target: Target, phi: FullRankParams, data: Data
+) -> (
+    tuple[Float[np.ndarray, "dim dim"], Float[np.ndarray, "dim"], Float[Array, "draws dim"]] | None
+):
+    """Slopes of the log of each curvature (row) in each coordinate, q's sds, and where seen."""
+    factor = FullRank().scale_tril(phi)
+    # by NumPy: nothing is compiled for a few draws
+    half = generator_of(typed_key(key)).normal(size=(_PAIRS, target.dim))
+    mirrored = np.concatenate([half, -half]) @ np.asarray(factor, float).T
+    z = jnp.asarray(np.asarray(phi.loc, float)[None] + mirrored, factor.dtype)
+    eye = jnp.eye(target.dim, dtype=factor.dtype)
+    everywhere = jnp.ones(target.dim, z.dtype)
+    found = _third(z, eye, eye, everywhere, data, target=target)
+    curvature, third, _ = (np.array(x, float) for x in found)
+    if not (np.isfinite(curvature).all() and np.isfinite(third).all()):
+        return None
+    sd = np.linalg.norm(np.asarray(factor, float), axis=1)
+    concave = curvature < 0.0
+    slopes = np.where(concave[:, None], third / np.where(concave, curvature, 1.0)[:, None], 0.0)
+    np.fill_diagonal(slopes, 0.0)
+    return slopes, sd, z
 
 
 def driver_names(target: Target, params: NoncenteringParams) -> tuple[str, ...]:

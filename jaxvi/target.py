@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import PyTreeDef
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxvi import _likelihood, _tree
 from jaxvi import _target_checks as _checks
 from jaxvi._arguments import check_field, one_of
 from jaxvi._types import Data
-from jaxvi.supports import Support
+from jaxvi.supports import Real, Support
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +186,13 @@ class Target:
         for name, leaf in zip(_tree.leaf_names(self.treedef), self.leaves, strict=True):
             names.extend(_tree.element_names(name, leaf.unconstrained_shape))
         return tuple(names)
+
+    def constrained_coordinates(self) -> Bool[np.ndarray, "dim"]:
+        """Whether a coordinate of z is part of a parameter that isn't free, as scales are not."""
+        each = [
+            np.full(leaf.unconstrained_shape, not isinstance(leaf, Real)) for leaf in self.leaves
+        ]
+        return np.concatenate([part.ravel() for part in each])
 
     def parameter_names(self) -> tuple[str, ...]:
         """A name for each entry of the constrained parameters, leaves in order, row by row."""

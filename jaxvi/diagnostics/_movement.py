@@ -15,7 +15,7 @@ from jaxvi._draws import draw_and_weigh, draws_each, tiled
 from jaxvi._light_jit import STEPS, light_jit
 from jaxvi._random import fold_in
 from jaxvi._types import Data, Phi
-from jaxvi.chains import Chains, advance_chains, start_chains
+from jaxvi.chains import advance_chains, start_chains
 from jaxvi.families import Bijector, Family, Transformed
 from jaxvi.pullback import pullback, push
 from jaxvi.target import Target
@@ -57,9 +57,19 @@ class Drift(NamedTuple):
         log_sd = np.abs(self.log_sd) + CLEAR * self.log_sd_mcse
         return float(np.max(mean)), float(np.max(log_sd[self.sd_told]))
 
+    def less_sure(self, other: "Drift") -> "Drift":
+        """With the standard errors of another, independent one added."""
+        mean = np.hypot(self.mean_mcse, other.mean_mcse)
+        return self._replace(
+            mean_mcse=mean, log_sd_mcse=np.hypot(self.log_sd_mcse, other.log_sd_mcse)
+        )
 
-Groups: TypeAlias = tuple[Chains, ...]
-"""All chains: on a processor in parts that threads move, so that one program serves any of them."""
+
+Groups: TypeAlias = tuple[Any, ...]
+"""All chains: on a processor in parts that threads move, so that one program serves any of them.
+
+Each is a `Chains` or of another kind that has its fields z, value, log_step and acceptance.
+"""
 
 
 class Space(NamedTuple):
@@ -188,11 +198,23 @@ def movement(
         num=draws_each(num_batches, target.dim),
     )
     pool = np.asarray(drawn.z).reshape(-1, target.dim)
-    scale, start = whitening(pool), jnp.asarray(pool[:num_chains])
+    start = jnp.asarray(pool[:num_chains])
+    return move((keys[1], keys[2]), target, space, pool, start, whitening(pool))
+
+
+def move(
+    keys: tuple[Key[Array, ""], Key[Array, ""]],
+    target: Target,
+    space: Any,
+    pool: Float[np.ndarray, "pool dim"],
+    start: Float[Array, "chains dim"],
+    scale: Float[Array, "..."],
+) -> Movement:
+    """Chains from some draws, held against all of them; `space` is a `Space` or one like it."""
     groups = space.start(start, scale)
     num_bad = sum(int(np.sum(~np.isfinite(np.asarray(chains.value)))) for chains in groups)
-    groups, _ = space.advance(keys[1], groups, scale)
-    groups, x = space.advance(keys[2], groups, scale)
+    groups, _ = space.advance(keys[0], groups, scale)
+    groups, x = space.advance(keys[1], groups, scale)
     drift = compare(target, *(space.seen(rows) for rows in (pool, start, x)))
     return Movement(drift, x, start, acceptance(groups), num_bad, groups, scale, space)
 

@@ -116,11 +116,20 @@ def weigh(
         z = np.asarray(space.seen(jnp.asarray(z)))
         params = features(target, z)[:, z.shape[1] :]
     weights = (weights - over).astype(weights.dtype)
-    if heavier:  # far out maps overflow: what weighs nothing leaves no trace (0 x inf would)
-        with np.errstate(invalid="ignore"):
-            kept = _softmax(np.where(np.isfinite(weights), weights, -np.inf))[:, None] > 0.0
-        z, params = (np.where(kept, rows, np.zeros_like(rows)) for rows in (z, params))
+    if heavier:
+        z, params = without_lost(z, params, weights)
     return weighing_of(z, params, weights)
+
+
+def without_lost(
+    z: Float[np.ndarray, "draws dim"],
+    params: Float[np.ndarray, "draws params"],
+    weights: Float[np.ndarray, "draws"],
+) -> tuple[Float[np.ndarray, "draws dim"], Float[np.ndarray, "draws params"]]:
+    """Far out maps overflow: what weighs nothing leaves no trace (0 x inf would)."""
+    with np.errstate(invalid="ignore"):
+        kept = _softmax(np.where(np.isfinite(weights), weights, -np.inf))[:, None] > 0.0
+    return np.where(kept, z, np.zeros_like(z)), np.where(kept, params, np.zeros_like(params))
 
 
 def weighing_of(

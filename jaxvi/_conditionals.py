@@ -1,0 +1,140 @@
+"""Laplace's approximation of the other coordinates, given values of a few."""
+
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.scipy.linalg import cho_solve, solve_triangular
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxvi._light_jit import STEPS, light_jit
+from jaxvi._log_probs import hessian_products, log_probs, values_and_gradients
+from jaxvi._types import Data, Scalar
+from jaxvi.target import Target
+
+_MOST_STEPS = 20
+_NEAR = 1e-4  # squared length of a step, in sds of what is being found
+_LENGTHS = 0.5 ** np.arange(0.0, 8.0, 1.5)  # of a Newton step, of which the best is taken
+_SLICE = 32  # values of the drivers at a time
+
+_State: TypeAlias = tuple[
+    Array, Array, Array, Array
+]  # the others, log p, steps, the last one's length
+
+
+class Split(NamedTuple):
+    """Which coordinates are given (drivers), which are not, and where to look for these.
+
+    `pick` and `rest` have a row for each, with a one where it stands. A Gaussian's conditional
+    mean is `loc + slope (drivers - centre)`, its precision `factor factor^T`.
+    """
+
+    pick: Float[Array, "drivers dim"]
+    rest: Float[Array, "others dim"]
+    centre: Float[Array, "drivers"]
+    loc: Float[Array, "others"]
+    slope: Float[Array, "others drivers"]
+    factor: Float[Array, "others others"]
+
+    def whole(
+        self, drivers: Float[Array, "*rows drivers"], others: Float[Array, "*rows others"]
+    ) -> Float[Array, "*rows dim"]:
+        """z, put together."""
+        return drivers @ self.pick + others @ self.rest
+
+
+class Conditional(NamedTuple):
+    r"""N(mode, spread spread^T) for the others, and `peak`, log p at the mode.
+
+    `mass` is Laplace's estimate of $\log \int p(z)\,$d(others); `concave` tells whether the
+    Hessian at the mode was negative definite. Where it was not, `spread` is the Gaussian's.
+    """
+
+    mode: Float[Array, "others"]
+    spread: Float[Array, "others others"]
+    peak: Scalar
+    mass: Scalar
+    concave: Bool[Array, ""]
+
+
+def split(
+    drivers: Int[np.ndarray, "drivers"],
+    loc: Float[np.ndarray, "dim"],
+    scale_tril: Float[np.ndarray, "dim dim"],
+) -> Split:
+    """The drivers and the others, by a Gaussian fit of all."""
+    dim = len(loc)
+    others = np.setdiff1d(np.arange(dim), drivers)
+    eye = np.eye(dim)
+    inverse = np.linalg.inv(np.tril(scale_tril))
+    precision = inverse.T @ inverse
+    own = precision[np.ix_(others, others)]
+    slope = -np.linalg.solve(own, precision[np.ix_(others, drivers)])
+    factor = np.linalg.cholesky(own)
+    arrays = (eye[drivers], eye[others], loc[drivers], loc[others], slope, factor)
+    return Split(*(jax.device_put(x.astype(loc.dtype)) for x in arrays))
+
+
+def conditional(
+    target: Target, at: Split, drivers: Float[Array, "drivers"], data: Data
+) -> Conditional:
+    """By Newton's method, with steps shortened until the density rises.
+
+    It begins at the better of the Gaussian's mean and its conditional mean. A Hessian that is not
+    negative definite is replaced by the Gaussian's.
+    """
+
+    def values(others: Float[Array, "rows others"]) -> Float[Array, "rows"]:
+        rows = jnp.broadcast_to(drivers[None], (len(others), len(drivers)))
+        found = log_probs(target, at.whole(rows, others), data)
+        return jnp.where(jnp.isfinite(found), found, -jnp.inf)
+
+    def factor(others: Float[Array, "others"]) -> tuple[Float[Array, "..."], Bool[Array, ""]]:
+        z = at.whole(drivers, others)
+        hessian = hessian_products(target, z[None], at.rest[None], data)[0] @ at.rest.T
+        found = jnp.linalg.cholesky(-0.5 * (hessian + hessian.T))
+        good = jnp.isfinite(found).all()
+        return jnp.where(good, found, at.factor), good
+
+    def step(state: _State) -> _State:
+        others, value, count, _ = state
+        gradient = values_and_gradients(target, at.whole(drivers, others)[None], data)[1][0]
+        lower = factor(others)[0]
+        way = cho_solve((lower, True), at.rest @ gradient)
+        tried = others + _LENGTHS.astype(others.dtype)[:, None] * way
+        found = values(tried)
+        best = jnp.argmax(found)
+        higher = found[best] > value
+        length = jnp.where(higher, jnp.sum((way @ lower) ** 2), 0.0)
+        others = jnp.where(higher, tried[best], others)
+        return others, jnp.maximum(found[best], value), count + 1, length
+
+    def go_on(state: _State) -> Array:
+        return (state[2] < _MOST_STEPS) & (state[3] > _NEAR)
+
+    starts = jnp.stack([at.loc, at.loc + at.slope @ (drivers - at.centre)])
+    found = values(starts)
+    best = jnp.argmax(found)
+    state = (
+        starts[best],
+        found[best],
+        jnp.zeros((), jnp.int32),
+        jnp.full((), jnp.inf, found.dtype),
+    )
+    mode, peak, _, _ = lax.while_loop(go_on, step, state)
+    lower, concave = factor(mode)
+    eye = jnp.eye(len(mode), dtype=mode.dtype)
+    spread = solve_triangular(lower, eye, lower=True).T
+    mass = peak - jnp.sum(jnp.log(jnp.diagonal(lower))) + 0.5 * len(mode) * np.log(2.0 * np.pi)
+    return Conditional(mode, spread, peak, mass, concave & jnp.isfinite(peak))
+
+
+@light_jit(STEPS, static_argnames="target")
+def conditionals(
+    at: Split, drivers: Float[Array, "rows drivers"], data: Data, *, target: Target
+) -> Conditional:
+    """Of every row of the drivers."""
+    size = min(_SLICE, len(drivers))
+    return lax.map(lambda row: conditional(target, at, row, data), drivers, batch_size=size)

@@ -1,0 +1,199 @@
+"""Chains in the coordinates of a nested Laplace approximation, which cross funnels' necks.
+
+Given the drivers the others move by Hamiltonian steps, whitened by the conditional at these very
+drivers; then other values of the drivers are proposed, drawn by Laplace's masses, and the whitened
+others stay. A log scale near zero is so as easily reached as any other: no step has to pass through
+the neck. What is left invariant is log p, on the values that the approximation was made of.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, Key
+
+from jaxvi._conditionals import Conditional, Split
+from jaxvi._light_jit import STEPS, light_jit
+from jaxvi._log_probs import log_probs, values_and_gradients
+from jaxvi._random import fold_in, normals
+from jaxvi._types import Scalar
+from jaxvi.chains import MOST_LEAPS, fewest_leaps
+from jaxvi.diagnostics._movement import KEPT, Groups, Movement, move
+from jaxvi.nested import Nested, NestedLaplaceParams
+from jaxvi.target import Target
+
+_ACCEPTANCE, _FORGETTING = 0.8, 0.6  # wanted, and the exponent of gains, as for other chains
+_SHORTEST, _LONGEST = 0.6, 1.2  # of the step size
+_FIRST_STEP = 0.7  # sds: these scales are right
+
+
+class NestedChains(NamedTuple):
+    """At which values of the drivers all chains are, and at which whitened others; z is both."""
+
+    which: Int[Array, "chains"]
+    noise: Float[Array, "chains others"]
+    z: Float[Array, "chains dim"]
+    value: Float[Array, "chains"]  # log p there
+    log_step: Scalar
+    num_transitions: Int[Array, ""]
+    acceptance: Scalar  # mean over chains in the last transition
+    changed: Scalar  # share of chains that took other drivers
+
+
+class NestedSpace(NamedTuple):
+    """Where such chains move; they are seen in the target's coordinates."""
+
+    target: Target
+    phi: NestedLaplaceParams
+    found: Conditional
+    which: Int[np.ndarray, "draws"]
+    noise: Float[np.ndarray, "draws others"]
+    value: Float[np.ndarray, "draws"]
+
+    @classmethod
+    def of(cls, target: Target, nested: Nested) -> "NestedSpace":
+        """That of an approximation and its draws."""
+        draws = nested.which, nested.noise, nested.value
+        return cls(target, nested.phi, jax.device_put(nested.found), *draws)
+
+    def seen(self, z: Float[Array | np.ndarray, "*rows dim"]) -> Float[Array, "*rows dim"]:
+        """As they are."""
+        return jnp.asarray(z)
+
+    def start(self, z: Float[Array, "chains dim"], scale: Any) -> Groups:
+        """Chains at the first draws, of which z are."""
+        num = len(z)
+        draws = (self.which, self.noise, self.value)
+        which, noise, value = (jax.device_put(x[:num]) for x in draws)
+        zero = np.zeros((), z.dtype)
+        step = np.log(np.array(_FIRST_STEP, z.dtype))
+        numbers = jax.device_put((step, np.int32(0), zero, zero))
+        return (NestedChains(which, noise, z, value, *numbers),)
+
+    def advance(
+        self, key: Key[Array, ""], groups: Groups, scale: Any, thin: int = 1
+    ) -> tuple[Groups, Float[Array, "kept chains dim"]]:
+        """States of every chain, `thin` transitions apart."""
+        chains, states = _advance(
+            key, groups[0], self.phi, self.found, np.int32(thin), target=self.target
+        )
+        return (chains,), states
+
+
+def nested_movement(
+    key: Key[Array, ""], target: Target, nested: Nested, *, num_chains: int = 500
+) -> Movement:
+    """As `diagnostics.movement`, of the draws of a nested Laplace approximation."""
+    space, pool = NestedSpace.of(target, nested), nested.weighed.z
+    keys = fold_in(key, 1), fold_in(key, 2)
+    return move(keys, target, space, pool, jnp.asarray(pool[:num_chains]), jnp.zeros(()))
+
+
+@light_jit(STEPS, static_argnames="target")
+def _advance(
+    key: Key[Array, ""],
+    chains: NestedChains,
+    phi: NestedLaplaceParams,
+    found: Conditional,
+    thin: Any,
+    *,
+    target: Target,
+) -> tuple[NestedChains, Float[Array, "kept chains dim"]]:
+    def some(chains: NestedChains, key: Key[Array, ""]) -> tuple[NestedChains, Array]:
+        def one(i: Int[Array, ""], chains: NestedChains) -> NestedChains:
+            key_others, key_drivers = jax.random.split(jax.random.fold_in(key, i))
+            chains = _move_others(key_others, chains, phi, found, target)
+            return _change_drivers(key_drivers, chains, phi, found, target)
+
+        chains = lax.fori_loop(0, thin, one, chains)
+        return chains, chains.z
+
+    return lax.scan(some, chains, jax.random.split(key, KEPT))
+
+
+def _whole(
+    at: Split,
+    drivers: Float[Array, "chains drivers"],
+    mode: Float[Array, "chains others"],
+    spread: Float[Array, "chains others others"],
+    noise: Float[Array, "chains others"],
+) -> Float[Array, "chains dim"]:
+    return at.whole(drivers, mode + jnp.einsum("cij,cj->ci", spread, noise))
+
+
+def _move_others(
+    key: Key[Array, ""],
+    chains: NestedChains,
+    phi: NestedLaplaceParams,
+    found: Conditional,
+    target: Target,
+) -> NestedChains:
+    """A Hamiltonian transition at the drivers that are; z is left for the next one to tell."""
+    key_momentum, key_length, key_accept, key_leaps = jax.random.split(key, 4)
+    shape, dtype = chains.noise.shape, chains.noise.dtype
+    which = chains.which
+    drivers, mode, spread = phi.drivers[which], found.mode[which], found.spread[which]
+    momentum = normals(key_momentum, shape, dtype)
+    lengths = jax.random.uniform(key_length, (shape[0], 1), dtype, _SHORTEST, _LONGEST)
+    step = jnp.exp(chains.log_step) * lengths
+    leaps = jax.random.randint(key_leaps, (), fewest_leaps(chains.log_step), MOST_LEAPS + 1)
+
+    def seen(noise: Array) -> tuple[Array, Array]:
+        z = _whole(phi.at, drivers, mode, spread, noise)
+        value, gradient = values_and_gradients(target, z, phi.data)
+        force = jnp.einsum("cij,ci->cj", spread, gradient @ phi.at.rest.T)
+        good = jnp.isfinite(value) & jnp.isfinite(force).all(axis=-1)
+        return jnp.where(good, value, -jnp.inf), jnp.where(good[:, None], force, 0.0)
+
+    def leap(_: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        noise, momentum, force, _ = carry
+        momentum = momentum + 0.5 * step * force
+        noise = noise + step * momentum
+        value, force = seen(noise)
+        return noise, momentum + 0.5 * step * force, force, value
+
+    before, force = seen(chains.noise)
+    state = (chains.noise, momentum, force, before)
+    noise, last, _, value = lax.fori_loop(0, leaps, leap, state)
+    lost = jnp.where(jnp.isfinite(before), before, jnp.finfo(dtype).min)
+    gain = value - lost + 0.5 * (jnp.sum(momentum**2, axis=-1) - jnp.sum(last**2, axis=-1))
+    chance = jnp.where(jnp.isfinite(gain), jnp.exp(jnp.minimum(gain, 0.0)), 0.0)
+    accepted = jax.random.uniform(key_accept, (shape[0],), dtype) < chance
+    usual = jnp.mean(chance)
+    pace = (1.0 + chains.num_transitions.astype(dtype)) ** -_FORGETTING
+    return chains._replace(
+        noise=jnp.where(accepted[:, None], noise, chains.noise),
+        log_step=chains.log_step + pace * (usual - _ACCEPTANCE),
+        num_transitions=chains.num_transitions + 1,
+        value=jnp.where(accepted, value, before),
+        acceptance=usual,
+    )
+
+
+def _change_drivers(
+    key: Key[Array, ""],
+    chains: NestedChains,
+    phi: NestedLaplaceParams,
+    found: Conditional,
+    target: Target,
+) -> NestedChains:
+    """Other drivers, by their masses, for the same whitened others: by the rule of Metropolis."""
+    key_which, key_accept = jax.random.split(key)
+    num, dtype = chains.value.shape[0], chains.value.dtype
+    shares = jnp.cumsum(jax.nn.softmax(phi.log_weights))
+    drawn = jax.random.uniform(key_which, (num,), dtype) * shares[-1]
+    which = jnp.minimum(jnp.searchsorted(shares, drawn), shares.size - 1)
+
+    def whole(which: Array) -> Array:
+        drivers, mode, spread = phi.drivers[which], found.mode[which], found.spread[which]
+        return _whole(phi.at, drivers, mode, spread, chains.noise)
+
+    new = log_probs(target, whole(which), phi.data)
+    gain = (new - found.peak[which]) - (chains.value - found.peak[chains.which])
+    chance = jnp.where(jnp.isfinite(gain), jnp.exp(jnp.minimum(gain, 0.0)), 0.0)
+    accepted = jax.random.uniform(key_accept, (num,), dtype) < chance
+    which = jnp.where(accepted, which, chains.which)
+    value = jnp.where(accepted, new, chains.value)
+    return chains._replace(which=which, z=whole(which), value=value, changed=jnp.mean(chance))
