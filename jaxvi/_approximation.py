@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Key
 
 from jaxvi._ahead import Lowering
@@ -25,6 +26,7 @@ from jaxvi.target import Target
 
 _FEWEST, _MOST_PADDED = 1_024, 2**14  # draws that are made at a time
 _CHEAP = 2**18  # normals: 2 ms
+_SLICE = 512  # draws at a time, as when they are weighed
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def lower_sampling(
 def _transform(
     phi: Phi, noise: Float[Array, "rows noise"], *, family: Family, num: int
 ) -> Float[Array, "num dim"]:
-    return jax.vmap(family.transform, (None, 0))(phi, noise[:num])
+    return lax.map(partial(family.transform, phi), noise[:num], batch_size=min(_SLICE, num))
 
 
 @light_jit(ONCE, static_argnames="target")

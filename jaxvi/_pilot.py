@@ -27,6 +27,7 @@ from jaxvi._random import fold_in
 from jaxvi._rays import lower_rays, places_beyond
 from jaxvi._restarts import moments_rhat, separate_lanes
 from jaxvi._status import Status
+from jaxvi._tree import on_device
 from jaxvi._trusted_weights import Told, by_nested_weights, by_weights, can_tell, weighted
 from jaxvi._types import Data
 from jaxvi.diagnostics import Movement, Weighing, movement, weigh
@@ -235,10 +236,14 @@ class Pilot:
             self._note("nested", None, gauss, f"no Laplace approximation given {given}")
             return None
         weighed = nested.weighed
+        flow_serves = target.dim <= _FLOW_UP_TO and weighed.efficiency < LEAST_EFFICIENCY
+        left = "; left" if flow_serves else ""
+        note = f"given {given}: importance efficiency {100.0 * weighed.efficiency:.1f} %{left}"
+        self._note("nested", gauss, weighed, note, weighed.khat)
+        if flow_serves:
+            return None
         self.nested = nested
         q = Approximation(target, NestedLaplace(target), nested.phi)
-        note = f"given {given}: importance efficiency {100.0 * weighed.efficiency:.1f} %"
-        self._note("nested", gauss, weighed, note, weighed.khat)
         return dataclasses.replace(gauss, approximation=q), weighed
 
     def _is_poor(self, weighed: Weighing) -> bool:
@@ -328,6 +333,11 @@ class Pilot:
         # where q is not the Gaussian any more, whether Gaussians agree says nothing of it
         rhat = moments_rhat(fit) if fit.approximation is None else 1.0
         evidence = evidence_of(fit, weighed)._replace(modes=modes, rhat=rhat)
+        if self.nested is not None:  # what Gaussians are off by, they don't tell lanes apart by
+            alike = fit.bounds[fit.best] - fit.bounds < evidence.bound - fit.bounds[fit.best]
+            evidence = evidence._replace(
+                lanes_at_best=max(int(alike.sum()), evidence.lanes_at_best)
+            )
         if told is not None and self.polish is not True:
             stock, errors = told
             corrected = "" if stock is None else "weights"
@@ -340,6 +350,8 @@ class Pilot:
         stock, drift, acceptance = None, moved.drift, moved.acceptance
         if self.polish is False or (self.polish is not True and is_still(drift, _UNCLEAR)):
             self._note("chains", None, weighed, of_drift(drift))
+            if self.nested is not None:  # its draws are at hand, and dear to make again
+                stock = Stock(on_device(weighed.z), None, "q")
         else:
             key = fold_in(self.key, 5)
             least = min(_OF_FUNNELS, _ROUNDS[self.effort]) if self.drivers else 1
@@ -353,7 +365,7 @@ class Pilot:
             drift = drift.less_sure(self.nested.of_values.error)
         evidence = evidence._replace(
             errors=errors_of(drift, "chains"),
-            corrected="" if stock is None else "chains",
+            corrected="chains" if stock is not None and stock.by == "chains" else "",
             memory=memory(drift),
             acceptance=acceptance,
             drivers=self.drivers,

@@ -29,10 +29,11 @@ from jaxvi.target import Target
 _BLOCK = 256  # values of the drivers for which the others are found in one call
 _TRIED = 512  # of them in a round
 _MOST, _MOST_NUMBERS = 4_096, 2**25  # in the last one: 256 MiB of float64
-_LEAST, _ROUNDS, _EVEN = 3, 8, 0.5  # rounds; efficiency at which the last one follows
-_KERNELS, _WIDE_KERNELS = 100, 15  # of the proposal
-_DF = 5.0  # of their t's
-_WIDER, _WIDE_DF = 1.3, 2.0  # sds of all values that some are wide, and their degrees of freedom
+_LAST = 3  # proposals that draw the last values: one alone may miss a tail
+_LEAST, _ROUNDS, _EVEN = 3, 8, 0.35  # rounds; efficiency at which the last one follows
+_KERNELS, _WIDE_KERNELS, _LONG_KERNELS = 100, 8, 30  # of a proposal
+_DF, _WIDE_DF = 5.0, 2.0  # of their t's
+_WIDER, _LONG = 1.3, 4.0  # sds of all values that these are wide, and long in one driver
 _FEW = 20.0  # effective values, below which their own covariance is not believed
 
 
@@ -175,10 +176,12 @@ def nested_laplace(
         proposals.append(_Proposal.of(generator, np.concatenate(values), weights, own))
         if not go_on() or (round_ + 1 >= _LEAST and _worth(weights) >= _EVEN * len(weights)):
             break
-    num = min(_MOST, _MOST_NUMBERS // max(len(at.loc), 1) ** 2 // _BLOCK * _BLOCK)
-    drawn = proposals[-1].draw(generator, max(num, _BLOCK)).astype(loc.dtype)
+    num = min(_MOST, _MOST_NUMBERS // len(at.loc) ** 2 // _BLOCK * _BLOCK)
+    last = proposals[-_LAST:]
+    parts = [each.draw(generator, -(-num // len(last))) for each in last]
+    drawn = np.concatenate(parts)[:num].astype(loc.dtype)
     found = _found(target, at, drawn, data)
-    weights = _weights(proposals[-1:], drawn, _masses(found))
+    weights = _weights(last, drawn, _masses(found))
     if not np.isfinite(weights.max()):
         return None
     return _weighed(fold_in(key, 1), target, at, drawn, found, weights, data)
@@ -277,21 +280,19 @@ def _worth(weights: Float[np.ndarray, "values"]) -> float:
 
 
 class _Proposal(NamedTuple):
-    """Student t's around centres, alike but for widths and degrees of freedom."""
+    """Student t's in equal parts, each with its centre, factor and degrees of freedom."""
 
     centres: Float[np.ndarray, "kernels drivers"]
-    widths: Float[np.ndarray, "kernels"]
+    factors: Float[np.ndarray, "kernels drivers drivers"]
     df: Float[np.ndarray, "kernels"]
-    factor: Float[np.ndarray, "drivers drivers"]
 
     @classmethod
     def around(
         cls, centre: Float[np.ndarray, "drivers"], covariance: Float[np.ndarray, "drivers drivers"]
     ) -> "_Proposal":
         """One, wider than a Gaussian fit, which is too narrow."""
-        return cls(
-            centre[None], np.full(1, _WIDER), np.full(1, _DF), np.linalg.cholesky(covariance)
-        )
+        factor = _WIDER * np.linalg.cholesky(covariance)
+        return cls(centre[None], factor[None], np.full(1, _DF))
 
     @classmethod
     def of(
@@ -301,39 +302,47 @@ class _Proposal(NamedTuple):
         weights: Float[np.ndarray, "values"],
         own: Float[np.ndarray, "drivers drivers"],
     ) -> "_Proposal":
-        """From weighted values; `own` is the Gaussian fit's covariance."""
+        """From weighted values; `own` is the Gaussian fit's covariance.
+
+        Most kernels are narrow. Some are wide, and some wide along one driver alone: a log scale
+        near zero has a long tail, on which the others are where they always are.
+        """
+        dim = values.shape[1]
         share = np.exp(weights - weights.max())
         share /= share.sum()
         mean = share @ values
         covariance = (share[:, None] * (values - mean)).T @ (values - mean)
-        if _worth(weights) < _FEW:
-            covariance += own
-        width = (4.0 / ((values.shape[1] + 2.0) * _KERNELS)) ** (1.0 / (values.shape[1] + 4.0))
+        covariance += 1e-12 * np.diag(np.diagonal(own)) + (_worth(weights) < _FEW) * own
+        width = (4.0 / ((dim + 2.0) * _KERNELS)) ** (1.0 / (dim + 4.0))
         centres = values[generator.choice(len(values), _KERNELS, p=share)]
         centres = mean + math.sqrt(1.0 - width**2) * (centres - mean)
-        widths, df = np.full(_KERNELS, width), np.full(_KERNELS, _DF)
-        wide = slice(_WIDE_KERNELS)
-        centres[wide], widths[wide], df[wide] = mean, _WIDER, _WIDE_DF
-        tiny = 1e-12 * np.diag(np.diagonal(own))
-        return cls(centres, widths, df, np.linalg.cholesky(covariance + tiny))
+        spread = np.repeat(width**2 * covariance[None], _KERNELS, axis=0)
+        df = np.full(_KERNELS, _DF)
+        wide, along = slice(_WIDE_KERNELS), np.arange(_WIDE_KERNELS, _WIDE_KERNELS + _LONG_KERNELS)
+        centres[wide], spread[wide] = mean, _WIDER**2 * covariance
+        which = along % dim
+        spread[along, which, which] += _LONG**2 * covariance[which, which]
+        df[wide], df[along] = _WIDE_DF, _WIDE_DF
+        return cls(centres, np.linalg.cholesky(spread), df)
 
     def draw(self, generator: np.random.Generator, num: int) -> Float[np.ndarray, "num drivers"]:
         """Values."""
-        dim = self.centres.shape[1]
         kernel = generator.integers(len(self.centres), size=num)
-        of = self.df[kernel]
-        heavy = (np.sqrt(of / generator.chisquare(of)) * self.widths[kernel])[:, None]
-        return self.centres[kernel] + heavy * (generator.normal(size=(num, dim)) @ self.factor.T)
+        heavy = np.sqrt(self.df[kernel] / generator.chisquare(self.df[kernel]))
+        normal = generator.normal(size=(num, self.centres.shape[1]))
+        return self.centres[kernel] + np.einsum(
+            "nij,nj->ni", self.factors[kernel], normal * heavy[:, None]
+        )
 
     def log_density(
         self, values: Float[np.ndarray, "values drivers"]
     ) -> Float[np.ndarray, "values"]:
         """Normalised."""
-        dim, inverse = values.shape[1], np.linalg.inv(self.factor)
-        apart = (values @ inverse.T)[:, None] - (self.centres @ inverse.T)[None]
-        square = np.sum(apart**2, axis=2) / self.widths[None] ** 2
-        of_df = [math.lgamma(0.5 * (df + dim)) - math.lgamma(0.5 * df) for df in self.df]
-        of_df -= 0.5 * dim * np.log(math.pi * self.df) + dim * np.log(self.widths)
-        each = of_df[None] - 0.5 * (self.df + dim)[None] * np.log1p(square / self.df[None])
-        constant = np.log(np.diagonal(self.factor)).sum() + math.log(len(self.widths))
-        return np.logaddexp.reduce(each, axis=1) - constant
+        dim = values.shape[1]
+        apart = values[None] - self.centres[:, None]
+        square = np.sum((apart @ np.linalg.inv(self.factors).swapaxes(1, 2)) ** 2, axis=2)
+        constant = [math.lgamma(0.5 * (df + dim)) - math.lgamma(0.5 * df) for df in self.df]
+        diagonals = np.diagonal(self.factors, axis1=1, axis2=2)
+        constant -= 0.5 * dim * np.log(math.pi * self.df) + np.log(diagonals).sum(axis=1)
+        each = -0.5 * (self.df + dim)[:, None] * np.log1p(square / self.df[:, None])
+        return np.logaddexp.reduce(constant[:, None] + each, axis=0) - math.log(len(self.df))

@@ -103,8 +103,8 @@ def find_drivers(
     correlations. With h_i the second derivative of log p in z_i, averaged over q, and s_k q's
     standard deviation of z_k, the effect of z_k is $s_k (\sum_i (h_i'/h_i)^2 / 2)^{1/2}$, primes
     being slopes in z_k: the root of twice the nats by which a Gaussian for the others is off
-    where z_k is a standard deviation away. Drivers are those of an effect above 0.3, or, where there
-    are none, above 0.1; and all that are constrained, where that makes no more than 8.
+    where z_k is a standard deviation away. Drivers are those of an effect above 0.3, or, where
+    there are none, above 0.1; and all that are constrained, where that makes no more than 8.
 
     Args:
         key: a random key.

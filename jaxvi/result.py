@@ -63,7 +63,8 @@ class Stage(NamedTuple):
 class Stock(NamedTuple):
     """Draws that are better than q's: unconstrained, with log weights where they have some.
 
-    `by` says what they were corrected by: "weights" or "chains".
+    `by` says what they were corrected by: "weights" or "chains"; "q" where they are q's own, kept
+    since they are dear to make.
     """
 
     z: Float[Array, "stock dim"]
