@@ -304,8 +304,8 @@ class _Proposal(NamedTuple):
     ) -> "_Proposal":
         """From weighted values; `own` is the Gaussian fit's covariance.
 
-        Most kernels are narrow. Some are wide, and some wide along one driver alone: a log scale
-        near zero has a long tail, on which the others are where they always are.
+        Most kernels are narrow. Some are wide, and some long in one driver alone: a log scale near
+        zero has a long tail, on which other drivers are where they always are.
         """
         dim = values.shape[1]
         share = np.exp(weights - weights.max())

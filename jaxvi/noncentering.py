@@ -104,7 +104,8 @@ def find_drivers(
     standard deviation of z_k, the effect of z_k is $s_k (\sum_i (h_i'/h_i)^2 / 2)^{1/2}$, primes
     being slopes in z_k: the root of twice the nats by which a Gaussian for the others is off
     where z_k is a standard deviation away. Drivers are those of an effect above 0.3, or, where
-    there are none, above 0.1; and all that are constrained, where that makes no more than 8.
+    there are none, above 0.1; and all that are constrained, where that makes no more than
+    8 and half of all coordinates.
 
     Args:
         key: a random key.
@@ -113,7 +114,7 @@ def find_drivers(
         data: handed to the log density.
 
     Returns:
-        Their numbers, ascending; none where there are none, or more than 8.
+        Their numbers, ascending; none where there are none, or more than 8 or half of all.
 
     Example:
         >>> def funnel(z):
@@ -129,7 +130,7 @@ def find_drivers(
     slopes, sd, _ = found
     effect = sd * np.sqrt(0.5 * (slopes**2).sum(axis=0))
     constrained = target.constrained_coordinates()
-    most = min(_FEW, target.dim - 1)
+    most = min(_FEW, target.dim // 2)
     for least in (_STRONG, _NOTABLE):
         strong = effect > least
         for chosen in (strong | constrained, strong):
