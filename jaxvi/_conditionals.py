@@ -15,8 +15,8 @@ from jaxvi._types import Data, Scalar
 from jaxvi.target import Target
 
 _MOST_STEPS = 20
-_NEAR = 1e-4  # squared length of a step, in sds of what is being found
-_LENGTHS = 0.5 ** np.arange(0.0, 8.0, 1.5)  # of a Newton step, of which the best is taken
+_NEAR = 1e-2  # squared length of a step, in sds of what is being found: the next one is its square
+_LENGTHS = np.array([1.0, 0.25, 0.03])  # of a Newton step, of which the best is taken
 _SLICE = 32  # values of the drivers at a time
 
 _State: TypeAlias = tuple[

@@ -103,9 +103,10 @@ def find_drivers(
     correlations. With h_i the second derivative of log p in z_i, averaged over q, and s_k q's
     standard deviation of z_k, the effect of z_k is $s_k (\sum_i (h_i'/h_i)^2 / 2)^{1/2}$, primes
     being slopes in z_k: the root of twice the nats by which a Gaussian for the others is off
-    where z_k is a standard deviation away. Drivers are those of an effect above 0.3, or, where
-    there are none, above 0.1; and all that are constrained, where that makes no more than
-    8 and half of all coordinates.
+    where z_k is a standard deviation away. Of these sets the first is taken that is no more than 8
+    and no more than half of all, and in which one has an effect above 0.1: those above 0.3 and all
+    that are constrained; all that are constrained; those above 0.3 and of the constrained those
+    above 0.1; those above 0.1.
 
     Args:
         key: a random key.
@@ -114,7 +115,7 @@ def find_drivers(
         data: handed to the log density.
 
     Returns:
-        Their numbers, ascending; none where there are none, or more than 8 or half of all.
+        Their numbers, ascending; none where there is no such set.
 
     Example:
         >>> def funnel(z):
@@ -130,12 +131,10 @@ def find_drivers(
     slopes, sd, _ = found
     effect = sd * np.sqrt(0.5 * (slopes**2).sum(axis=0))
     constrained = target.constrained_coordinates()
-    most = min(_FEW, target.dim // 2)
-    for least in (_STRONG, _NOTABLE):
-        strong = effect > least
-        for chosen in (strong | constrained, strong):
-            if strong.any() and chosen.sum() <= most:
-                return np.flatnonzero(chosen)
+    strong, notable = effect > _STRONG, effect > _NOTABLE
+    for chosen in (strong | constrained, constrained, strong | (notable & constrained), notable):
+        if (chosen & notable).any() and chosen.sum() <= min(_FEW, target.dim // 2):
+            return np.flatnonzero(chosen)
     return np.empty(0, int)
 
 
