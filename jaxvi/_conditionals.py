@@ -14,7 +14,7 @@ from jaxvi._log_probs import hessian_products, log_probs, values_and_gradients
 from jaxvi._types import Data, Scalar
 from jaxvi.target import Target
 
-_MOST_STEPS = 20
+_MOST_STEPS = 12
 _NEAR = 1e-2  # squared length of a step, in sds of what is being found: the next one is its square
 _LENGTHS = np.array([1.0, 0.25, 0.03])  # of a Newton step, of which the best is taken
 _SLICE = 32  # values of the drivers at a time
@@ -48,15 +48,16 @@ class Split(NamedTuple):
 class Conditional(NamedTuple):
     r"""N(mode, spread spread^T) for the others, and `peak`, log p at the mode.
 
-    `mass` is Laplace's estimate of $\log \int p(z)\,$d(others); `concave` tells whether the
-    Hessian at the mode was negative definite. Where it was not, `spread` is the Gaussian's.
+    `mass` is Laplace's estimate of $\log \int p(z)\,$d(others); `good` tells whether Newton's
+    method has ended, and the Hessian is negative definite there. Where it is not, `spread` is the
+    Gaussian's.
     """
 
     mode: Float[Array, "others"]
     spread: Float[Array, "others others"]
     peak: Scalar
     mass: Scalar
-    concave: Bool[Array, ""]
+    good: Bool[Array, ""]
 
 
 def split(
@@ -103,7 +104,7 @@ def conditional(
         gradient = values_and_gradients(target, at.whole(drivers, others)[None], data)[1][0]
         lower = factor(others)[0]
         way = cho_solve((lower, True), at.rest @ gradient)
-        tried = others + _LENGTHS.astype(others.dtype)[:, None] * way
+        tried = others[None] + _LENGTHS.astype(others.dtype)[:, None] * way[None]
         found = values(tried)
         best = jnp.argmax(found)
         higher = found[best] > value
@@ -123,12 +124,13 @@ def conditional(
         jnp.zeros((), jnp.int32),
         jnp.full((), jnp.inf, found.dtype),
     )
-    mode, peak, _, _ = lax.while_loop(go_on, step, state)
+    mode, peak, _, length = lax.while_loop(go_on, step, state)
     lower, concave = factor(mode)
     eye = jnp.eye(len(mode), dtype=mode.dtype)
     spread = solve_triangular(lower, eye, lower=True).T
     mass = peak - jnp.sum(jnp.log(jnp.diagonal(lower))) + 0.5 * len(mode) * np.log(2.0 * np.pi)
-    return Conditional(mode, spread, peak, mass, concave & jnp.isfinite(peak))
+    good = concave & jnp.isfinite(mass) & (length <= _NEAR)
+    return Conditional(mode, spread, peak, mass, good)
 
 
 @light_jit(STEPS, static_argnames="target")

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Key
 
 from jaxvi import _door
@@ -18,14 +17,15 @@ from jaxvi._approximation import Approximation, noncentered
 from jaxvi._blas import one_thread
 from jaxvi._checkpoint import Batch, Checkpoints
 from jaxvi._door import NoStart, Unconstrained
-from jaxvi._draws import draws_each
 from jaxvi._heavier import can_be_heavier
 from jaxvi._nested_chains import nested_movement
+from jaxvi._nested_stage import approximation_of, given_drivers
 from jaxvi._polish import SMALL, is_still, memory, of_drift, polish
 from jaxvi._progress import Reporter
 from jaxvi._random import fold_in
 from jaxvi._rays import lower_rays, places_beyond
-from jaxvi._restarts import moments_rhat, separate_lanes
+from jaxvi._refits import LOST, flow_fit, noncentered_fit
+from jaxvi._restarts import lanes_within, moments_rhat, of_lanes, separate_lanes
 from jaxvi._status import Status
 from jaxvi._tree import on_device
 from jaxvi._trusted_weights import Told, by_nested_weights, by_weights, can_tell, weighted
@@ -33,27 +33,21 @@ from jaxvi._types import Data
 from jaxvi.diagnostics import Movement, Weighing, movement, weigh
 from jaxvi.diagnostics._weighing import ALIKE, LEAST_EFFICIENCY, drift_from
 from jaxvi.families import (
-    CouplingFlow,
     FullRank,
     Mixture,
-    Noncentering,
     Transformed,
 )
 from jaxvi.fit import fit_restarts
-from jaxvi.nested import Nested, NestedLaplace, nested_laplace
-from jaxvi.noise import Antithetic
-from jaxvi.noncentering import driver_names, find_drivers, find_noncentering
-from jaxvi.objectives import ELBO
-from jaxvi.pullback import pullback
+from jaxvi.nested import Nested
+from jaxvi.noncentering import driver_names, find_noncentering
 from jaxvi.result import Fit, Stage, Stock, Timing, errors_of, evidence_of
-from jaxvi.solvers import NaturalGradient, Stochastic
+from jaxvi.solvers import NaturalGradient
 from jaxvi.target import Target
 
 _FLOW_UP_TO = 30  # dimensions
 _BETTER_BELOW = {"quick": 0.0, "normal": 0.55, "thorough": 0.98}  # importance efficiency
 _EXACT = 0.99  # likewise: of a q that has no tails to look for
 _GOOD = 0.95  # of a flow that needs no further cycle
-_FLOW_STEPS, _FLOW_RATE, _FLOW_DRAWS = 1_000, 5e-3, 128  # of a cycle
 _FLOW_CYCLES = {"quick": 0, "normal": 4, "thorough": 8}
 GAUSSIAN_STEPS = 3_000
 _TIGHT_UP_TO, _WIDE = 50, 0.1  # dimensions; sds of q, where weights can't tell more anyway
@@ -63,11 +57,8 @@ _OF_FUNNELS = 3  # rounds of chains in a funnel at least: it is left and entered
 _CHAINS = {"quick": 250, "normal": 500, "thorough": 1_000}
 _ROUNDS = {"quick": 2, "normal": 4, "thorough": 7}
 EFFORTS = tuple(_CHAINS)
-_NESTED_UP_TO = 256  # dimensions
-_FEW_VALUES = 0.1  # efficiency of values of the drivers, below which they tell nothing
 _NO_FUNNEL = 2.0  # nats by which a Gaussian in non-centred coordinates is worse
 _UNCLEAR = 2.0  # standard errors of a drift at which chains had better go on
-_LOST = (Status.UNBOUNDED, Status.SINGULAR, Status.NOT_FINITE, Status.NO_START)
 
 
 @dataclass
@@ -98,8 +89,8 @@ class Pilot:
         """All stages, as far as they are asked for."""
         with _door.compile_clock() as compiling:
             fit = self._gaussians(self.key, run)
-            self._note("gaussian", None, fit, _of_lanes(fit))
-            usable = Status(int(fit.status[fit.best])) not in _LOST
+            self._note("gaussian", None, fit, of_lanes(fit))
+            usable = Status(int(fit.status[fit.best])) not in LOST
             if not (usable and math.isfinite(fit.bound)):
                 fit = dataclasses.replace(fit, evidence=evidence_of(fit))
             elif not fit.interrupted:
@@ -202,8 +193,7 @@ class Pilot:
     def _improve(self, gauss: Fit, weighed: Weighing) -> tuple[Fit, Weighing]:
         """A Gaussian given a few drivers, one in non-centred coordinates, or a flow."""
         fit, start = gauss, gauss
-        dense = isinstance(gauss.setup.family, FullRank)
-        if self._is_poor(weighed) and dense:
+        if self._is_poor(weighed) and isinstance(gauss.setup.family, FullRank):
             better = self._given_drivers(gauss)
             if better is not None:
                 return better
@@ -221,30 +211,20 @@ class Pilot:
 
     def _given_drivers(self, gauss: Fit) -> tuple[Fit, Weighing] | None:
         """The nested Laplace approximation, where few coordinates set scales and it serves."""
-        target, phi = self.target, gauss.lane(gauss.best).phi
-        if target.dim > _NESTED_UP_TO:
+        least = gauss.bound - _NO_FUNNEL
+        tried = given_drivers(self.key, gauss, least, _FLOW_UP_TO, lambda: self.left() > 0.0)
+        if tried is None:
             return None
-        drivers = find_drivers(fold_in(self.key, 2), target, phi, self.data)
-        if not drivers.size:
+        nested = tried.nested
+        if nested is None:
+            self._note("nested", None, gauss, tried.note)
             return None
-        nested = nested_laplace(
-            fold_in(self.key, 8), target, phi, drivers, self.data, go_on=lambda: self.left() > 0.0
-        )
-        names = [target.coordinate_names()[i] for i in drivers]
-        given = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        if nested is None or nested.of_values.efficiency < _FEW_VALUES:
-            self._note("nested", None, gauss, f"no Laplace approximation given {given}")
-            return None
-        weighed = nested.weighed
-        flow_serves = target.dim <= _FLOW_UP_TO and weighed.efficiency < LEAST_EFFICIENCY
-        left = "; left" if flow_serves else ""
-        note = f"given {given}: importance efficiency {100.0 * weighed.efficiency:.1f} %{left}"
-        self._note("nested", gauss, weighed, note, weighed.khat)
-        if flow_serves:
+        self._note("nested", gauss, nested.weighed, tried.note, nested.weighed.khat)
+        if not tried.taken:
             return None
         self.nested = nested
-        q = Approximation(target, NestedLaplace(target), nested.phi)
-        return dataclasses.replace(gauss, approximation=q), weighed
+        q = approximation_of(gauss, nested)
+        return dataclasses.replace(gauss, approximation=q), nested.weighed
 
     def _is_poor(self, weighed: Weighing) -> bool:
         """Something better is called for, and there is time for it."""
@@ -281,23 +261,22 @@ class Pilot:
         children = int(np.asarray(params.rates).any(axis=1).sum())
         note = f"{', '.join(self.drivers[:3])} set those of {children} coordinates"
         self._note("scales", None, gauss, note)
-        bijector = Noncentering()
-        fit = fit_restarts(
+        return noncentered_fit(
             fold_in(self.key, 3),
-            pullback(self.target, bijector),
-            FullRank(),
-            solver=self._solver(),
-            data=(params, gauss.data),
-            start=bijector.inverse(params, phi.loc)[0],
-            num_restarts=1,
-            num_eval_draws=draws_each(1, self.target.dim),
+            gauss,
+            params,
+            self._solver(),
             max_steps=GAUSSIAN_STEPS,
-            max_seconds=self._budget(),
-            progress=self.progress,
-            checkpoint=self._batch(),
+            **self._rest(),
         )
-        good = Status(int(fit.status[0])) not in _LOST and math.isfinite(fit.bound)
-        return fit if good else None
+
+    def _rest(self) -> dict[str, Any]:
+        """What fits from a fit are given besides."""
+        return {
+            "max_seconds": self._budget(),
+            "progress": self.progress,
+            "checkpoint": self._batch(),
+        }
 
     def _budget(self) -> float | None:
         return None if math.isinf(self.left()) else max(self.left(), 1e-3)
@@ -306,22 +285,7 @@ class Pilot:
         """A coupling flow from a Gaussian, in cycles of falling rates, where it is better."""
         start = gauss
         for cycle in range(_FLOW_CYCLES[self.effort]):
-            flow = fit_restarts(
-                fold_in(self.key, 10 + cycle),
-                gauss.setup.target,
-                CouplingFlow(),
-                objective=ELBO(num_draws=_FLOW_DRAWS, stick_the_landing=True),
-                solver=_FLOW_SOLVER,
-                noise=Antithetic(),
-                data=gauss.data,
-                start=start,
-                num_restarts=1,
-                num_eval_draws=draws_each(1, self.target.dim),
-                max_steps=_FLOW_STEPS,
-                max_seconds=self._budget(),
-                progress=self.progress,
-                checkpoint=self._batch(),
-            )
+            flow = flow_fit(fold_in(self.key, 10 + cycle), gauss, start, **self._rest())
             old = self._better(flow, "flow", start, old)
             if old[1].efficiency >= _GOOD or self.left() <= 0.0 or not math.isfinite(flow.bound):
                 break
@@ -333,11 +297,11 @@ class Pilot:
         # where q is not the Gaussian any more, whether Gaussians agree says nothing of it
         rhat = moments_rhat(fit) if fit.approximation is None else 1.0
         evidence = evidence_of(fit, weighed)._replace(modes=modes, rhat=rhat)
-        if self.nested is not None:  # what Gaussians are off by, they don't tell lanes apart by
-            alike = fit.bounds[fit.best] - fit.bounds < evidence.bound - fit.bounds[fit.best]
-            evidence = evidence._replace(
-                lanes_at_best=max(int(alike.sum()), evidence.lanes_at_best)
-            )
+        stock = None
+        if self.nested is not None:  # draws of q are at hand, and dear to make again
+            stock = Stock(on_device(weighed.z), None, "q")
+            alike = lanes_within(fit, evidence.bound - fit.bounds[fit.best])
+            evidence = evidence._replace(lanes_at_best=max(alike, evidence.lanes_at_best))
         if told is not None and self.polish is not True:
             stock, errors = told
             corrected = "" if stock is None else "weights"
@@ -345,13 +309,12 @@ class Pilot:
                 fit, stock=stock, evidence=evidence._replace(errors=errors, corrected=corrected)
             )
         if self.left() <= 0.0:
-            return dataclasses.replace(fit, evidence=evidence._replace(interrupted=True))
+            evidence = evidence._replace(interrupted=True)
+            return dataclasses.replace(fit, stock=stock, evidence=evidence)
         moved = self._moved(fit)
-        stock, drift, acceptance = None, moved.drift, moved.acceptance
+        drift, acceptance = moved.drift, moved.acceptance
         if self.polish is False or (self.polish is not True and is_still(drift, _UNCLEAR)):
             self._note("chains", None, weighed, of_drift(drift))
-            if self.nested is not None:  # its draws are at hand, and dear to make again
-                stock = Stock(on_device(weighed.z), None, "q")
         else:
             key = fold_in(self.key, 5)
             least = min(_OF_FUNNELS, _ROUNDS[self.effort]) if self.drivers else 1
@@ -425,23 +388,6 @@ class Pilot:
         return weighted(tails), errors_of(tails.error, "weights")
 
 
-_FLOW_SOLVER = Stochastic(
-    optax.adam,
-    learning_rate=optax.cosine_decay_schedule(_FLOW_RATE, _FLOW_STEPS),
-    clip_norm=10.0,
-    tolerance=None,
-    average=False,
-)
-
-
 def _batches(fit: Fit) -> int:
     """Of draws of q, as they were weighed."""
     return fit.num_restarts if fit.approximation is None else 1
-
-
-def _of_lanes(fit: Fit) -> str:
-    """How many lanes agree."""
-    sizes = fit.agreement.sizes
-    best = int(sizes[0]) if len(sizes) else 0
-    status = Status(int(fit.status[fit.best])).text
-    return f"{fit.setup.family!r}, {best} of {fit.num_restarts} restarts at the best; {status}"

@@ -43,6 +43,19 @@ def moments_rhat(fit: Fit) -> float:
     return float(np.sqrt(1.0 + max(between.max(), of_log_sds.max())))
 
 
+def lanes_within(fit: Fit, nats: float) -> int:
+    """Lanes no further below the best: what its family is off by, they can't be told apart by."""
+    return int(np.sum(fit.bounds[fit.best] - fit.bounds < nats))
+
+
+def of_lanes(fit: Fit) -> str:
+    """How many lanes agree."""
+    sizes = fit.agreement.sizes
+    best = int(sizes[0]) if len(sizes) else 0
+    status = Status(int(fit.status[fit.best])).text
+    return f"{fit.setup.family!r}, {best} of {fit.num_restarts} restarts at the best; {status}"
+
+
 def separate_lanes(fits: Sequence[Fit], target: Target, data: Data) -> list[tuple[int, int]]:
     """The best lane, and those at other modes with a comparable bound, best first.
 

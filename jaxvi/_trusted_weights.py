@@ -41,8 +41,7 @@ def by_nested_weights(nested: Nested) -> Told | None:
     quadratic = nested.weighed.efficiency >= _QUADRATIC and nested.weighed.bad_share == 0.0
     if not quadratic or nested.of_values.efficiency < _MANY_VALUES:
         return None
-    left = nested.weighed.error.less_sure(nested.of_values.error)
-    return weighted(nested.weighed), errors_of(left, "weights")
+    return weighted(nested.of_values), errors_of(nested.of_values.error, "weights")
 
 
 def by_weights(weighed: Weighing) -> Told:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 from jaxvi._arguments import instance, typed_key
 from jaxvi._blas import one_thread
 from jaxvi._conditionals import Conditional, Split, conditional, conditionals, split
+from jaxvi._proposals import Proposal, worth
 from jaxvi._random import fold_in, generator_of
 from jaxvi._restarts import values_of
 from jaxvi._tree import on_device
@@ -30,11 +31,8 @@ _BLOCK = 256  # values of the drivers for which the others are found in one call
 _TRIED = 512  # of them in a round
 _MOST, _MOST_NUMBERS = 4_096, 2**25  # in the last one: 256 MiB of float64
 _LAST = 3  # proposals that draw the last values: one alone may miss a tail
+_GOOD, _LOST = 0.5, 0.01  # share of values with a mode at least; of their mass without, at most
 _LEAST, _ROUNDS, _EVEN = 3, 8, 0.35  # rounds; efficiency at which the last one follows
-_KERNELS, _WIDE_KERNELS, _LONG_KERNELS = 100, 8, 30  # of a proposal
-_DF, _WIDE_DF = 5.0, 2.0  # of their t's
-_WIDER, _LONG = 1.3, 4.0  # sds of all values that these are wide, and long in one driver
-_FEW = 20.0  # effective values, below which their own covariance is not believed
 
 
 class NestedLaplaceParams(NamedTuple):
@@ -137,10 +135,10 @@ def nested_laplace(
     r"""The nested Laplace approximation of a posterior, from a dense Gaussian fit.
 
     The marginal $\tilde p(\phi)$ of the drivers is sampled by importance: in rounds of 512 values,
-    each drawn from Student t's of 5 degrees of freedom around 100 values of the round before (West
-    1993), until they are worth half as many draws; then 4,096 of them (fewer where their
-    conditionals would take more than 256 MiB). Draws of q, weighed against log p, tell how
-    far the others are from Gaussian. See `NestedLaplace` for the formula.
+    each drawn from Student t's around 100 values of those before (West 1993), until all are worth a
+    third as many draws; then 4,096 of them (fewer where their conditionals would take more than
+    256 MiB). Draws of q, weighed against log p, tell how far the others are from Gaussian. See
+    `NestedLaplace` for the formula.
 
     Args:
         key: a random key.
@@ -152,39 +150,79 @@ def nested_laplace(
         go_on: asked before each round; where it says no, the last one follows.
 
     Returns:
-        A `Nested`; None where no value of the drivers has a finite mass.
+        A `Nested`; None where the others have no mode that Newton's method finds, at half of the
+        values or at some that matter.
+
+    Raises:
+        TypeError, ValueError: no key, no target, drivers that are not coordinates.
 
     Example:
         >>> fit = jaxvi.fit(key, target, solver=jaxvi.NaturalGradient())
         >>> found = nested_laplace(key, target, fit.q.phi, [0])
-        >>> found.weighed.efficiency.round(2)
+        >>> round(found.weighed.efficiency, 2)
         1.0
     """
     instance("target", target, Target, "jaxvi.Target(log_density, supports)")
     generator = generator_of(typed_key(key))
     loc, factor = np.asarray(phi.loc), scale_tril_on_host(phi.log_diag, phi.lower)
-    drivers = np.asarray(drivers, int)
-    at = split(drivers, loc, factor.astype(loc.dtype))
-    own = (factor @ factor.T)[np.ix_(drivers, drivers)]
-    proposals, values, masses = [_Proposal.around(loc[drivers], own)], [], []
-    for round_ in range(_ROUNDS):
-        values.append(proposals[-1].draw(generator, _TRIED).astype(loc.dtype))
-        masses.append(_masses(_found(target, at, values[-1], data)))
-        weights = _weights(proposals, np.concatenate(values), np.concatenate(masses))
-        if not np.isfinite(weights.max()):
-            return None
-        proposals.append(_Proposal.of(generator, np.concatenate(values), weights, own))
-        if not go_on() or (round_ + 1 >= _LEAST and _worth(weights) >= _EVEN * len(weights)):
-            break
-    num = min(_MOST, _MOST_NUMBERS // len(at.loc) ** 2 // _BLOCK * _BLOCK)
+    chosen = _checked(drivers, len(loc))
+    at = split(chosen, loc, factor.astype(loc.dtype))
+    own = (factor @ factor.T)[np.ix_(chosen, chosen)]
+    num = max(min(_MOST, _MOST_NUMBERS // len(at.loc) ** 2 // _BLOCK * _BLOCK), _BLOCK)
+
+    def find(values: Float[np.ndarray, "values drivers"]) -> Conditional:
+        return _found(target, at, values.astype(loc.dtype), data)
+
+    first = Proposal.around(loc[chosen], own)
+    proposals = _adapted(generator, first, own, find, min(_TRIED, num), go_on)
+    if proposals is None:
+        return None
     last = proposals[-_LAST:]
     parts = [each.draw(generator, -(-num // len(last))) for each in last]
-    drawn = np.concatenate(parts)[:num].astype(loc.dtype)
-    found = _found(target, at, drawn, data)
-    weights = _weights(last, drawn, _masses(found))
-    if not np.isfinite(weights.max()):
+    values = np.concatenate(parts)[:num].astype(loc.dtype)
+    found = find(values)
+    weights = _good_weights(last, values, found)
+    if weights is None:
         return None
-    return _weighed(fold_in(key, 1), target, at, drawn, found, weights, data)
+    return _weighed(fold_in(key, 1), target, at, values, found, weights, data)
+
+
+def _checked(drivers: Any, dim: int) -> Int[np.ndarray, "drivers"]:
+    """Numbers of some coordinates, not of all."""
+    chosen = np.unique(np.asarray(drivers))
+    whole = chosen.size > 0 and np.issubdtype(chosen.dtype, np.integer)
+    if not (whole and chosen[0] >= 0 and chosen[-1] < dim and chosen.size < dim):
+        raise ValueError(
+            f"drivers: expected numbers of coordinates, from 0 to {dim - 1}, at least one and not "
+            f"all of them; got {drivers!r:.80}; try jaxvi.noncentering.find_drivers."
+        )
+    return chosen
+
+
+def _adapted(
+    generator: np.random.Generator,
+    first: Proposal,
+    own: Float[np.ndarray, "drivers drivers"],
+    find: Callable[[Float[np.ndarray, "values drivers"]], Conditional],
+    num: int,
+    go_on: Callable[[], bool],
+) -> list[Proposal] | None:
+    """Proposals, each made from all values that those before it have drawn."""
+    proposals = [first]
+    values = np.empty((0, len(own)))
+    masses = np.empty(0)
+    for round_ in range(1, _ROUNDS + 1):
+        drawn = proposals[-1].draw(generator, num)
+        found = find(drawn)
+        if np.mean(found.good) < _GOOD:
+            return None
+        values = np.concatenate([values, drawn])
+        masses = np.concatenate([masses, np.where(found.good, _masses(found), -math.inf)])
+        weights = _weights(proposals, values, masses)
+        proposals.append(Proposal.of(generator, values, weights, own))
+        if not go_on() or (round_ >= _LEAST and worth(weights) >= _EVEN * len(weights)):
+            break
+    return proposals
 
 
 def _weighed(
@@ -258,91 +296,29 @@ def _found(
 
 
 def _masses(found: Conditional) -> Float[np.ndarray, "values"]:
-    """Laplace's masses; none where the others have no mode that is one."""
+    """Laplace's masses; of what lies far out there may be none."""
     mass = np.asarray(found.mass, float)
-    return np.where(np.asarray(found.concave) & np.isfinite(mass), mass, -math.inf)
+    return np.where(np.isfinite(mass), mass, -math.inf)
+
+
+def _good_weights(
+    proposals: "list[Proposal]", values: Float[np.ndarray, "values drivers"], found: Conditional
+) -> Float[np.ndarray, "values"] | None:
+    """Log weights; None where values at which there is no good conditional matter."""
+    weights = _weights(proposals, values, _masses(found))
+    if not np.isfinite(weights.max()):
+        return None
+    share = np.exp(weights - weights.max())
+    if share[~found.good].sum() > _LOST * share.sum():
+        return None
+    return np.where(found.good, weights, -math.inf)
 
 
 def _weights(
-    proposals: "list[_Proposal]",
+    proposals: "list[Proposal]",
     values: Float[np.ndarray, "values drivers"],
     masses: Float[np.ndarray, "values"],
 ) -> Float[np.ndarray, "values"]:
     """Log weights of values, of which each proposal has drawn as many as each other."""
     each = [proposal.log_density(values) for proposal in proposals]
     return masses - np.logaddexp.reduce(each, axis=0) + math.log(len(each))
-
-
-def _worth(weights: Float[np.ndarray, "values"]) -> float:
-    """How many equally weighted ones they are worth."""
-    share = np.exp(weights - weights.max())
-    return float(share.sum() ** 2 / np.sum(share**2))
-
-
-class _Proposal(NamedTuple):
-    """Student t's in equal parts, each with its centre, factor and degrees of freedom."""
-
-    centres: Float[np.ndarray, "kernels drivers"]
-    factors: Float[np.ndarray, "kernels drivers drivers"]
-    df: Float[np.ndarray, "kernels"]
-
-    @classmethod
-    def around(
-        cls, centre: Float[np.ndarray, "drivers"], covariance: Float[np.ndarray, "drivers drivers"]
-    ) -> "_Proposal":
-        """One, wider than a Gaussian fit, which is too narrow."""
-        factor = _WIDER * np.linalg.cholesky(covariance)
-        return cls(centre[None], factor[None], np.full(1, _DF))
-
-    @classmethod
-    def of(
-        cls,
-        generator: np.random.Generator,
-        values: Float[np.ndarray, "values drivers"],
-        weights: Float[np.ndarray, "values"],
-        own: Float[np.ndarray, "drivers drivers"],
-    ) -> "_Proposal":
-        """From weighted values; `own` is the Gaussian fit's covariance.
-
-        Most kernels are narrow. Some are wide, and some long in one driver alone: a log scale near
-        zero has a long tail, on which other drivers are where they always are.
-        """
-        dim = values.shape[1]
-        share = np.exp(weights - weights.max())
-        share /= share.sum()
-        mean = share @ values
-        covariance = (share[:, None] * (values - mean)).T @ (values - mean)
-        covariance += 1e-12 * np.diag(np.diagonal(own)) + (_worth(weights) < _FEW) * own
-        width = (4.0 / ((dim + 2.0) * _KERNELS)) ** (1.0 / (dim + 4.0))
-        centres = values[generator.choice(len(values), _KERNELS, p=share)]
-        centres = mean + math.sqrt(1.0 - width**2) * (centres - mean)
-        spread = np.repeat(width**2 * covariance[None], _KERNELS, axis=0)
-        df = np.full(_KERNELS, _DF)
-        wide, along = slice(_WIDE_KERNELS), np.arange(_WIDE_KERNELS, _WIDE_KERNELS + _LONG_KERNELS)
-        centres[wide], spread[wide] = mean, _WIDER**2 * covariance
-        which = along % dim
-        spread[along, which, which] += _LONG**2 * covariance[which, which]
-        df[wide], df[along] = _WIDE_DF, _WIDE_DF
-        return cls(centres, np.linalg.cholesky(spread), df)
-
-    def draw(self, generator: np.random.Generator, num: int) -> Float[np.ndarray, "num drivers"]:
-        """Values."""
-        kernel = generator.integers(len(self.centres), size=num)
-        heavy = np.sqrt(self.df[kernel] / generator.chisquare(self.df[kernel]))
-        normal = generator.normal(size=(num, self.centres.shape[1]))
-        return self.centres[kernel] + np.einsum(
-            "nij,nj->ni", self.factors[kernel], normal * heavy[:, None]
-        )
-
-    def log_density(
-        self, values: Float[np.ndarray, "values drivers"]
-    ) -> Float[np.ndarray, "values"]:
-        """Normalised."""
-        dim = values.shape[1]
-        apart = values[None] - self.centres[:, None]
-        square = np.sum((apart @ np.linalg.inv(self.factors).swapaxes(1, 2)) ** 2, axis=2)
-        constant = [math.lgamma(0.5 * (df + dim)) - math.lgamma(0.5 * df) for df in self.df]
-        diagonals = np.diagonal(self.factors, axis1=1, axis2=2)
-        constant -= 0.5 * dim * np.log(math.pi * self.df) + np.log(diagonals).sum(axis=1)
-        each = -0.5 * (self.df + dim)[:, None] * np.log1p(square / self.df[:, None])
-        return np.logaddexp.reduce(constant[:, None] + each, axis=0) - math.log(len(self.df))

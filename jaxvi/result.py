@@ -63,8 +63,7 @@ class Stage(NamedTuple):
 class Stock(NamedTuple):
     """Draws that are better than q's: unconstrained, with log weights where they have some.
 
-    `by` says what they were corrected by: "weights" or "chains"; "q" where they are q's own, kept
-    since they are dear to make.
+    `by` says what they were corrected by: "weights", "chains", or "q" where they are q's own.
     """
 
     z: Float[Array, "stock dim"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxvi
+from jaxvi import _nested_stage
 from jaxvi.families import FullRank, Noncentering, NoncenteringParams, Transformed
 from jaxvi.families._transformed import TransformedParams
 from jaxvi.noncentering import find_noncentering
@@ -194,8 +195,9 @@ def test_what_is_not_finite_has_none():
     assert find_noncentering(jax.random.key(1), target, phi) is None
 
 
-def test_the_autopilot_takes_it_and_tells():
-    """Above the dimension of flows: q is non-centred and exact there, and so are its weights."""
+def test_the_autopilot_takes_it_and_tells(monkeypatch):
+    """Where drivers can't be given: q is non-centred and exact there, and so are its weights."""
+    monkeypatch.setattr(_nested_stage, "_UP_TO", 0)
     dim = 41
     target = jaxvi.Target(funnel, jaxvi.Real((dim,)))
     fit = jaxvi.fit(jax.random.key(0), target, progress=False)

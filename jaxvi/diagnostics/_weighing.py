@@ -212,4 +212,5 @@ def _drift(
     told = np.ones(len(mean), bool)  # of weights that are nearly alike
     half = 0.5 * np.log(variance)
     drift = Drift(mean, apart[0], half, apart[1], none, told)
-    return drift, Drift(none, own[0], none, own[1], none, told)
+    # in sds of the weighted: those of draws with heavy tails would make it look small
+    return drift, Drift(none, own[0] / np.sqrt(variance), none, own[1], none, told)

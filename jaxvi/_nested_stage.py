@@ -1,0 +1,58 @@
+"""The stage of the default call in which a few drivers are given, and the others Laplace's."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jaxtyping import Array, Key
+
+from jaxvi._approximation import Approximation
+from jaxvi._random import fold_in
+from jaxvi.diagnostics._weighing import LEAST_EFFICIENCY
+from jaxvi.families import FullRank
+from jaxvi.nested import Nested, NestedLaplace, nested_laplace
+from jaxvi.noncentering import find_drivers
+from jaxvi.result import Fit
+
+_UP_TO = 256  # dimensions: Hessians of all others, at some thousand values
+_FEW_VALUES = 0.1  # efficiency of values of the drivers, below which they tell nothing
+
+
+class GivenDrivers(NamedTuple):
+    """What came of it: the approximation, whether it is taken, and a note for the log."""
+
+    nested: Nested | None
+    taken: bool
+    note: str
+
+
+def given_drivers(
+    key: Key[Array, ""], gauss: Fit, least: float, flow_up_to: int, go_on: Callable[[], bool]
+) -> GivenDrivers | None:
+    """The nested Laplace approximation from a dense Gaussian fit; None where nothing drives.
+
+    It is left where its bound is below `least`, as where the density has kinks, and where a flow
+    does better than so uneven weights.
+    """
+    target, dim = gauss.setup.target, gauss.setup.target.dim
+    if not isinstance(gauss.setup.family, FullRank) or dim > _UP_TO:
+        return None
+    phi = gauss.lane(gauss.best).phi
+    drivers = find_drivers(fold_in(key, 2), target, phi, gauss.data)
+    if not drivers.size:
+        return None
+    nested = nested_laplace(fold_in(key, 8), target, phi, drivers, gauss.data, go_on=go_on)
+    names = [target.coordinate_names()[i] for i in drivers]
+    given = "given " + ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    if nested is None or nested.of_values.efficiency < _FEW_VALUES:
+        return GivenDrivers(None, False, f"{given}: the others are far from Gaussian")
+    weighed = nested.weighed
+    flow_serves = dim <= flow_up_to and weighed.efficiency < LEAST_EFFICIENCY
+    taken = weighed.bound >= least and not flow_serves
+    left = "" if taken else "; left"
+    note = f"{given}: importance efficiency {100.0 * weighed.efficiency:.1f} %{left}"
+    return GivenDrivers(nested, taken, note)
+
+
+def approximation_of(fit: Fit, nested: Nested) -> Approximation:
+    """q by itself."""
+    return Approximation(fit.setup.target, NestedLaplace(fit.setup.target), nested.phi)
