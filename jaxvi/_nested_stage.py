@@ -7,6 +7,7 @@ from jaxtyping import Array, Key
 
 from jaxvi._approximation import Approximation
 from jaxvi._random import fold_in
+from jaxvi._types import Data
 from jaxvi.diagnostics._weighing import LEAST_EFFICIENCY
 from jaxvi.families import FullRank
 from jaxvi.nested import Nested, NestedLaplace, nested_laplace
@@ -26,7 +27,12 @@ class GivenDrivers(NamedTuple):
 
 
 def given_drivers(
-    key: Key[Array, ""], gauss: Fit, least: float, flow_up_to: int, go_on: Callable[[], bool]
+    key: Key[Array, ""],
+    gauss: Fit,
+    data: Data,
+    least: float,
+    flow_up_to: int,
+    go_on: Callable[[], bool],
 ) -> GivenDrivers | None:
     """The nested Laplace approximation from a dense Gaussian fit; None where nothing drives.
 
@@ -37,10 +43,10 @@ def given_drivers(
     if not isinstance(gauss.setup.family, FullRank) or dim > _UP_TO:
         return None
     phi = gauss.lane(gauss.best).phi
-    drivers = find_drivers(fold_in(key, 2), target, phi, gauss.data)
+    drivers = find_drivers(fold_in(key, 2), target, phi, data)
     if not drivers.size:
         return None
-    nested = nested_laplace(fold_in(key, 8), target, phi, drivers, gauss.data, go_on=go_on)
+    nested = nested_laplace(fold_in(key, 8), target, phi, drivers, data, go_on=go_on)
     names = [target.coordinate_names()[i] for i in drivers]
     given = "given " + ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     if nested is None or nested.of_values.efficiency < _FEW_VALUES:

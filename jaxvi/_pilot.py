@@ -84,6 +84,9 @@ class Pilot:
             return math.inf
         return self.max_seconds - (time.perf_counter() - self.began)
 
+    def _in_time(self) -> bool:
+        return self.left() > 0.0
+
     @one_thread()
     def fly(self, run: dict[str, Any]) -> Fit:
         """All stages, as far as they are asked for."""
@@ -212,7 +215,7 @@ class Pilot:
     def _given_drivers(self, gauss: Fit) -> tuple[Fit, Weighing] | None:
         """The nested Laplace approximation, where few coordinates set scales and it serves."""
         least = gauss.bound - _NO_FUNNEL
-        tried = given_drivers(self.key, gauss, least, _FLOW_UP_TO, lambda: self.left() > 0.0)
+        tried = given_drivers(self.key, gauss, self.data, least, _FLOW_UP_TO, self._in_time)
         if tried is None:
             return None
         nested = tried.nested
@@ -228,7 +231,7 @@ class Pilot:
 
     def _is_poor(self, weighed: Weighing) -> bool:
         """Something better is called for, and there is time for it."""
-        return weighed.efficiency < _BETTER_BELOW[self.effort] and self.left() > 0.0
+        return weighed.efficiency < _BETTER_BELOW[self.effort] and self._in_time()
 
     def _better(
         self,
@@ -287,7 +290,7 @@ class Pilot:
         for cycle in range(_FLOW_CYCLES[self.effort]):
             flow = flow_fit(fold_in(self.key, 10 + cycle), gauss, start, **self._rest())
             old = self._better(flow, "flow", start, old)
-            if old[1].efficiency >= _GOOD or self.left() <= 0.0 or not math.isfinite(flow.bound):
+            if old[1].efficiency >= _GOOD or not self._in_time() or not math.isfinite(flow.bound):
                 break
             start = flow
         return old
@@ -308,7 +311,7 @@ class Pilot:
             return dataclasses.replace(
                 fit, stock=stock, evidence=evidence._replace(errors=errors, corrected=corrected)
             )
-        if self.left() <= 0.0:
+        if not self._in_time():
             evidence = evidence._replace(interrupted=True)
             return dataclasses.replace(fit, stock=stock, evidence=evidence)
         moved = self._moved(fit)
@@ -319,7 +322,7 @@ class Pilot:
             key = fold_in(self.key, 5)
             least = min(_OF_FUNNELS, _ROUNDS[self.effort]) if self.drivers else 1
             rounds = range(least, _ROUNDS[self.effort] + 1)
-            polished = polish(key, self.target, moved, rounds, lambda: self.left() > 0.0)
+            polished = polish(key, self.target, moved, rounds, self._in_time)
             drift, acceptance = polished.drift, polished.acceptance
             stock = Stock(polished.z, None, "chains")
             note = f"q: {of_drift(moved.drift)}; end: {of_drift(drift)}"

@@ -59,12 +59,12 @@ def fit(
 
     With no family, objective, solver or noise: the autopilot. A Gaussian is fitted by natural
     gradients from several random starts and weighed against the density; where the weights ask
-    for it, another in non-centred coordinates, if some set scales, and where the dimension allows a
-    flow are fitted from there; where weights can't mend what is
-    left, short Hamiltonian chains from q's draws look whether they drift, and where they do, run
-    until they don't. Separate modes of comparable mass become a mixture. `fit.log` has a line for
-    every stage, `fit.verdict` and `fit.reasons` what came out, `fit.q` what variational inference
-    gave, and `fit.sample` the best draws there are.
+    for it and few coordinates set the scales of others, these are given and the others Laplace's;
+    else a Gaussian in non-centred coordinates, and where the dimension allows a flow, are fitted
+    from there; where weights can't mend what is left, short Hamiltonian chains from q's draws look
+    whether they drift, and where they do, run until they don't. Separate modes of comparable mass
+    become a mixture. `fit.log` has a line for every stage, `fit.verdict` and `fit.reasons` what
+    came out, `fit.q` what variational inference gave, and `fit.sample` the best draws there are.
 
     With any of them: that solver alone (what isn't given is what suits it), many restarts in one
     compiled batch, the winner by a fresh bound on draws common to all; `fit.verdict` then rests
@@ -96,8 +96,8 @@ def fit(
         max_steps: step limit of the solver; by default 20,000, with the autopilot 3,000.
         num_eval_draws: fresh draws by which lanes are ranked; by default 2,000. The autopilot,
             which weighs the best one anyway, takes fewer where they tell bounds to 0.03 nats.
-        effort: of the autopilot: "quick" fits no flow and runs chains for a short time only,
-            "thorough" asks for more of both.
+        effort: of the autopilot: "quick" stops at the Gaussian and runs chains for a short time
+            only, "thorough" asks for more.
         max_seconds: time after which nothing new is begun; what runs ends soon after.
         polish: whether chains mend the draws: "auto" where it is called for; True runs them in any
             case, False never.
