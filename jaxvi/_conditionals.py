@@ -19,9 +19,8 @@ _NEAR = 1e-2  # squared length of a step, in sds of what is being found: the nex
 _LENGTHS = np.array([1.0, 0.25, 0.03])  # of a Newton step, of which the best is taken
 _SLICE = 32  # values of the drivers at a time
 
-_State: TypeAlias = tuple[
-    Array, Array, Array, Array
-]  # the others, log p, steps, the last one's length
+# the others, log p there, steps so far, the length of the last one
+_State: TypeAlias = tuple[Array, Array, Array, Array]
 
 
 class Split(NamedTuple):

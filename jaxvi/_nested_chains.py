@@ -19,13 +19,11 @@ from jaxvi._light_jit import STEPS, light_jit
 from jaxvi._log_probs import log_probs, values_and_gradients
 from jaxvi._random import fold_in, normals
 from jaxvi._types import Scalar
-from jaxvi.chains import MOST_LEAPS, fewest_leaps
+from jaxvi.chains import LONGEST, MOST_LEAPS, SHORTEST, adapted, chance_of, fewest_leaps
 from jaxvi.diagnostics._movement import KEPT, Groups, Movement, move
 from jaxvi.nested import Nested, NestedLaplaceParams
 from jaxvi.target import Target
 
-_ACCEPTANCE, _FORGETTING = 0.8, 0.6  # wanted, and the exponent of gains, as for other chains
-_SHORTEST, _LONGEST = 0.6, 1.2  # of the step size
 _FIRST_STEP = 0.7  # sds: these scales are right
 
 
@@ -136,7 +134,7 @@ def _move_others(
     which = chains.which
     drivers, mode, spread = phi.drivers[which], found.mode[which], found.spread[which]
     momentum = normals(key_momentum, shape, dtype)
-    lengths = jax.random.uniform(key_length, (shape[0], 1), dtype, _SHORTEST, _LONGEST)
+    lengths = jax.random.uniform(key_length, (shape[0], 1), dtype, SHORTEST, LONGEST)
     step = jnp.exp(chains.log_step) * lengths
     leaps = jax.random.randint(key_leaps, (), fewest_leaps(chains.log_step), MOST_LEAPS + 1)
 
@@ -157,15 +155,12 @@ def _move_others(
     before, force = seen(chains.noise)
     state = (chains.noise, momentum, force, before)
     noise, last, _, value = lax.fori_loop(0, leaps, leap, state)
-    lost = jnp.where(jnp.isfinite(before), before, jnp.finfo(dtype).min)
-    gain = value - lost + 0.5 * (jnp.sum(momentum**2, axis=-1) - jnp.sum(last**2, axis=-1))
-    chance = jnp.where(jnp.isfinite(gain), jnp.exp(jnp.minimum(gain, 0.0)), 0.0)
+    chance = chance_of(before, value, momentum, last)
     accepted = jax.random.uniform(key_accept, (shape[0],), dtype) < chance
     usual = jnp.mean(chance)
-    pace = (1.0 + chains.num_transitions.astype(dtype)) ** -_FORGETTING
     return chains._replace(
         noise=jnp.where(accepted[:, None], noise, chains.noise),
-        log_step=chains.log_step + pace * (usual - _ACCEPTANCE),
+        log_step=adapted(chains.log_step, chains.num_transitions, usual),
         num_transitions=chains.num_transitions + 1,
         value=jnp.where(accepted, value, before),
         acceptance=usual,

@@ -9,7 +9,6 @@ from jaxvi._approximation import Approximation
 from jaxvi._random import fold_in
 from jaxvi._types import Data
 from jaxvi.diagnostics._weighing import LEAST_EFFICIENCY
-from jaxvi.families import FullRank
 from jaxvi.nested import Nested, NestedLaplace, nested_laplace
 from jaxvi.noncentering import find_drivers
 from jaxvi.result import Fit
@@ -40,7 +39,7 @@ def given_drivers(
     does better than so uneven weights.
     """
     target, dim = gauss.setup.target, gauss.setup.target.dim
-    if not isinstance(gauss.setup.family, FullRank) or dim > _UP_TO:
+    if dim > _UP_TO:
         return None
     phi = gauss.lane(gauss.best).phi
     drivers = find_drivers(fold_in(key, 2), target, phi, data)

@@ -23,7 +23,7 @@ _FEWEST_LEAPS, MOST_LEAPS = 2, 8
 _ACCEPTANCE = 0.8  # wanted
 _FIRST_STEP = 0.5  # standard deviations of q
 _CAREFUL, _SHORT = 0.25, 0.25  # share of moves by steps as short, for places as narrow
-_SHORTEST, _LONGEST = 0.6, 1.2  # of the step size: chains of one length would come back in step
+SHORTEST, LONGEST = 0.6, 1.2  # of the step size: chains of one length would come back in step
 _FORGETTING = 0.6  # exponent of the gains by which the step size is adapted
 
 
@@ -45,6 +45,24 @@ def fewest_leaps(log_step: Scalar) -> Int[Array, ""]:
     """Leapfrog steps of the shortest transitions: a quarter of a period."""
     wanted = _QUARTER * jnp.exp(-log_step)
     return jnp.round(jnp.clip(wanted, _FEWEST_LEAPS, MOST_LEAPS)).astype(jnp.int32)
+
+
+def chance_of(
+    before: Float[Array, "chains"],
+    value: Float[Array, "chains"],
+    momentum: Float[Array, "chains dim"],
+    last: Float[Array, "chains dim"],
+) -> Float[Array, "chains"]:
+    """With which the end of a Hamiltonian transition is accepted, by the rule of Metropolis."""
+    lost = jnp.where(jnp.isfinite(before), before, jnp.finfo(before.dtype).min)
+    gain = value - lost + 0.5 * (jnp.sum(momentum**2, axis=-1) - jnp.sum(last**2, axis=-1))
+    return jnp.where(jnp.isfinite(gain), jnp.exp(jnp.minimum(gain, 0.0)), 0.0)
+
+
+def adapted(log_step: Scalar, num_transitions: Int[Array, ""], acceptance: Scalar) -> Scalar:
+    """The log of the step size, towards the acceptance that is wanted, by gains that fall."""
+    pace = (1.0 + num_transitions.astype(log_step.dtype)) ** -_FORGETTING
+    return log_step + pace * (acceptance - _ACCEPTANCE)
 
 
 def start_chains(
@@ -141,7 +159,7 @@ def _transition(
     momentum = normals(key_momentum, shape, dtype)
     drawn = jax.random.uniform(key_length, (shape[0],), dtype)
     careful = drawn < _CAREFUL
-    spread = _SHORTEST + (_LONGEST - _SHORTEST) * (drawn - _CAREFUL) / (1.0 - _CAREFUL)
+    spread = SHORTEST + (LONGEST - SHORTEST) * (drawn - _CAREFUL) / (1.0 - _CAREFUL)
     spread = jnp.where(careful, _SHORT, spread)[:, None]
     # where there is no density nothing is known: as far as q is wide; at the start nothing moves
     known = jnp.isfinite(chains.value)[:, None] | ~jnp.isfinite(chains.log_step)
@@ -160,17 +178,14 @@ def _transition(
     force = _pull(scale, chains.gradient)
     start = (chains.z, momentum, force, chains.value, chains.gradient)
     z, last, _, value, gradient = lax.fori_loop(0, leaps, leap, start)
-    lost = jnp.where(jnp.isfinite(chains.value), chains.value, jnp.finfo(dtype).min)
-    gain = value - lost + 0.5 * (jnp.sum(momentum**2, axis=-1) - jnp.sum(last**2, axis=-1))
-    chance = jnp.where(jnp.isfinite(gain), jnp.exp(jnp.minimum(gain, 0.0)), 0.0)
+    chance = chance_of(chains.value, value, momentum, last)
     accepted = jax.random.uniform(key_accept, (shape[0],), dtype) < chance
     usual = jnp.sum(jnp.where(careful, 0.0, chance)) / jnp.maximum(jnp.sum(~careful), 1)
-    pace = (1.0 + chains.num_transitions.astype(dtype)) ** -_FORGETTING
     return Chains(
         z=jnp.where(accepted[:, None], z, chains.z),
         value=jnp.where(accepted, value, chains.value),
         gradient=jnp.where(accepted[:, None], gradient, chains.gradient),
-        log_step=chains.log_step + pace * (usual - _ACCEPTANCE),
+        log_step=adapted(chains.log_step, chains.num_transitions, usual),
         num_transitions=chains.num_transitions + 1,
         acceptance=usual,
     )
