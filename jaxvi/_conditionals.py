@@ -9,6 +9,7 @@ from jax import lax
 from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxvi._lapack import matrices_at_once
 from jaxvi._light_jit import STEPS, light_jit
 from jaxvi._log_probs import hessian_products, log_probs, values_and_gradients
 from jaxvi._types import Data, Scalar
@@ -137,5 +138,5 @@ def conditionals(
     at: Split, drivers: Float[Array, "rows drivers"], data: Data, *, target: Target
 ) -> Conditional:
     """Of every row of the drivers."""
-    size = min(_SLICE, len(drivers))
+    size = min(_SLICE, len(drivers), matrices_at_once(len(at.loc)))
     return lax.map(lambda row: conditional(target, at, row, data), drivers, batch_size=size)

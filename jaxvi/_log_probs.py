@@ -17,6 +17,8 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
+from jaxvi._lapack import points_at_once
+from jaxvi._programs import largest_array
 from jaxvi._types import Data, Scalar
 from jaxvi.target import Target
 
@@ -132,30 +134,19 @@ def _flat(function: Any) -> Any:
 
 
 def _in_slices(function: Any, points: Any, data: Any) -> Any:
-    """`function` of all points at once, or of some at a time where one makes large arrays."""
+    """`function` of all points at once, or of some at a time.
+
+    That is where one makes large arrays, and where calls of LAPACK keep many from ending.
+    """
     num = len(jax.tree.leaves(points)[0])
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), points)
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), data)
-    most = max(1, _MOST_NUMBERS // largest_array(jax.make_jaxpr(function)(one, like).jaxpr))
+    program = jax.make_jaxpr(function)(one, like).jaxpr
+    most = min(max(1, _MOST_NUMBERS // largest_array(program)), points_at_once(program))
     if num <= most:
         return jax.vmap(function, (0, None))(points, data)
     each = -(-num // -(-num // most))
     return lax.map(lambda point: function(point, data), points, batch_size=each)
-
-
-def largest_array(jaxpr: Any) -> int:
-    """Numbers in the largest array that a program makes, its inner programs included."""
-    sizes = [1]
-    for equation in jaxpr.eqns:
-        sizes += [getattr(variable.aval, "size", 1) for variable in equation.outvars]
-        for parameter in jax.tree.leaves(equation.params, is_leaf=_is_program):
-            if _is_program(parameter):
-                sizes.append(largest_array(getattr(parameter, "jaxpr", parameter)))
-    return max(sizes)
-
-
-def _is_program(parameter: Any) -> bool:
-    return hasattr(getattr(parameter, "jaxpr", parameter), "eqns")
 
 
 def _lengthen(points: Any, batched: Any, axis_size: int) -> Any:

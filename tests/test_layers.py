@@ -36,6 +36,8 @@ LAYERS = [
     "_special",
     "_linalg",
     "_blas",
+    "_programs",
+    "_lapack",
     "_trees_as_json",
     "_storage",
     "_fingerprint",
