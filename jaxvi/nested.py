@@ -166,7 +166,7 @@ def nested_laplace(
     generator = generator_of(typed_key(key))
     loc, factor = np.asarray(phi.loc), scale_tril_on_host(phi.log_diag, phi.lower)
     chosen = _checked(drivers, len(loc))
-    at = split(chosen, loc, factor.astype(loc.dtype))
+    at = split(target, chosen, loc, factor.astype(loc.dtype))
     own = (factor @ factor.T)[np.ix_(chosen, chosen)]
     num = max(min(_MOST, _MOST_NUMBERS // len(at.loc) ** 2 // _BLOCK * _BLOCK), _BLOCK)
 

@@ -134,7 +134,7 @@ def test_the_conditional_of_a_gaussian_is_its_own():
         return -0.5 * (z - mean) @ precision @ (z - mean)
 
     target = jaxvi.Target(density, jaxvi.Real((5,)))
-    at = split(np.array([1, 3]), np.zeros(5), np.eye(5))  # a poor place to begin from
+    at = split(target, np.array([1, 3]), np.zeros(5), np.eye(5))  # a poor place to begin from
     values = rng.normal(size=(3, 2))
     found = conditionals(at, jnp.asarray(values), None, target=target)
     others = [0, 2, 4]
