@@ -16,7 +16,8 @@ from jaxvi._log_probs import hessian_products, log_probs, values_and_gradients
 from jaxvi._types import Data, Scalar
 from jaxvi.target import Target
 
-_MOST_STEPS = 12
+_MOST_STEPS = 24
+_RAISED = 2.0  # by how much of the Gaussian's precision, where a density isn't concave
 _NEAR = 1e-2  # squared length of a step, in sds of what is being found: the next one is its square
 _LENGTHS = np.array([1.0, 0.25, 0.03])  # of a Newton step, of which the best is taken
 _SLICE = 32  # values of the drivers at a time
@@ -92,8 +93,9 @@ class Conditional(NamedTuple):
     r"""N(mode, spread spread^T) for the others, and `peak`, log p at the mode.
 
     `mass` is Laplace's estimate of $\log \int p(z)\,$d(others); `good` tells whether Newton's
-    method has ended, and the Hessian is negative definite there. Where it is not, `spread` is the
-    Gaussian's.
+    method has ended, and the Hessian is negative definite there. Where it is not, `spread` is that
+    of a Hessian to which the Gaussian's precision is added, so that a density with tails is met
+    there too; where even that is not definite, `lost`, the Gaussian's.
     """
 
     mode: Float[Array, "others"]
@@ -101,6 +103,16 @@ class Conditional(NamedTuple):
     peak: Scalar
     mass: Scalar
     good: Bool[Array, ""]
+    lost: Bool[Array, ""]
+
+
+class _Curvature(NamedTuple):
+    """Minus a Hessian; the factor to go by; whether it is the Hessian's, or the Gaussian's."""
+
+    matrix: Float[Array, "others others"]
+    factor: Float[Array, "others others"]
+    concave: Bool[Array, ""]
+    lost: Bool[Array, ""]
 
 
 def split(
@@ -129,26 +141,28 @@ def conditional(
     """By Newton's method, with steps shortened until the density rises.
 
     It begins at the better of the Gaussian's mean and its conditional mean. A Hessian that is not
-    negative definite is replaced by the Gaussian's.
+    negative definite is raised by the Gaussian's precision, or else replaced by it.
     """
-    constant = at.held.constant(target)
+    constant, precision = at.held.constant(target), at.factor @ at.factor.T
 
     def values(others: Float[Array, "rows others"]) -> Float[Array, "rows"]:
         rows = jnp.broadcast_to(drivers[None], (len(others), len(drivers)))
         found = log_probs(target, at.whole(rows, others), data)
         return jnp.where(jnp.isfinite(found), found, -jnp.inf)
 
-    def factor(others: Float[Array, "others"]) -> tuple[Float[Array, "..."], Bool[Array, ""]]:
+    def curvature(others: Float[Array, "others"]) -> _Curvature:
         z = at.whole(drivers, others)
         hessian = hessian_products(constant, z[None], at.rest[None], data)[0] @ at.rest.T
-        found = jnp.linalg.cholesky(-0.5 * (hessian + hessian.T))
-        good = jnp.isfinite(found).all()
-        return jnp.where(good, found, at.factor), good
+        matrix = -0.5 * (hessian + hessian.T)
+        own, raised = jnp.linalg.cholesky(matrix), jnp.linalg.cholesky(matrix + _RAISED * precision)
+        concave, lost = jnp.isfinite(own).all(), ~jnp.isfinite(raised).all()
+        usual = jnp.where(lost, at.factor, raised)
+        return _Curvature(matrix, jnp.where(concave, own, usual), concave, lost & ~concave)
 
     def step(state: _State) -> _State:
         others, value, count, _ = state
         gradient = values_and_gradients(constant, at.whole(drivers, others)[None], data)[1][0]
-        lower = factor(others)[0]
+        lower = curvature(others).factor
         way = cho_solve((lower, True), at.rest @ gradient)
         tried = others[None] + _LENGTHS.astype(others.dtype)[:, None] * way[None]
         found = values(tried)
@@ -171,12 +185,15 @@ def conditional(
         jnp.full((), jnp.inf, found.dtype),
     )
     mode, peak, _, length = lax.while_loop(go_on, step, state)
-    lower, concave = factor(mode)
+    there = curvature(mode)
     eye = jnp.eye(len(mode), dtype=mode.dtype)
-    spread = solve_triangular(lower, eye, lower=True).T
-    mass = peak - jnp.sum(jnp.log(jnp.diagonal(lower))) + 0.5 * len(mode) * np.log(2.0 * np.pi)
-    good = concave & jnp.isfinite(mass) & (length <= _NEAR)
-    return Conditional(mode, spread, peak, mass, good)
+    spread = solve_triangular(there.factor, eye, lower=True).T
+    volume = -jnp.sum(jnp.log(jnp.diagonal(there.factor)))
+    # without a sign: what is lost is weighed by how sharp the density is there
+    sharp = -0.5 * jnp.linalg.slogdet(there.matrix)[1]
+    mass = peak + jnp.where(there.lost, sharp, volume) + 0.5 * len(mode) * np.log(2.0 * np.pi)
+    good = there.concave & jnp.isfinite(mass) & (length <= _NEAR)
+    return Conditional(mode, spread, peak, mass, good, there.lost)
 
 
 @light_jit(STEPS, static_argnames="target")

@@ -181,7 +181,7 @@ def nested_laplace(
     parts = [each.draw(generator, -(-num // len(last))) for each in last]
     values = np.concatenate(parts)[:num].astype(loc.dtype)
     found = find(values)
-    weights = _good_weights(last, values, found)
+    weights = _kept_weights(last, values, found)
     if weights is None:
         return None
     return _weighed(fold_in(key, 1), target, at, values, found, weights, data)
@@ -217,7 +217,7 @@ def _adapted(
         if np.mean(found.good) < _GOOD:
             return None
         values = np.concatenate([values, drawn])
-        masses = np.concatenate([masses, np.where(found.good, _masses(found), -math.inf)])
+        masses = np.concatenate([masses, np.where(found.lost, -math.inf, _masses(found))])
         weights = _weights(proposals, values, masses)
         proposals.append(Proposal.of(generator, values, weights, own))
         if not go_on() or (round_ >= _LEAST and worth(weights) >= _EVEN * len(weights)):
@@ -301,17 +301,17 @@ def _masses(found: Conditional) -> Float[np.ndarray, "values"]:
     return np.where(np.isfinite(mass), mass, -math.inf)
 
 
-def _good_weights(
+def _kept_weights(
     proposals: "list[Proposal]", values: Float[np.ndarray, "values drivers"], found: Conditional
 ) -> Float[np.ndarray, "values"] | None:
-    """Log weights; None where values at which there is no good conditional matter."""
+    """Log weights; None where values at which the conditional is lost matter."""
     weights = _weights(proposals, values, _masses(found))
     if not np.isfinite(weights.max()):
         return None
     share = np.exp(weights - weights.max())
-    if share[~found.good].sum() > _LOST * share.sum():
+    if share[found.lost].sum() > _LOST * share.sum():
         return None
-    return np.where(found.good, weights, -math.inf)
+    return np.where(found.lost, -math.inf, weights)
 
 
 def _weights(
