@@ -19,11 +19,12 @@ from jaxvi.target import Target
 _MOST_STEPS = 24
 _RAISED = 2.0  # by how much of the Gaussian's precision, where a density isn't concave
 _NEAR = 1e-2  # squared length of a step, in sds of what is being found: the next one is its square
-_LENGTHS = np.array([1.0, 0.25, 0.03])  # of a Newton step, of which the best is taken
+_LENGTHS = np.array([1.0, 0.25, 0.03])  # of steps, of which the best is taken
 _SLICE = 32  # values of the drivers at a time
+BLOCK = 128  # of them in one call
 
-# the others, log p there, steps so far, the length of the last one
-_State: TypeAlias = tuple[Array, Array, Array, Array]
+# the others, log p there, steps so far, the length of the last one, whether it led higher
+_State: TypeAlias = tuple[Array, Array, Array, Array, Array]
 
 
 @jax.tree_util.register_static
@@ -70,8 +71,8 @@ class Split(NamedTuple):
     """Which coordinates are given (drivers), which are not, and where to look for these.
 
     `pick` and `rest` have a row for each, with a one where it stands. A Gaussian's conditional
-    mean is `loc + slope (drivers - centre)`, its precision `factor factor^T`. `held` are the
-    parameters of which all coordinates are given.
+    mean is `loc + slope (drivers - centre)`, its precision `factor factor^T`; `sd` are those of the
+    drivers. `held` are the parameters of which all coordinates are given.
     """
 
     pick: Float[Array, "drivers dim"]
@@ -80,7 +81,8 @@ class Split(NamedTuple):
     loc: Float[Array, "others"]
     slope: Float[Array, "others drivers"]
     factor: Float[Array, "others others"]
-    held: "Held"
+    sd: Float[Array, "drivers"]
+    held: Held
 
     def whole(
         self, drivers: Float[Array, "*rows drivers"], others: Float[Array, "*rows others"]
@@ -107,10 +109,14 @@ class Conditional(NamedTuple):
 
 
 class _Curvature(NamedTuple):
-    """Minus a Hessian; the factor to go by; whether it is the Hessian's, or the Gaussian's."""
+    """Minus a Hessian; the factor to go by; whether it is the Hessian's, or the Gaussian's.
+
+    `raised` is a factor of shorter steps, for where the Hessian is nearly singular.
+    """
 
     matrix: Float[Array, "others others"]
     factor: Float[Array, "others others"]
+    raised: Float[Array, "others others"]
     concave: Bool[Array, ""]
     lost: Bool[Array, ""]
 
@@ -130,18 +136,25 @@ def split(
     own = precision[np.ix_(others, others)]
     slope = -np.linalg.solve(own, precision[np.ix_(others, drivers)])
     factor = np.linalg.cholesky(own)
-    arrays = (eye[drivers], eye[others], loc[drivers], loc[others], slope, factor)
-    pick, rest, centre, mean, slope, factor = (jax.device_put(x.astype(loc.dtype)) for x in arrays)
-    return Split(pick, rest, centre, mean, slope, factor, Held.of(target, drivers))
+    sd = np.linalg.norm(scale_tril[drivers], axis=1)
+    arrays = (eye[drivers], eye[others], loc[drivers], loc[others], slope, factor, sd)
+    pick, rest, centre, mean, slope, factor, sd = (
+        jax.device_put(x.astype(loc.dtype)) for x in arrays
+    )
+    return Split(pick, rest, centre, mean, slope, factor, sd, Held.of(target, drivers))
 
 
 def conditional(
-    target: Target, at: Split, drivers: Float[Array, "drivers"], data: Data
+    target: Target,
+    at: Split,
+    drivers: Float[Array, "drivers"],
+    start: Float[Array, "others"],
+    data: Data,
 ) -> Conditional:
     """By Newton's method, with steps shortened until the density rises.
 
-    It begins at the better of the Gaussian's mean and its conditional mean. A Hessian that is not
-    negative definite is raised by the Gaussian's precision, or else replaced by it.
+    It begins at the best of `start`, the Gaussian's mean and its conditional mean. A Hessian that
+    is not negative definite is raised by the Gaussian's precision, or else replaced by it.
     """
     constant, precision = at.held.constant(target), at.factor @ at.factor.T
 
@@ -157,25 +170,29 @@ def conditional(
         own, raised = jnp.linalg.cholesky(matrix), jnp.linalg.cholesky(matrix + _RAISED * precision)
         concave, lost = jnp.isfinite(own).all(), ~jnp.isfinite(raised).all()
         usual = jnp.where(lost, at.factor, raised)
-        return _Curvature(matrix, jnp.where(concave, own, usual), concave, lost & ~concave)
+        factor = jnp.where(concave, own, usual)
+        return _Curvature(matrix, factor, usual, concave, lost & ~concave)
 
     def step(state: _State) -> _State:
-        others, value, count, _ = state
+        others, value, count, *_ = state
         gradient = values_and_gradients(constant, at.whole(drivers, others)[None], data)[1][0]
-        lower = curvature(others).factor
-        way = cho_solve((lower, True), at.rest @ gradient)
-        tried = others[None] + _LENGTHS.astype(others.dtype)[:, None] * way[None]
+        here = curvature(others)
+        way, shorter = (
+            cho_solve((lower, True), at.rest @ gradient) for lower in (here.factor, here.raised)
+        )
+        lengths = _LENGTHS.astype(others.dtype)[:, None]
+        tried = others[None] + jnp.concatenate([lengths * way[None], lengths * shorter[None]])
         found = values(tried)
         best = jnp.argmax(found)
         higher = found[best] > value
-        length = jnp.where(higher, jnp.sum((way @ lower) ** 2), 0.0)
         others = jnp.where(higher, tried[best], others)
-        return others, jnp.maximum(found[best], value), count + 1, length
+        length = jnp.sum((way @ here.factor) ** 2)
+        return others, jnp.maximum(found[best], value), count + 1, length, higher
 
     def go_on(state: _State) -> Array:
-        return (state[2] < _MOST_STEPS) & (state[3] > _NEAR)
+        return (state[2] < _MOST_STEPS) & (state[3] > _NEAR) & state[4]
 
-    starts = jnp.stack([at.loc, at.loc + at.slope @ (drivers - at.centre)])
+    starts = jnp.stack([start, at.loc, at.loc + at.slope @ (drivers - at.centre)])
     found = values(starts)
     best = jnp.argmax(found)
     state = (
@@ -183,8 +200,9 @@ def conditional(
         found[best],
         jnp.zeros((), jnp.int32),
         jnp.full((), jnp.inf, found.dtype),
+        jnp.ones((), bool),
     )
-    mode, peak, _, length = lax.while_loop(go_on, step, state)
+    mode, peak, _, length, _ = lax.while_loop(go_on, step, state)
     there = curvature(mode)
     eye = jnp.eye(len(mode), dtype=mode.dtype)
     spread = solve_triangular(there.factor, eye, lower=True).T
@@ -192,14 +210,82 @@ def conditional(
     # without a sign: what is lost is weighed by how sharp the density is there
     sharp = -0.5 * jnp.linalg.slogdet(there.matrix)[1]
     mass = peak + jnp.where(there.lost, sharp, volume) + 0.5 * len(mode) * np.log(2.0 * np.pi)
-    good = there.concave & jnp.isfinite(mass) & (length <= _NEAR)
-    return Conditional(mode, spread, peak, mass, good, there.lost)
+    lost = there.lost | ~jnp.isfinite(mass)
+    mass = jnp.where(jnp.isfinite(mass), mass, -jnp.inf)
+    good = there.concave & ~lost & (length <= _NEAR)
+    return Conditional(mode, spread, peak, mass, good, lost)
 
 
 @light_jit(STEPS, static_argnames="target")
 def conditionals(
-    at: Split, drivers: Float[Array, "rows drivers"], data: Data, *, target: Target
+    at: Split,
+    drivers: Float[Array, "rows drivers"],
+    starts: Float[Array, "rows others"],
+    data: Data,
+    *,
+    target: Target,
 ) -> Conditional:
     """Of every row of the drivers."""
     size = min(_SLICE, len(drivers), matrices_at_once(len(at.loc)))
-    return lax.map(lambda row: conditional(target, at, row, data), drivers, batch_size=size)
+
+    def one(row: tuple[Array, Array]) -> Conditional:
+        return conditional(target, at, *row, data)
+
+    return lax.map(one, (drivers, starts), batch_size=size)
+
+
+class Search:
+    """Finds conditionals, beginning at the mode of the nearest value that has one.
+
+    The mode moves little where the drivers do: Newton's method ends sooner, and far out it ends at
+    all. Values that are left without a mode get a second chance, from what the others have found.
+    """
+
+    def __init__(self, target: Target, at: Split, data: Data) -> None:
+        self._of = (target, at, data)
+        self._sd = np.asarray(at.sd, float)
+        self._values = np.asarray(at.centre, float)[None]
+        self._modes = np.asarray(at.loc)[None]
+
+    def __call__(self, values: Float[np.ndarray, "values drivers"]) -> Conditional:
+        """Of all values."""
+        found = self._found(values)
+        self._keep(values, found)
+        poor = np.flatnonzero(~found.good)
+        if 0 < poor.size < len(values):
+            again = self._found(values[poor])
+            self._keep(values[poor], again)
+            better = again.good | (~again.lost & found.lost[poor])
+            for old, new in zip(found, again, strict=True):
+                old[poor[better]] = new[better]
+        return found
+
+    def _keep(self, values: Float[np.ndarray, "values drivers"], found: Conditional) -> None:
+        self._values = np.concatenate([self._values, values[found.good]])
+        self._modes = np.concatenate([self._modes, found.mode[found.good]])
+
+    def _found(self, values: Float[np.ndarray, "values drivers"]) -> Conditional:
+        """Block by block: one program serves any number of values.
+
+        One at a time: two of these programs in threads kept each other from ending (jaxlib 0.10).
+        """
+        target, at, data = self._of
+        parts = []
+        for i in range(0, len(values), BLOCK):
+            some = values[i : i + BLOCK]
+            filled = np.resize(some, (BLOCK, some.shape[1])).astype(self._modes.dtype)
+            starts = self._modes[nearest(self._values, filled, self._sd)]
+            found = conditionals(at, filled, starts, data, target=target)
+            parts.append(jax.tree.map(lambda leaf, num=len(some): np.array(leaf[:num]), found))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def nearest(
+    known: Float[np.ndarray, "known drivers"],
+    values: Float[np.ndarray, "values drivers"],
+    sd: Float[np.ndarray, "drivers"],
+) -> Int[np.ndarray, "values"]:
+    """Which known value is nearest to each, in standard deviations."""
+    known, values = known / sd, values / sd
+    # squares less those of the values, which are the same for all that are known
+    return np.argmin(np.sum(known**2, axis=1)[None] - 2.0 * values @ known.T, axis=1)

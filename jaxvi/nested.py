@@ -13,7 +13,15 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxvi._arguments import instance, typed_key
 from jaxvi._blas import one_thread
-from jaxvi._conditionals import Conditional, Split, conditional, conditionals, split
+from jaxvi._conditionals import (
+    BLOCK,
+    Conditional,
+    Search,
+    Split,
+    conditional,
+    nearest,
+    split,
+)
 from jaxvi._proposals import Proposal, worth
 from jaxvi._random import fold_in, generator_of
 from jaxvi._restarts import values_of
@@ -27,18 +35,19 @@ from jaxvi.families._base import NormalNoiseFamily
 from jaxvi.families._full_rank import scale_tril_on_host
 from jaxvi.target import Target
 
-_BLOCK = 256  # values of the drivers for which the others are found in one call
 _TRIED = 512  # of them in a round
 _MOST, _MOST_NUMBERS = 4_096, 2**25  # in the last one: 256 MiB of float64
 _LAST = 3  # proposals that draw the last values: one alone may miss a tail
-_GOOD, _LOST = 0.5, 0.01  # share of values with a mode at least; of their mass without, at most
+_GOOD, _LOST = 0.5, 0.01  # share of values with a mode at least; of their mass lost at most
+_NEAR = 2.0  # sds within which a value without a mode is as likely as one that has one
 _LEAST, _ROUNDS, _EVEN = 3, 8, 0.35  # rounds; efficiency at which the last one follows
 
 
 class NestedLaplaceParams(NamedTuple):
-    """Values of the drivers with their log weights, and how the others are found for them."""
+    """Values of the drivers, where the others are most likely, and the logs of their weights."""
 
     drivers: Float[Array, "values drivers"]
+    modes: Float[Array, "values others"]
     log_weights: Float[Array, "values"]
     log_evidence: Scalar
     at: Split
@@ -90,8 +99,9 @@ class NestedLaplace(NormalNoiseFamily):
     ) -> tuple[Float[Array, "dim"], Scalar]:
         """z and log q(z)."""
         shares = jnp.cumsum(jax.nn.softmax(phi.log_weights))
-        drivers = phi.drivers[jnp.searchsorted(shares / shares[-1], ndtr(noise[0]))]
-        found = conditional(self.target, phi.at, drivers, phi.data)
+        which = jnp.searchsorted(shares / shares[-1], ndtr(noise[0]))
+        drivers = phi.drivers[which]
+        found = conditional(self.target, phi.at, drivers, phi.modes[which], phi.data)
         own = noise[1 : 1 + len(found.mode)]
         z = phi.at.whole(drivers, found.mode + found.spread @ own)
         return z, found.peak - phi.log_evidence - 0.5 * jnp.sum(own**2)
@@ -99,7 +109,9 @@ class NestedLaplace(NormalNoiseFamily):
     def log_prob(self, phi: NestedLaplaceParams, z: Float[Array, "dim"]) -> Scalar:
         """log q(z)."""
         drivers, others = phi.at.pick @ z, phi.at.rest @ z
-        found = conditional(self.target, phi.at, drivers, phi.data)
+        away = (phi.drivers - drivers[None]) / phi.at.sd[None]
+        start = phi.modes[jnp.argmin(jnp.sum(away**2, axis=1))]
+        found = conditional(self.target, phi.at, drivers, start, phi.data)
         own = jnp.linalg.solve(found.spread, others - found.mode)
         return found.peak - phi.log_evidence - 0.5 * jnp.sum(own**2)
 
@@ -168,11 +180,9 @@ def nested_laplace(
     chosen = _checked(drivers, len(loc))
     at = split(target, chosen, loc, factor.astype(loc.dtype))
     own = (factor @ factor.T)[np.ix_(chosen, chosen)]
-    num = max(min(_MOST, _MOST_NUMBERS // len(at.loc) ** 2 // _BLOCK * _BLOCK), _BLOCK)
+    num = max(min(_MOST, _MOST_NUMBERS // len(at.loc) ** 2 // BLOCK * BLOCK), BLOCK)
 
-    def find(values: Float[np.ndarray, "values drivers"]) -> Conditional:
-        return _found(target, at, values.astype(loc.dtype), data)
-
+    find = Search(target, at, data)
     first = Proposal.around(loc[chosen], own)
     proposals = _adapted(generator, first, own, find, min(_TRIED, num), go_on)
     if proposals is None:
@@ -181,7 +191,7 @@ def nested_laplace(
     parts = [each.draw(generator, -(-num // len(last))) for each in last]
     values = np.concatenate(parts)[:num].astype(loc.dtype)
     found = find(values)
-    weights = _kept_weights(last, values, found)
+    weights = _kept_weights(last, values, found, np.sqrt(np.diagonal(own)))
     if weights is None:
         return None
     return _weighed(fold_in(key, 1), target, at, values, found, weights, data)
@@ -203,7 +213,7 @@ def _adapted(
     generator: np.random.Generator,
     first: Proposal,
     own: Float[np.ndarray, "drivers drivers"],
-    find: Callable[[Float[np.ndarray, "values drivers"]], Conditional],
+    find: Search,
     num: int,
     go_on: Callable[[], bool],
 ) -> list[Proposal] | None:
@@ -217,7 +227,7 @@ def _adapted(
         if np.mean(found.good) < _GOOD:
             return None
         values = np.concatenate([values, drawn])
-        masses = np.concatenate([masses, np.where(found.lost, -math.inf, _masses(found))])
+        masses = np.concatenate([masses, np.where(found.lost, -math.inf, found.mass)])
         weights = _weights(proposals, values, masses)
         proposals.append(Proposal.of(generator, values, weights, own))
         if not go_on() or (round_ >= _LEAST and worth(weights) >= _EVEN * len(weights)):
@@ -248,9 +258,9 @@ def _weighed(
     value = values_of(target, z, data)
     raw = (value - log_q).astype(values.dtype)
     weights = weights.astype(values.dtype)
-    numbers = (values, weights, np.array(log_evidence, values.dtype))
-    drivers, log_weights, evidence = (on_device(x) for x in numbers)
-    phi = NestedLaplaceParams(drivers, log_weights, evidence, at, data)
+    numbers = (values, found.mode, weights, np.array(log_evidence, values.dtype))
+    drivers, modes, log_weights, evidence = (on_device(x) for x in numbers)
+    phi = NestedLaplaceParams(drivers, modes, log_weights, evidence, at, data)
     return Nested(
         phi,
         found,
@@ -274,38 +284,41 @@ def _rows(
     spread = np.asarray(found.spread)
     noise = generator.normal(size=(len(which), spread.shape[1])).astype(values.dtype)
     others = np.asarray(found.mode)[which]
-    for i in range(0, len(which), _BLOCK):  # not all spreads copied at a time
-        rows = slice(i, i + _BLOCK)
+    for i in range(0, len(which), BLOCK):  # not all spreads copied at a time
+        rows = slice(i, i + BLOCK)
         others[rows] += np.einsum("bij,bj->bi", spread[which[rows]], noise[rows])
     z = values[which] @ np.asarray(at.pick) + others @ np.asarray(at.rest)
     return z, noise, features(target, z)[:, z.shape[1] :]
 
 
-def _found(
-    target: Target, at: Split, values: Float[np.ndarray, "values drivers"], data: Data
-) -> Conditional:
-    """The conditionals, block by block: one program serves any number of values.
+def _masses(
+    values: Float[np.ndarray, "values drivers"],
+    found: Conditional,
+    sd: Float[np.ndarray, "drivers"],
+) -> Float[np.ndarray, "values"]:
+    """Laplace's masses; of what lies far out there may be none.
 
-    One at a time: two of these programs in threads kept each other from ending (jax 0.10, CPU).
+    Where the others are lost Newton's method may have ended anywhere. Such a value near another
+    that isn't lost is taken to have no less than its mass.
     """
-    parts = [
-        jax.tree.map(np.asarray, conditionals(at, values[i : i + _BLOCK], data, target=target))
-        for i in range(0, len(values), _BLOCK)
-    ]
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-
-
-def _masses(found: Conditional) -> Float[np.ndarray, "values"]:
-    """Laplace's masses; of what lies far out there may be none."""
-    mass = np.asarray(found.mass, float)
-    return np.where(np.isfinite(mass), mass, -math.inf)
+    mass = np.array(found.mass, float)
+    lost = np.flatnonzero(found.lost)
+    if 0 < lost.size < len(values):
+        known = values[~found.lost]
+        which = nearest(known, values[lost], sd)
+        near = np.linalg.norm((values[lost] - known[which]) / sd, axis=1) < _NEAR
+        mass[lost[near]] = np.maximum(mass[lost], mass[~found.lost][which])[near]
+    return mass
 
 
 def _kept_weights(
-    proposals: "list[Proposal]", values: Float[np.ndarray, "values drivers"], found: Conditional
+    proposals: "list[Proposal]",
+    values: Float[np.ndarray, "values drivers"],
+    found: Conditional,
+    sd: Float[np.ndarray, "drivers"],
 ) -> Float[np.ndarray, "values"] | None:
     """Log weights; None where values at which the conditional is lost matter."""
-    weights = _weights(proposals, values, _masses(found))
+    weights = _weights(proposals, values, _masses(values, found, sd))
     if not np.isfinite(weights.max()):
         return None
     share = np.exp(weights - weights.max())

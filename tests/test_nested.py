@@ -7,12 +7,14 @@ import pytest
 from scipy import integrate, stats
 
 import jaxvi
-from jaxvi._conditionals import conditionals, split
+from jaxvi._conditionals import Held, Search, conditionals, split
+from jaxvi._log_probs import hessian_products
 from jaxvi._nested_chains import nested_movement
+from jaxvi._programs import equations
 from jaxvi._proposals import Proposal, worth
 from jaxvi.diagnostics import weigh
 from jaxvi.families._full_rank import scale_tril_on_host
-from jaxvi.nested import NestedLaplace, nested_laplace
+from jaxvi.nested import NestedLaplace, _masses, nested_laplace
 from jaxvi.noncentering import find_drivers
 
 SEEN = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
@@ -45,6 +47,9 @@ SCHOOLS = jaxvi.Target(
 COUNTS = jaxvi.Target(
     counts, {"effect": jaxvi.Real(40), "level": jaxvi.Real(), "sigma": jaxvi.Positive()}
 )
+
+
+SCHOOL_DATA = (jnp.asarray(SEEN), jnp.asarray(ERRORS))
 
 
 def count_data():
@@ -136,7 +141,7 @@ def test_the_conditional_of_a_gaussian_is_its_own():
     target = jaxvi.Target(density, jaxvi.Real((5,)))
     at = split(target, np.array([1, 3]), np.zeros(5), np.eye(5))  # a poor place to begin from
     values = rng.normal(size=(3, 2))
-    found = conditionals(at, jnp.asarray(values), None, target=target)
+    found = conditionals(at, jnp.asarray(values), jnp.zeros((3, 3)), None, target=target)
     others = [0, 2, 4]
     own = precision[np.ix_(others, others)]
     shift = np.linalg.solve(own, precision[np.ix_(others, [1, 3])])
@@ -149,6 +154,70 @@ def test_the_conditional_of_a_gaussian_is_its_own():
     total = 2.5 * np.log(2.0 * np.pi) + 0.5 * np.linalg.slogdet(cov)[1]
     np.testing.assert_allclose(found.mass, marginal.logpdf(values) + total, atol=1e-9)
     assert np.all(found.good)
+
+
+def process(p, data):
+    """Counts along a line, whose log rate is a Gaussian process."""
+    x, y = data
+    kernel = jnp.exp(-0.5 * ((x[:, None] - x[None]) / p["length"]) ** 2) + 1e-6 * jnp.eye(x.size)
+    rate = p["level"] + p["size"] * jnp.linalg.cholesky(kernel) @ p["noise"]
+    prior = -0.5 * jnp.sum(p["noise"] ** 2) - p["size"] - p["length"] - 1.0 / p["length"]
+    return prior - 0.5 * p["level"] ** 2 + jnp.sum(y * rate - jnp.exp(rate))
+
+
+def test_what_drivers_alone_make_is_left_out_of_hessians():
+    """A kernel's Cholesky factor has no derivative in others; conditionals are the same."""
+    real, positive = jaxvi.Real(), jaxvi.Positive()
+    supports = {"length": positive, "level": real, "noise": jaxvi.Real(9), "size": positive}
+    target = jaxvi.Target(process, supports)
+    rng = np.random.default_rng(0)
+    data = (jnp.linspace(0.0, 3.0, 9), jnp.asarray(rng.poisson(3.0, 9), float))
+    drivers = np.array([0, 1, 11])
+    at = split(target, drivers, np.zeros(12), np.eye(12))
+    assert at.held == Held((0, 1, 3))
+    assert Held.of(target, np.array([0, 2, 3])) == Held((0,))  # the noise is given in part
+    values, starts = jnp.asarray(0.3 * rng.normal(size=(5, 3))), jnp.zeros((5, 9))
+    found = conditionals(at, values, starts, data, target=target)
+    whole = conditionals(at._replace(held=Held(())), values, starts, data, target=target)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), found, whole)
+
+    def solved(held):
+        z, vectors = jnp.zeros((1, 12)), at.rest[None]
+        traced = jax.make_jaxpr(lambda z: hessian_products(held.constant(target), z, vectors, data))
+        names = [equation.primitive.name for equation in equations(traced(z).jaxpr)]
+        return names.count("cholesky"), names.count("triangular_solve")
+
+    assert solved(at.held) == (1, 0)
+    assert solved(Held(()))[1] > 0
+
+
+def test_a_search_goes_on_from_what_is_near():
+    """A heavy-tailed conditional that moves with the driver: from far off Newton's method fails."""
+
+    def density(z):
+        return -0.5 * (z[0] / 5.0) ** 2 - 1.5 * jnp.log1p(((z[1] - 5.0 * z[0]) / 0.3) ** 2 / 2.0)
+
+    target = jaxvi.Target(density, jaxvi.Real((2,)))
+    at = split(target, np.array([0]), np.zeros(2), np.eye(2))
+    far = np.array([[3.0]])
+    assert not Search(target, at, None)(far).good.any()
+    search = Search(target, at, None)
+    for values in np.linspace(0.0, 3.0, 200).reshape(10, 20, 1):
+        found = search(values)
+        assert found.good.all()
+        np.testing.assert_allclose(found.mode, 5.0 * values, atol=1e-2)
+    assert search(far).good.all()
+
+
+def test_values_without_a_mode_weigh_what_their_neighbours_do():
+    """Near one that has a mode; far out what they have themselves."""
+    values = np.array([[0.0], [1.0], [9.0]])
+    found = Search(SCHOOLS, split(SCHOOLS, np.array([1]), np.zeros(10), np.eye(10)), SCHOOL_DATA)(
+        values
+    )
+    assert found.good.all()
+    lost = found._replace(lost=np.array([False, True, True]), mass=np.array([-3.0, -50.0, -50.0]))
+    np.testing.assert_allclose(_masses(values, lost, np.ones(1)), [-3.0, -3.0, -50.0])
 
 
 def test_chains_mend_what_is_not_gaussian():
