@@ -1,0 +1,69 @@
+"""Modes of many conditionals: each is looked for from the nearest that is known."""
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxvi._conditionals import Conditional, conditionals
+from jaxvi._split import Split
+from jaxvi._types import Data
+from jaxvi.target import Target
+
+BLOCK = 128  # values of the drivers in one call
+
+
+class Search:
+    """Finds conditionals, beginning at the mode of the nearest value that has one.
+
+    The mode moves little where the drivers do: Newton's method ends sooner, and far out it ends at
+    all. Values that are left without a mode get a second chance, from what the others have found.
+    """
+
+    def __init__(self, target: Target, at: Split, data: Data) -> None:
+        self._of = (target, at, data)
+        self._sd = np.asarray(at.sd, float)
+        self._values = np.asarray(at.centre, float)[None]
+        self._modes = np.asarray(at.loc)[None]
+
+    def __call__(self, values: Float[np.ndarray, "values drivers"]) -> Conditional:
+        """Of all values."""
+        found = self._found(values)
+        self._keep(values, found)
+        poor = np.flatnonzero(~found.good)
+        if 0 < poor.size < len(values):
+            again = self._found(values[poor])
+            self._keep(values[poor], again)
+            better = again.good | (~again.lost & found.lost[poor])
+            for old, new in zip(found, again, strict=True):
+                old[poor[better]] = new[better]
+        return found
+
+    def _keep(self, values: Float[np.ndarray, "values drivers"], found: Conditional) -> None:
+        self._values = np.concatenate([self._values, values[found.good]])
+        self._modes = np.concatenate([self._modes, found.mode[found.good]])
+
+    def _found(self, values: Float[np.ndarray, "values drivers"]) -> Conditional:
+        """Block by block: one program serves any number of values.
+
+        One at a time: two of these programs in threads kept each other from ending (jaxlib 0.10).
+        """
+        target, at, data = self._of
+        parts = []
+        for i in range(0, len(values), BLOCK):
+            some = values[i : i + BLOCK]
+            filled = np.resize(some, (BLOCK, some.shape[1])).astype(self._modes.dtype)
+            starts = self._modes[nearest(self._values, filled, self._sd)]
+            found = conditionals(at, filled, starts, data, target=target)
+            parts.append(jax.tree.map(lambda leaf, num=len(some): np.array(leaf[:num]), found))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def nearest(
+    known: Float[np.ndarray, "known drivers"],
+    values: Float[np.ndarray, "values drivers"],
+    sd: Float[np.ndarray, "drivers"],
+) -> Int[np.ndarray, "values"]:
+    """Which known value is nearest to each, in standard deviations."""
+    known, values = known / sd, values / sd
+    # squares less those of the values, which are the same for all that are known
+    return np.argmin(np.sum(known**2, axis=1)[None] - 2.0 * values @ known.T, axis=1)
