@@ -7,10 +7,12 @@ other). Small batches are not spread.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jaxlib.version
+from jax.custom_batching import sequential_vmap
 
 from jaxvi._programs import equations
 
@@ -33,9 +35,17 @@ def points_at_once(jaxpr: Any) -> int:
     return _at_once(_work(jaxpr))
 
 
+def one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, of which a `vmap` is a loop where batches are spread."""
+    return sequential_vmap(function) if _spreads() else function
+
+
 def _at_once(work: int) -> int:
-    spreads = _SPREADS and work > 0 and jax.default_backend() == "cpu"
-    return max(_WORK // work, 1) if spreads else 2**31
+    return max(_WORK // work, 1) if work > 0 and _spreads() else 2**31
+
+
+def _spreads() -> bool:
+    return _SPREADS and jax.default_backend() == "cpu"
 
 
 def _work(jaxpr: Any) -> int:

@@ -45,7 +45,7 @@ class Search:
     def _found(self, values: Float[np.ndarray, "values drivers"]) -> Conditional:
         """Block by block: one program serves any number of values.
 
-        One at a time: two of these programs in threads kept each other from ending (jaxlib 0.10).
+        One at a time: two of these programs in threads kept each other from ending (see `_lapack`).
         """
         target, at, data = self._of
         parts = []
@@ -54,7 +54,7 @@ class Search:
             filled = np.resize(some, (BLOCK, some.shape[1])).astype(self._modes.dtype)
             starts = self._modes[nearest(self._values, filled, self._sd)]
             found = conditionals(at, filled, starts, data, target=target)
-            parts.append(jax.tree.map(lambda leaf, num=len(some): np.array(leaf[:num]), found))
+            parts.append(jax.tree.map(lambda leaf, num=len(some): np.asarray(leaf)[:num], found))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 from jaxvi._arguments import instance, typed_key
 from jaxvi._blas import one_thread
 from jaxvi._conditionals import Conditional, conditional
+from jaxvi._lapack import one_at_a_time
 from jaxvi._mode_search import BLOCK, Search, nearest
 from jaxvi._proposals import Proposal, worth
 from jaxvi._random import fold_in, generator_of
@@ -95,7 +96,7 @@ class NestedLaplace(NormalNoiseFamily):
         shares = jnp.cumsum(jax.nn.softmax(phi.log_weights))
         which = jnp.searchsorted(shares / shares[-1], ndtr(noise[0]))
         drivers = phi.drivers[which]
-        found = conditional(self.target, phi.at, drivers, phi.modes[which], phi.data)
+        found = self._given(phi, drivers, phi.modes[which])
         own = noise[1 : 1 + len(found.mode)]
         z = phi.at.whole(drivers, found.mode + found.spread @ own)
         return z, found.peak - phi.log_evidence - 0.5 * jnp.sum(own**2)
@@ -105,9 +106,21 @@ class NestedLaplace(NormalNoiseFamily):
         drivers, others = phi.at.pick @ z, phi.at.rest @ z
         away = (phi.drivers - drivers[None]) / phi.at.sd[None]
         start = phi.modes[jnp.argmin(jnp.sum(away**2, axis=1))]
-        found = conditional(self.target, phi.at, drivers, start, phi.data)
+        found = self._given(phi, drivers, start)
         own = jnp.linalg.solve(found.spread, others - found.mode)
         return found.peak - phi.log_evidence - 0.5 * jnp.sum(own**2)
+
+    def _given(
+        self,
+        phi: NestedLaplaceParams,
+        drivers: Float[Array, "drivers"],
+        start: Float[Array, "others"],
+    ) -> Conditional:
+        def find(phi: NestedLaplaceParams, drivers: Array, start: Array) -> Conditional:
+            return conditional(self.target, phi.at, drivers, start, phi.data)
+
+        found: Conditional = one_at_a_time(find)(phi, drivers, start)
+        return found
 
 
 class Nested(NamedTuple):

@@ -10,6 +10,7 @@ import pytest
 from jax.scipy.linalg import solve_triangular
 
 from jaxvi import _lapack
+from jaxvi._programs import equations
 
 TWO_SYSTEMS = """
 import jax, jaxvi
@@ -65,3 +66,20 @@ def test_any_number_elsewhere(spreads, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     monkeypatch.setattr(_lapack, "_SPREADS", False)
     assert at_once(jnp.linalg.cholesky, 45) > 1e6
+
+
+def test_a_map_is_a_loop(spreads):
+    """The same numbers, with no batch of factors."""
+    matrices = np.stack([np.eye(4) * k for k in (1.0, 4.0, 9.0)]).astype("f")
+
+    def root(scale, matrix):
+        return scale * jnp.linalg.cholesky(matrix)
+
+    looped = jax.vmap(_lapack.one_at_a_time(root), (None, 0))
+    np.testing.assert_allclose(looped(2.0, matrices), 2.0 * np.sqrt(matrices), rtol=1e-6)
+    calls = [
+        equation.invars[0].aval.shape
+        for equation in equations(jax.make_jaxpr(looped)(2.0, matrices).jaxpr)
+        if equation.primitive.name == "cholesky"
+    ]
+    assert calls == [(4, 4)]
