@@ -80,7 +80,7 @@ class _Given(NamedTuple):
         hessian = hessian_products(constant, z, rest[None], self.data)[0] @ rest.T
         matrix = -0.5 * (hessian + hessian.T)
         own = jnp.linalg.cholesky(matrix)
-        raised = jnp.linalg.cholesky(matrix + _RAISED * self.at.factor @ self.at.factor.T)
+        raised = jnp.linalg.cholesky(matrix + _RAISED * self.at.precision)
         concave, lost = jnp.isfinite(own).all(), ~jnp.isfinite(raised).all()
         usual = jnp.where(lost, self.at.factor, raised)
         factor = jnp.where(concave, own, usual)

@@ -2,7 +2,7 @@
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxvi._conditionals import Conditional, conditionals
 from jaxvi._split import Split
@@ -59,11 +59,11 @@ class Search:
 
 
 def nearest(
-    known: Float[np.ndarray, "known drivers"],
-    values: Float[np.ndarray, "values drivers"],
-    sd: Float[np.ndarray, "drivers"],
-) -> Int[np.ndarray, "values"]:
+    known: Float[Array | np.ndarray, "known drivers"],
+    values: Float[Array | np.ndarray, "values drivers"],
+    sd: Float[Array | np.ndarray, "drivers"],
+) -> Int[Array | np.ndarray, "values"]:
     """Which known value is nearest to each, in standard deviations."""
-    known, values = known / sd, values / sd
+    known, values = known / sd[None], values / sd[None]
     # squares less those of the values, which are the same for all that are known
-    return np.argmin(np.sum(known**2, axis=1)[None] - 2.0 * values @ known.T, axis=1)
+    return ((known**2).sum(axis=1)[None] - 2.0 * values @ known.T).argmin(axis=1)

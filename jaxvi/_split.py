@@ -55,19 +55,21 @@ class _Constant:
 class Split(NamedTuple):
     """Which coordinates are given (drivers), which are not, and where to look for these.
 
-    `pick` and `rest` have a row for each, with a one where it stands. A Gaussian's conditional
-    mean is `loc + slope (drivers - centre)`, its precision `factor factor^T`; `sd` are those of the
-    drivers. `held` are the parameters of which all coordinates are given.
+    `held` are the parameters of which all coordinates are given. `pick` and `rest` have a row for
+    each coordinate, with a one where it stands. A Gaussian's conditional mean is
+    `loc + slope (drivers - centre)`, its `precision` is `factor factor^T`; `sd` are those of the
+    drivers.
     """
 
+    held: Held
     pick: Float[Array, "drivers dim"]
     rest: Float[Array, "others dim"]
     centre: Float[Array, "drivers"]
     loc: Float[Array, "others"]
     slope: Float[Array, "others drivers"]
+    precision: Float[Array, "others others"]
     factor: Float[Array, "others others"]
     sd: Float[Array, "drivers"]
-    held: Held
 
     def whole(
         self, drivers: Float[Array, "*rows drivers"], others: Float[Array, "*rows others"]
@@ -92,8 +94,5 @@ def split(
     slope = -np.linalg.solve(own, precision[np.ix_(others, drivers)])
     factor = np.linalg.cholesky(own)
     sd = np.linalg.norm(scale_tril[drivers], axis=1)
-    arrays = (eye[drivers], eye[others], loc[drivers], loc[others], slope, factor, sd)
-    pick, rest, centre, mean, slope, factor, sd = (
-        jax.device_put(x.astype(loc.dtype)) for x in arrays
-    )
-    return Split(pick, rest, centre, mean, slope, factor, sd, Held.of(target, drivers))
+    arrays = (eye[drivers], eye[others], loc[drivers], loc[others], slope, own, factor, sd)
+    return Split(Held.of(target, drivers), *(jax.device_put(x.astype(loc.dtype)) for x in arrays))

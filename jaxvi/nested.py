@@ -104,9 +104,8 @@ class NestedLaplace(NormalNoiseFamily):
     def log_prob(self, phi: NestedLaplaceParams, z: Float[Array, "dim"]) -> Scalar:
         """log q(z)."""
         drivers, others = phi.at.pick @ z, phi.at.rest @ z
-        away = (phi.drivers - drivers[None]) / phi.at.sd[None]
-        start = phi.modes[jnp.argmin(jnp.sum(away**2, axis=1))]
-        found = self._given(phi, drivers, start)
+        which = nearest(phi.drivers, drivers[None], phi.at.sd)[0]
+        found = self._given(phi, drivers, phi.modes[which])
         own = jnp.linalg.solve(found.spread, others - found.mode)
         return found.peak - phi.log_evidence - 0.5 * jnp.sum(own**2)
 
@@ -198,7 +197,7 @@ def nested_laplace(
     parts = [each.draw(generator, -(-num // len(last))) for each in last]
     values = np.concatenate(parts)[:num].astype(loc.dtype)
     found = find(values)
-    weights = _kept_weights(last, values, found, np.sqrt(np.diagonal(own)))
+    weights = _kept_weights(last, values, found, np.asarray(at.sd))
     if weights is None:
         return None
     return _weighed(fold_in(key, 1), target, at, values, found, weights, data)

@@ -131,8 +131,7 @@ def find_drivers(
     found = _slopes(key, target, phi, data)
     if found is None:
         return np.empty(0, int)
-    slopes, sd = found[:2]
-    effect = sd * np.sqrt(0.5 * (slopes**2).sum(axis=0))
+    effect = found.sd * np.sqrt(0.5 * (found.slopes**2).sum(axis=0))
     constrained = target.constrained_coordinates()
     strong, notable = effect > _STRONG, effect > _NOTABLE
     for chosen in (strong | constrained, constrained, strong | (notable & constrained), notable):
