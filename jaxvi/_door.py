@@ -25,7 +25,7 @@ from jaxvi.solvers import Solver
 from jaxvi.target import Target
 
 
-def parts(family: Any, objective: Any, solver: Any, noise: Any) -> None:
+def check_parts(family: Any, objective: Any, solver: Any, noise: Any) -> None:
     """What is given is of the right kinds; a class in an instance's place is not."""
     for name, value, kind, example in (
         ("family", family, Family, "a variational family such as jaxvi.MeanField()"),
@@ -37,7 +37,7 @@ def parts(family: Any, objective: Any, solver: Any, noise: Any) -> None:
             _arguments.instance(name, value, kind, example)
 
 
-def hashable(setup: Setup) -> None:
+def check_hashable(setup: Setup) -> None:
     """A setup keys the compiled programs, so it must hash."""
     try:
         hash(setup)
@@ -48,7 +48,7 @@ def hashable(setup: Setup) -> None:
         ) from error
 
 
-def reporter(name: str, value: Any) -> None:
+def check_reporter(name: str, value: Any) -> None:
     """What to do about progress."""
     if not (value is None or isinstance(value, bool) or callable(value)):
         raise TypeError(
@@ -57,14 +57,14 @@ def reporter(name: str, value: Any) -> None:
         )
 
 
-def concrete(data: Data) -> None:
+def check_concrete(data: Data) -> None:
     """Shapes alone have nothing to fit."""
     for leaf in jax.tree.leaves(data):
         if isinstance(leaf, jax.ShapeDtypeStruct):
             raise TypeError(f"data: expected arrays; got {leaf}, which holds no numbers.")
 
 
-def start_scales(value: Any, num_restarts: int, dtype: jnp.dtype) -> Float[Array, "*each"]:
+def checked_start_scales(value: Any, num_restarts: int, dtype: jnp.dtype) -> Float[Array, "*each"]:
     """A finite number above zero, or one for each restart."""
     given = np.zeros(())
     with contextlib.suppress(TypeError, ValueError, OverflowError):  # of keys, ragged lists
@@ -88,7 +88,7 @@ class NoStart(ValueError):
     """No lane can begin anywhere."""
 
 
-def starts(
+def unconstrained_starts(
     target: Target, start: Any, num_restarts: int, dtype: jnp.dtype
 ) -> Float[Array, "*lanes dim"] | None:
     """The `start` argument as unconstrained points: none, one, or one a lane."""
@@ -133,7 +133,7 @@ def _has_lane_axis(target: Target, start: Any, num_restarts: int) -> bool:
     )
 
 
-def some_start(status: np.ndarray, data: Data) -> None:
+def check_some_start(status: np.ndarray, data: Data) -> None:
     """At least one lane must have found a start where the log density is finite."""
     if (status != Status.NO_START).any():
         return

@@ -40,7 +40,7 @@ class StreamBroke(Exception):
     """The source of a stream raised; its own exception is the cause."""
 
 
-def check(target: Target, data: Data, minibatch: Any) -> np.dtype:
+def check_data(target: Target, data: Data, minibatch: Any) -> np.dtype:
     """The engine's dtype; raises where target, data and minibatch don't go together."""
     stream = isinstance(data, Stream)
     if minibatch is None:

@@ -140,7 +140,7 @@ def fit(
     _arguments.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
     _arguments.one_of("effort", effort, EFFORTS)
     _arguments.one_of("polish", polish, ("auto", True, False))
-    _door.reporter("progress", progress)
+    _door.check_reporter("progress", progress)
     _arguments.number("checkpoint_seconds", checkpoint_seconds, above=0.0)
     parts = Parts(family, objective, solver, noise, minibatch)
     auto = all(part is None for part in parts)
