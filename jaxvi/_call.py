@@ -59,8 +59,8 @@ class Call:
             start = (start.setup.family, start.phi, start.best, start.key)
         return {
             "format": FORMAT,
-            "versions": versions(),
-            "device": device(),
+            "versions": describe_versions(),
+            "device": describe_device(),
             "dtype": engine_dtype(self.target, self.run["data"]),
             "target": describe_target(self.target),
             "data": describe_data(self.run["data"]),
@@ -78,7 +78,7 @@ class Call:
 NUMBERS = ("num_restarts", "max_steps", "num_eval_draws")
 
 
-def versions() -> dict[str, str]:
+def describe_versions() -> dict[str, str]:
     """Those on which rounding or a fingerprint may depend."""
     packages = ("jaxvi", "jax", "jaxlib", "optax", "numpy")  # all of them imported by now
     found = {name: str(sys.modules[name].__version__) for name in packages}
@@ -90,7 +90,7 @@ def engine_dtype(target: Target, data: Data) -> str:
     return str(target.dtype(next(data.blocks()) if isinstance(data, Stream) else data))
 
 
-def device() -> str:
+def describe_device() -> str:
     """Platform and kind of the device that new arrays are put on."""
     (found,) = jnp.zeros(()).devices()
     return f"{found.platform}, {found.device_kind}"

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,16 @@ class Snapshot(NamedTuple):
     def place(self) -> tuple[int | None, int | float]:
         """What tells it from others of the same run."""
         return self.width, self.numbers["step"]
+
+
+class SnapshotSink(Protocol):
+    """Where a run leaves its snapshots; when one is due is not the run's to know."""
+
+    def is_due(self) -> bool:
+        """Whether it is time for one."""
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Keep one, unless it is kept already."""
 
 
 @dataclass(eq=False)

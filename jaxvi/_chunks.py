@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxvi import _door
-from jaxvi._checkpoint import Batch, Snapshot
+from jaxvi._checkpoint import Snapshot, SnapshotSink
 from jaxvi._feed import Feed, StreamBroke, tell
 from jaxvi._interrupts import interrupts
 from jaxvi._loop import Lane, block_length
-from jaxvi._pace import ROWS, next_blocks
+from jaxvi._pace import MAX_BLOCKS, next_blocks
 from jaxvi._placement import Placement, Seen
 from jaxvi._pool import PoolUse
 from jaxvi._progress import Progress, Reporter, tell_of
@@ -71,7 +71,7 @@ def run_chunks(
     feed: Feed,
     limits: Limits,
     report: Reporter,
-    checkpoint: Batch | None,
+    checkpoint: SnapshotSink | None,
     found: Snapshot | None,
     place: Placement,
 ) -> Run:
@@ -105,7 +105,7 @@ def run_chunks(
             with _door.compile_clock() as compiling:
                 chunk_began = time.perf_counter()
                 lanes, seen, rows, step = place.advance_lanes(
-                    keys, lanes, step, goal, data, setup=setup, rows=ROWS
+                    keys, lanes, step, goal, data, setup=setup, rows=MAX_BLOCKS
                 )
                 elapsed = time.perf_counter() - chunk_began - compiling.seconds
             seconds += max(elapsed, 0.0)

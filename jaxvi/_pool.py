@@ -24,7 +24,7 @@ from jaxvi import _door
 from jaxvi._light_jit import ONCE, STEPS, light_jit
 from jaxvi._loop import AnySetup, Lane, Setup, block_length, run_cohorts
 from jaxvi._memory import noise_size
-from jaxvi._pace import ROWS, next_blocks
+from jaxvi._pace import MAX_BLOCKS, next_blocks
 from jaxvi._race import Race
 from jaxvi._status import Status
 from jaxvi._stretched_history import StretchedHistory
@@ -275,7 +275,7 @@ class Pool:
                 jnp.int32(least),
                 self.data,
                 setup=self.setup,
-                rows=ROWS,
+                rows=MAX_BLOCKS,
             )
             done = int(done)
             elapsed = max(time.perf_counter() - began - compiling.seconds, 1e-6)
@@ -297,7 +297,7 @@ class Pool:
     ) -> tuple[int, int]:
         """Blocks of `steps` steps at most, and the least number of lanes that run in a chunk, so
         that it does not run past the block at which it is time to settle."""
-        blocks = min(self.blocks, int((left[moves] // steps).min()), ROWS)
+        blocks = min(self.blocks, int((left[moves] // steps).min()), MAX_BLOCKS)
         if self.race is not None:
             to_look = self.race.until_look(self.places.restart[moves], self.steps[moves])
             blocks = min(blocks, -(-to_look // steps))

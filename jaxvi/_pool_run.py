@@ -6,7 +6,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from jaxvi._checkpoint import Batch, Snapshot
+from jaxvi._checkpoint import Snapshot, SnapshotSink
 from jaxvi._chunks import Limits, Run
 from jaxvi._interrupts import interrupts
 from jaxvi._memory import out_of_memory, warn_of_memory
@@ -20,7 +20,7 @@ def run_pool(
     pool: Pool,
     limits: Limits,
     report: Reporter,
-    checkpoint: Batch | None,
+    checkpoint: SnapshotSink | None,
     found: Snapshot | None,
 ) -> Run:
     """Until all restarts have ended, a limit, or an interrupt; half as wide where it has to be."""

@@ -129,10 +129,10 @@ def _header(folder: Path) -> dict[str, Any]:
 
 def _same_place(header: dict[str, Any]) -> None:
     """Versions and device, since others round differently."""
-    here, then = _call.versions(), header["versions"]
+    here, then = _call.describe_versions(), header["versions"]
     for name in sorted(here | then):
         _same(name, then.get(name), here.get(name), f"an environment with {name} {then.get(name)}")
-    _same("device", header["device"], _call.device(), "the kind of device of then")
+    _same("device", header["device"], _call.describe_device(), "the kind of device of then")
 
 
 def _same_target(then: dict[str, Any], target: Target) -> None:

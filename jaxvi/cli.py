@@ -173,7 +173,8 @@ def _fit_mixture(
     import optax
 
     import jaxvi
-    from jaxvi import models, report
+    from jaxvi import models
+    from jaxvi.report import mixture_report, order_by_weight
 
     centre, spread = table.rows.mean(axis=0), table.rows.std(axis=0)
     # float32 is enough for columns of unit scale, and takes half the time of float64
@@ -194,7 +195,7 @@ def _fit_mixture(
         progress=_progress(),
     )
     name = next(name for name, used in known.items() if used == fit.setup.family)
-    standard = report.order_by_weight(fit.sample(key_draws, _NUM_DRAWS))
+    standard = order_by_weight(fit.sample(key_draws, _NUM_DRAWS))
     few = {name: value[:_NUM_ASSIGNING].astype(np.float32) for name, value in standard.items()}
     probabilities = np.asarray(models.mean_responsibilities(few, data), float).T
     draws = {
@@ -202,9 +203,7 @@ def _fit_mixture(
         "means": centre + spread * standard["means"],
         "scales": spread * standard["scales"],
     }
-    return report.mixture_report(
-        name, fit, draws, probabilities, table.rows, table.names, table.labels
-    )
+    return mixture_report(name, fit, draws, probabilities, table.rows, table.names, table.labels)
 
 
 # Files

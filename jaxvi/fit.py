@@ -23,7 +23,7 @@ from jaxvi._feed import EvalDraws, Feed, Streamed, Whole
 from jaxvi._loop import Lane, Setup
 from jaxvi._memory import MOST_TOGETHER, out_of_memory, usual_width, warn_of_memory
 from jaxvi._on_mesh import OnMesh
-from jaxvi._pace import ROWS
+from jaxvi._pace import MAX_BLOCKS
 from jaxvi._placement import OneDevice
 from jaxvi._pool import Pool
 from jaxvi._pool_run import run_pool
@@ -299,7 +299,7 @@ def _compiling(
         if wanted.also is not None:
             phis = jax.eval_shape(partial(lane_results, setup=setup), lanes)
             yield from wanted.also(setup, phis, data)
-        steps: dict[str, Any] = {"setup": setup, "rows": ROWS}
+        steps: dict[str, Any] = {"setup": setup, "rows": MAX_BLOCKS}
         yield partial(advance_lanes.lower, keys, lanes, step, step, data, **steps)
         yield partial(lane_results.lower, lanes, setup=setup)
 
