@@ -15,7 +15,7 @@ from benchmarks import posteriors
 from benchmarks._counting import counted, counting
 from benchmarks._solvers_methods import METHODS, Method, Outcome, Task
 from benchmarks._solvers_peers import PEERS, installed
-from jaxvi import _door
+from jaxvi._compilation import clock
 
 ALL = {**METHODS, **PEERS}
 _DRAW_KEY, _FIRST_WARM_KEY = 1_000, 1
@@ -55,7 +55,7 @@ def clocked(
 ) -> Clocked:
     """One run of a method on the wall's clock, with `drawn` draws of what it found."""
     key = jax.random.key(seed)
-    with _door.compile_clock() as compiling:
+    with clock.compile_clock() as compiling:
         began = time.perf_counter()
         outcome = method.run(task, key, after, lanes)
         if drawn and outcome.draw is not None:

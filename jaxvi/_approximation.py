@@ -9,10 +9,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Key
 
-from jaxvi._ahead import Lowering
 from jaxvi._arguments import typed_key, whole
+from jaxvi._compilation import ONCE, STEPS, Lowering, light_jit
 from jaxvi._draws import draw_noise, draws_each
-from jaxvi._light_jit import ONCE, STEPS, light_jit
 from jaxvi._types import Phi, Scalar
 from jaxvi.families import (
     Family,

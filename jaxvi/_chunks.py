@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jaxvi import _door
 from jaxvi._checkpoint import Snapshot, SnapshotSink
+from jaxvi._compilation import compile_clock
 from jaxvi._feed import Feed, StreamBroke, tell
 from jaxvi._interrupts import interrupts
 from jaxvi._loop import Lane, block_length
@@ -102,7 +102,7 @@ def run_chunks(
                 break
             look = limits.next_look(step, length)
             first, goal = step, min(step + blocks * length, max_steps, look, end)
-            with _door.compile_clock() as compiling:
+            with compile_clock() as compiling:
                 chunk_began = time.perf_counter()
                 lanes, seen, rows, step = place.advance_lanes(
                     keys, lanes, step, goal, data, setup=setup, rows=MAX_BLOCKS

@@ -8,8 +8,7 @@ from jax import lax
 from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Bool, Float
 
-from jaxvi._lapack import matrices_at_once
-from jaxvi._light_jit import STEPS, light_jit
+from jaxvi._compilation import STEPS, light_jit, matrices_at_once
 from jaxvi._log_probs import hessian_products, log_probs, values_and_gradients
 from jaxvi._split import Split
 from jaxvi._types import Data, Scalar

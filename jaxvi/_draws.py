@@ -10,7 +10,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key
 
-from jaxvi._light_jit import STEPS, light_jit
+from jaxvi._compilation import STEPS, light_jit
 from jaxvi._log_probs import log_probs
 from jaxvi._types import Data, Phi
 from jaxvi.families import Family, transform_and_log_prob

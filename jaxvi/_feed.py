@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from jaxvi._ahead import Lowering
 from jaxvi._approximation import lower_sampling, sampling_rows
 from jaxvi._batches import Batch, Chunk, first_batch, resident, stream_key
+from jaxvi._compilation import Lowering
 from jaxvi._draws import draw_noise
 from jaxvi._likelihood import check_additive, num_rows
 from jaxvi._loop import Setup, block_length

@@ -17,8 +17,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
-from jaxvi._lapack import points_at_once
-from jaxvi._programs import largest_array
+from jaxvi._compilation import largest_array, points_at_once
 from jaxvi._types import Data, Scalar
 from jaxvi.target import Target
 

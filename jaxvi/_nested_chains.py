@@ -14,8 +14,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
+from jaxvi._compilation import STEPS, light_jit
 from jaxvi._conditionals import Conditional
-from jaxvi._light_jit import STEPS, light_jit
 from jaxvi._log_probs import log_probs, values_and_gradients
 from jaxvi._random import fold_in, normals
 from jaxvi._split import Split

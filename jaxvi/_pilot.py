@@ -12,10 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from jaxvi import _door
 from jaxvi._approximation import Approximation, noncentered
-from jaxvi._blas import one_thread
 from jaxvi._checkpoint import Batch, Checkpoints
+from jaxvi._compilation import compile_clock, one_thread
 from jaxvi._door import NoStart, Unconstrained
 from jaxvi._heavier import can_be_heavier
 from jaxvi._nested_chains import nested_movement
@@ -90,7 +89,7 @@ class Pilot:
     @one_thread()
     def fly(self, run: dict[str, Any]) -> Fit:
         """All stages, as far as they are asked for."""
-        with _door.compile_clock() as compiling:
+        with compile_clock() as compiling:
             fit = self._gaussians(self.key, run)
             self._note("gaussian", None, fit, of_lanes(fit))
             usable = Status(int(fit.status[fit.best])) not in LOST

@@ -20,8 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxvi import _door
-from jaxvi._light_jit import ONCE, STEPS, light_jit
+from jaxvi._compilation import ONCE, STEPS, compile_clock, light_jit
 from jaxvi._loop import AnySetup, Lane, Setup, block_length, run_cohorts
 from jaxvi._memory import noise_size
 from jaxvi._pace import MAX_BLOCKS, next_blocks
@@ -264,7 +263,7 @@ class Pool:
         steps = self.length if full.any() else int(left[left > 0].min())
         moves = full if full.any() else left == steps
         blocks, least = self._limits(running, moves, left, steps)
-        with _door.compile_clock() as compiling:
+        with compile_clock() as compiling:
             began = time.perf_counter()
             self.lanes, rows, done = advance_pool(
                 self.keys,

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxvi._ahead import Lowering
+from jaxvi._compilation import Lowering
 from jaxvi._draws import draw_and_weigh, draws_each, lower_draws
 from jaxvi._loop import Setup
 from jaxvi._random import fold_in

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxvi._ahead import Lowering
+from jaxvi._compilation import Lowering
 from jaxvi._loop import Setup
 from jaxvi._random import generator_of
 from jaxvi._restarts import lower_separation, values_of

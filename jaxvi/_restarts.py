@@ -9,9 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxvi._ahead import Lowering
-from jaxvi._blocks import BLOCK, in_blocks
-from jaxvi._light_jit import ONCE, STEPS, light_jit
+from jaxvi._compilation import BLOCK, ONCE, STEPS, Lowering, in_blocks, light_jit
 from jaxvi._log_probs import log_probs
 from jaxvi._loop import Setup
 from jaxvi._status import Status

@@ -13,7 +13,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key
 
-from jaxvi._ahead import Lowering
+from jaxvi._compilation import Lowering
 from jaxvi._likelihood import num_rows
 from jaxvi._loop import Setup
 from jaxvi._ranking import Ranking, ranking_of

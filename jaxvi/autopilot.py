@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array
 
-from jaxvi import _arguments, _checkpoint, _door
+from jaxvi import _arguments, _checkpoint
 from jaxvi._call import Call, Parts, Width
+from jaxvi._door import check_reporter
 from jaxvi._draws import draws_each
 from jaxvi._feed import default_draws
 from jaxvi._pilot import EFFORTS, GAUSSIAN_STEPS, Pilot
@@ -140,7 +141,7 @@ def fit(
     _arguments.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
     _arguments.one_of("effort", effort, EFFORTS)
     _arguments.one_of("polish", polish, ("auto", True, False))
-    _door.check_reporter("progress", progress)
+    check_reporter("progress", progress)
     _arguments.number("checkpoint_seconds", checkpoint_seconds, above=0.0)
     parts = Parts(family, objective, solver, noise, minibatch)
     auto = all(part is None for part in parts)

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from jaxvi._light_jit import STEPS, light_jit
+from jaxvi._compilation import STEPS, light_jit
 from jaxvi._log_probs import values_and_gradients
 from jaxvi._random import normals
 from jaxvi._types import Data, Scalar

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvi import _arguments, _call, _checkpoint, _door, _specs, _storage
+from jaxvi import _arguments, _call, _checkpoint, _specs, _storage
+from jaxvi._door import check_parts, check_reporter
 from jaxvi._progress import Reporter
 from jaxvi._types import Data
 from jaxvi.autopilot import launch
@@ -90,9 +91,9 @@ def resume(
     where = _checkpoint.as_folder("folder", folder)
     _arguments.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
     _arguments.number("checkpoint_seconds", checkpoint_seconds, above=0.0)
-    _door.check_reporter("progress", progress)
+    check_reporter("progress", progress)
     given = _call.Parts(family, objective, solver, noise, None)
-    _door.check_parts(family, objective, solver, noise)
+    check_parts(family, objective, solver, noise)
     header = _header(where)
     name = _checkpoint.run_name(header)
     _same_place(header)

@@ -13,12 +13,25 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int
 
-from jaxvi import _arguments, _door, _feed
-from jaxvi._ahead import Lowering, compiling_ahead
-from jaxvi._blas import one_thread
+from jaxvi import _arguments, _feed
 from jaxvi._call import Width
 from jaxvi._checkpoint import Batch, Snapshot
 from jaxvi._chunks import Limits, Run, run_chunks
+from jaxvi._compilation import (
+    Lowering,
+    compile_clock,
+    compiling_ahead,
+    one_thread,
+    waiting_for_compiler,
+)
+from jaxvi._door import (
+    check_concrete,
+    check_hashable,
+    check_parts,
+    check_some_start,
+    checked_start_scales,
+    unconstrained_starts,
+)
 from jaxvi._feed import EvalDraws, Feed, Streamed, Whole
 from jaxvi._loop import Lane, Setup
 from jaxvi._memory import MOST_TOGETHER, out_of_memory, usual_width, warn_of_memory
@@ -86,27 +99,27 @@ def fit_restarts(
     key = _arguments.typed_key(key)
     _arguments.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
     _check_width(width, minibatch, data)
-    _door.check_concrete(data)
+    check_concrete(data)
     on_one = width.mesh is None
     dtype = _feed.check_data(target, data, minibatch) if on_one else target.check(data)
     mesh, num_rows = None, 0
     if not isinstance(data, Stream):
         data, mesh, num_rows = placed(target, data, width.mesh)
-    _door.check_parts(family, objective, solver, noise)
+    check_parts(family, objective, solver, noise)
     setup = make_setup(target, family, objective, solver, noise)
-    _door.check_hashable(setup)
+    check_hashable(setup)
     setup.check()
     _feed.check_solver(setup, minibatch)
     num_restarts = _arguments.whole("num_restarts", num_restarts, 1)
     max_steps = _arguments.whole("max_steps", max_steps, 1)
     num_eval_draws = _arguments.whole("num_eval_draws", num_eval_draws, 2)
-    scale = _door.checked_start_scales(start_scale, num_restarts, dtype)
+    scale = checked_start_scales(start_scale, num_restarts, dtype)
     if max_seconds is not None:
         _arguments.number("max_seconds", max_seconds, above=0.0)
     warm = warm_start(start, setup, dtype) if isinstance(start, Fit) else None
-    z = None if warm else _door.unconstrained_starts(target, start, num_restarts, dtype)
+    z = None if warm else unconstrained_starts(target, start, num_restarts, dtype)
     keys = split_key(key)
-    with _door.compile_clock() as compiling, contextlib.ExitStack() as stack:
+    with compile_clock() as compiling, contextlib.ExitStack() as stack:
         setup = setup.prepared(data, dtype)
         feed = stack.enter_context(_feed.feeding(setup, keys.noise, data, minibatch, dtype))
         place = None if mesh is None else OnMesh(mesh, num_restarts, num_rows)
@@ -127,7 +140,7 @@ def fit_restarts(
             pool = Pool(*loop, num_restarts, lanes, max_steps, width.race)
             run = run_pool(pool, limits, report, checkpoint, found)
         close()
-        _door.check_some_start(run.status, feed.first)
+        check_some_start(run.status, feed.first)
         ranking, weighed = feed.rank(
             keys, run.phi, run.status, EvalDraws(num_eval_draws, stop_when_sharp)
         )
@@ -232,7 +245,7 @@ def _run_on_mesh(
         place.check_same(-1 if found is None else int(found.numbers["step"]))
     if found is None:
         lanes = place.start_lanes(keys, z, scale, feed.first, warm, setup=feed.setup)
-        _door.check_some_start(place.look(lanes).status, data)
+        check_some_start(place.look(lanes).status, data)
     else:
         lanes = place.place_lanes(found.lanes)
     return run_chunks(keys, lanes, feed, limits, report, checkpoint, found, place)
@@ -264,7 +277,7 @@ def _run_together(
             if found is None:
                 _await(coming[: len(first) + 1] if coming else [])
                 lanes = start_lanes(keys, *starts, setup=setup, num_lanes=num_lanes)
-                _door.check_some_start(np.asarray(lanes.status), starts.data)
+                check_some_start(np.asarray(lanes.status), starts.data)
             else:
                 lanes = found.lanes
             _await(coming or [])
@@ -308,7 +321,7 @@ def _compiling(
 
 def _await(coming: list[Future[None]]) -> None:
     """What passes meanwhile counts as compiling."""
-    with _door.waiting_for_compiler():
+    with waiting_for_compiler():
         wait(coming)
 
 

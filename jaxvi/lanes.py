@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxvi._batches import first_batch, resident
-from jaxvi._light_jit import ONCE, STEPS, light_jit
+from jaxvi._compilation import ONCE, STEPS, light_jit
 from jaxvi._log_probs import values_and_gradients
 from jaxvi._loop import AnySetup, Lane, Setup, run_lane, run_lanes, start_lane
 from jaxvi._random import fold_in

@@ -12,9 +12,8 @@ from jax.scipy.special import ndtr
 from jaxtyping import Array, Float, Int, Key
 
 from jaxvi._arguments import instance, typed_key
-from jaxvi._blas import one_thread
+from jaxvi._compilation import one_at_a_time, one_thread
 from jaxvi._conditionals import Conditional, conditional
-from jaxvi._lapack import one_at_a_time
 from jaxvi._mode_search import BLOCK, Search, nearest
 from jaxvi._proposals import Proposal, worth
 from jaxvi._random import fold_in, generator_of

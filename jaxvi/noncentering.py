@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxvi._arguments import typed_key
-from jaxvi._light_jit import ONCE, light_jit
+from jaxvi._compilation import ONCE, light_jit
 from jaxvi._log_probs import hessian_products
 from jaxvi._random import generator_of
 from jaxvi._types import Data

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxvi._blocks import in_blocks
-from jaxvi._light_jit import ONCE, light_jit
+from jaxvi._compilation import ONCE, in_blocks, light_jit
 from jaxvi._types import Scalar
 from jaxvi.families import Bijector
 from jaxvi.supports import Real

@@ -8,7 +8,7 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import jaxvi
-from jaxvi._blas import one_thread
+from jaxvi._compilation.blas_threads import one_thread
 
 
 def blas_threads():

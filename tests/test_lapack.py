@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from jax.scipy.linalg import solve_triangular
 
-from jaxvi import _lapack
-from jaxvi._programs import equations
+from jaxvi._compilation import lapack_batches
+from jaxvi._compilation.jaxprs import equations
 
 TWO_SYSTEMS = """
 import jax, jaxvi
@@ -40,13 +40,13 @@ def test_a_large_batch_ends():
 @pytest.fixture
 def spreads(monkeypatch):
     """As with a jaxlib that spreads batches over threads."""
-    monkeypatch.setattr(_lapack, "_SPREADS", True)
+    monkeypatch.setattr(lapack_batches, "_SPREADS", True)
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
 
 
 def at_once(density, size):
     """Points at once of a density of a matrix."""
-    return _lapack.points_at_once(jax.make_jaxpr(density)(np.eye(size, dtype="f")).jaxpr)
+    return lapack_batches.points_at_once(jax.make_jaxpr(density)(np.eye(size, dtype="f")).jaxpr)
 
 
 @pytest.mark.parametrize(("size", "expected"), [(5, 240), (10, 30), (45, 1), (200, 1)])
@@ -55,7 +55,7 @@ def test_few_where_matrices_are_large(spreads, size, expected):
     assert at_once(jnp.linalg.cholesky, size) == expected
     inner = jax.jit(lambda a: solve_triangular(a, a[0], lower=True))
     assert at_once(lambda a: jax.lax.map(inner, a[None]), size) == expected
-    assert _lapack.matrices_at_once(size) == expected
+    assert lapack_batches.matrices_at_once(size) == expected
 
 
 def test_any_number_elsewhere(spreads, monkeypatch):
@@ -64,7 +64,7 @@ def test_any_number_elsewhere(spreads, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert at_once(jnp.linalg.cholesky, 45) > 1e6
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    monkeypatch.setattr(_lapack, "_SPREADS", False)
+    monkeypatch.setattr(lapack_batches, "_SPREADS", False)
     assert at_once(jnp.linalg.cholesky, 45) > 1e6
 
 
@@ -75,7 +75,7 @@ def test_a_map_is_a_loop(spreads):
     def root(scale, matrix):
         return scale * jnp.linalg.cholesky(matrix)
 
-    looped = jax.vmap(_lapack.one_at_a_time(root), (None, 0))
+    looped = jax.vmap(lapack_batches.one_at_a_time(root), (None, 0))
     np.testing.assert_allclose(looped(2.0, matrices), 2.0 * np.sqrt(matrices), rtol=1e-6)
     calls = [
         equation.invars[0].aval.shape

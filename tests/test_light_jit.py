@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvi._light_jit import ONCE, STEPS, light_jit
+from jaxvi._compilation.fast_jit import ONCE, STEPS, light_jit
 
 
 def power(x, *, times):

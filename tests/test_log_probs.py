@@ -7,8 +7,8 @@ import pytest
 
 import jaxvi
 from jaxvi import _log_probs
+from jaxvi._compilation.jaxprs import largest_array
 from jaxvi._log_probs import log_probs
-from jaxvi._programs import largest_array
 
 
 def log_density(params, data):

@@ -7,11 +7,11 @@ import pytest
 from scipy import integrate, stats
 
 import jaxvi
+from jaxvi._compilation.jaxprs import equations
 from jaxvi._conditionals import conditionals
 from jaxvi._log_probs import hessian_products
 from jaxvi._mode_search import Search
 from jaxvi._nested_chains import nested_movement
-from jaxvi._programs import equations
 from jaxvi._proposals import Proposal, worth
 from jaxvi._split import Held, split
 from jaxvi.diagnostics import weigh

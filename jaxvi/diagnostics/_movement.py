@@ -9,10 +9,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Key
 
-from jaxvi._ahead import side_by_side
-from jaxvi._blocks import in_blocks
+from jaxvi._compilation import STEPS, in_blocks, light_jit, side_by_side
 from jaxvi._draws import draw_and_weigh, draws_each, tiled
-from jaxvi._light_jit import STEPS, light_jit
 from jaxvi._random import fold_in
 from jaxvi._types import Data, Phi
 from jaxvi.chains import advance_chains, start_chains

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxvi import _tree
-from jaxvi._blas import one_thread
+from jaxvi._compilation import one_thread
 from jaxvi._interrupts import interrupts
 from jaxvi._loop import ConjugateSetup, Lane, start_lane
 from jaxvi._status import Status

@@ -14,7 +14,7 @@ import jax
 import jaxlib.version
 from jax.custom_batching import sequential_vmap
 
-from jaxvi._programs import equations
+from jaxvi._compilation.jaxprs import equations
 
 _SPREADS = jaxlib.version.__version_info__ < (0, 11, 1)
 _WORK = 30_000  # cubes of sizes: a batch of so much stays on its thread (40,000 doesn't)

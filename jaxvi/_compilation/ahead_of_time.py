@@ -15,7 +15,6 @@ import jax.numpy as jnp
 
 Result = TypeVar("Result")
 Lowering = Callable[[], jax.stages.Lowered]
-
 _KNOWN: OrderedDict[int, None] = OrderedDict()  # hashes, which keep nobody's data alive
 _MOST_KNOWN = 1_000
 _TOGETHER = 2  # XLA compiles parts of one program side by side, too
