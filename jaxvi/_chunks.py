@@ -13,13 +13,13 @@ from jaxvi._compilation import compile_clock
 from jaxvi._feed import Feed, StreamBroke, tell
 from jaxvi._interrupts import interrupts
 from jaxvi._loop import Lane, block_length
+from jaxvi._numerics import Keys
 from jaxvi._pace import MAX_BLOCKS, next_blocks
 from jaxvi._placement import Placement, Seen
 from jaxvi._pool import PoolUse
 from jaxvi._progress import Progress, Reporter, tell_of
 from jaxvi._status import Status
 from jaxvi._types import Phi
-from jaxvi.lanes import Keys
 from jaxvi.result import History
 
 _FEWEST_STEPS = 50

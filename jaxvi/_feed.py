@@ -20,11 +20,11 @@ from jaxvi._compilation import Lowering
 from jaxvi._draws import draw_noise
 from jaxvi._likelihood import check_additive, num_rows
 from jaxvi._loop import Setup, block_length
+from jaxvi._numerics import Keys
 from jaxvi._ranking import Ranking, lower_ranking, rank_phis, ranking_rows
 from jaxvi._row_ranking import RowBlocks, lower_ranking_by_rows, rank_by_rows, slices
 from jaxvi._types import Data, Phi
 from jaxvi.diagnostics import Weighing
-from jaxvi.lanes import Keys
 from jaxvi.minibatch import Minibatch
 from jaxvi.solvers import Stochastic
 from jaxvi.streams import ShuffledRows, Stream, WrongCount, regular

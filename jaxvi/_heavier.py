@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxvi._random import generator_of
+from jaxvi._numerics import generator_of
 from jaxvi.families import CouplingFlow, Family, FullRank, MeanField
 from jaxvi.families._full_rank import scale_tril_on_host
 

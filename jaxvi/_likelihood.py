@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxvi import _target_checks as _checks
-from jaxvi import _tree
+from jaxvi._numerics import pytrees
 from jaxvi._types import Data, Scalar
 
 _CHECKED = 16  # rows on which a likelihood is looked at
@@ -63,7 +63,7 @@ def num_rows(data: Data) -> int:
     Raises:
         ValueError: no leaves, a leaf without axes, or lengths that differ.
     """
-    paths, leaves, _ = _tree.flatten_with_paths(data)
+    paths, leaves, _ = pytrees.flatten_with_paths(data)
     lengths = {np.shape(leaf)[:1] for leaf in leaves}
     if len(lengths) == 1 and lengths != {()}:
         (found,) = lengths

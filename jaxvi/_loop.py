@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxvi import _tree
 from jaxvi._batches import at_block, at_blocks, at_comparison, at_step, num_compared
+from jaxvi._numerics import pytrees
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi, Scalar
 from jaxvi.families import Family
@@ -239,8 +239,8 @@ def _review_block(
         failed, kept = jnp.zeros((), bool), state
     else:
         sane = jnp.isfinite(bound) & (bound >= floor)
-        failed = ~(_tree.all_finite(state) & sane)
-        kept = _tree.where(failed, lane.state, state)
+        failed = ~(pytrees.all_finite(state) & sane)
+        kept = pytrees.where(failed, lane.state, state)
     reviewed, status = setup.solver.review(kept, trace._replace(failed=failed))
     moved = Lane(
         state=reviewed,
@@ -249,7 +249,7 @@ def _review_block(
         floor=floor,
         bound=jnp.where(failed, lane.bound, bound),
     )
-    return _tree.where(lane.status == Status.RUNNING, moved, lane)
+    return pytrees.where(lane.status == Status.RUNNING, moved, lane)
 
 
 def run_lane(

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxvi._loop import Setup, block_length
-from jaxvi.lanes import Keys, Starts, start_lanes
+from jaxvi._numerics import Keys
+from jaxvi.lanes import Starts, start_lanes
 
 MOST_TOGETHER = 64  # restarts that always run as one batch, unless told otherwise
 _BUDGET = 2**30  # bytes of lanes at once, where the device doesn't say what it has

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from jaxvi._compilation import STEPS, light_jit
 from jaxvi._conditionals import Conditional
 from jaxvi._log_probs import log_probs, values_and_gradients
-from jaxvi._random import fold_in, normals
+from jaxvi._numerics import fold_in, normals
 from jaxvi._split import Split
 from jaxvi._types import Scalar
 from jaxvi.chains import LONGEST, MOST_LEAPS, SHORTEST, adapted, chance_of, fewest_leaps

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from jaxtyping import Array, Key
 
 from jaxvi._approximation import Approximation
-from jaxvi._random import fold_in
+from jaxvi._numerics import fold_in
 from jaxvi._types import Data
 from jaxvi.diagnostics._weighing import LEAST_EFFICIENCY
 from jaxvi.nested import Nested, NestedLaplace, nested_laplace

@@ -19,14 +19,13 @@ from jaxvi._door import NoStart, Unconstrained
 from jaxvi._heavier import can_be_heavier
 from jaxvi._nested_chains import nested_movement
 from jaxvi._nested_stage import approximation_of, given_drivers
+from jaxvi._numerics import fold_in, on_device
 from jaxvi._polish import SMALL, is_still, memory, of_drift, polish
 from jaxvi._progress import Reporter
-from jaxvi._random import fold_in
 from jaxvi._rays import lower_rays, places_beyond
 from jaxvi._refits import LOST, flow_fit, noncentered_fit
 from jaxvi._restarts import lanes_within, moments_rhat, of_lanes, separate_lanes
 from jaxvi._status import Status
-from jaxvi._tree import on_device
 from jaxvi._trusted_weights import Told, by_nested_weights, by_weights, can_tell, weighted
 from jaxvi._types import Data
 from jaxvi.diagnostics import Movement, Weighing, movement, weigh

@@ -6,8 +6,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxvi._loop import Lane, Setup
+from jaxvi._numerics import Keys
 from jaxvi._types import Data, Phi
-from jaxvi.lanes import Keys, advance_lanes, lane_results
+from jaxvi.lanes import advance_lanes, lane_results
 
 
 class Seen(NamedTuple):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxvi._random import fold_in
+from jaxvi._numerics import fold_in
 from jaxvi.chains import MOST_LEAPS, fewest_leaps
 from jaxvi.diagnostics import Drift, Movement
 from jaxvi.diagnostics._movement import CLEAR, Groups, acceptance, compare, whitening

@@ -23,12 +23,13 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxvi._compilation import ONCE, STEPS, compile_clock, light_jit
 from jaxvi._loop import AnySetup, Lane, Setup, block_length, run_cohorts
 from jaxvi._memory import noise_size
+from jaxvi._numerics import Keys
 from jaxvi._pace import MAX_BLOCKS, next_blocks
 from jaxvi._race import Race
 from jaxvi._status import Status
 from jaxvi._stretched_history import StretchedHistory
 from jaxvi._types import Data
-from jaxvi.lanes import Keys, Starts, WarmStart, lane_results, lanes_at_starts, noise_keys
+from jaxvi.lanes import Starts, WarmStart, lane_results, lanes_at_starts, noise_keys
 
 _SHARE = 16  # a cohort is one in so many lanes
 _MOST_COHORTS = 64

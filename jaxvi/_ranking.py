@@ -11,10 +11,10 @@ from jaxtyping import Array, Float, Int
 from jaxvi._compilation import Lowering
 from jaxvi._draws import draw_and_weigh, draws_each, lower_draws
 from jaxvi._loop import Setup
-from jaxvi._random import fold_in
+from jaxvi._numerics import Keys, fold_in
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
-from jaxvi.lanes import Keys, lane_results
+from jaxvi.lanes import lane_results
 
 MOST_RANKED = 256  # lanes at a time, and lanes that are ranked on all draws
 _FEW_DRAWS = 256

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxvi._compilation import Lowering
 from jaxvi._loop import Setup
-from jaxvi._random import generator_of
+from jaxvi._numerics import generator_of
 from jaxvi._restarts import lower_separation, values_of
 from jaxvi._types import Data
 from jaxvi.families import FullRank

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxvi import _tree
+from jaxvi._numerics import pytrees
 from jaxvi._types import Data
 from jaxvi.supports import NumPyro, Support
 from jaxvi.supports._numpyro import is_numpyro_constraint
@@ -82,7 +82,7 @@ def check_data_leaf(name: str, leaf: Any) -> None:
     kind = getattr(getattr(leaf, "dtype", None), "kind", "")
     if not is_number or (kind and kind in "OSUMmT"):
         raise TypeError(
-            f"expected arrays of numbers in data; got {_tree.describe_leaf(leaf)} at {name}; "
+            f"expected arrays of numbers in data; got {pytrees.describe_leaf(leaf)} at {name}; "
             f"try numpy.asarray(..., dtype=float), or coding categories as integers"
         )
     if isinstance(leaf, np.ndarray | np.generic) and not leaf.dtype.isnative:  # FITS files
@@ -173,7 +173,7 @@ def check_value(value: Any, dtype: np.dtype, name: str = "log_density") -> None:
         raise TypeError(f"expected {name} to give a scalar; got None; try adding a return")
     if not isinstance(value, jax.ShapeDtypeStruct):
         raise TypeError(
-            f"expected {name} to give a scalar; got {_tree.describe(value)} in a "
+            f"expected {name} to give a scalar; got {pytrees.describe(value)} in a "
             f"{type(value).__name__}; try returning the sum of its log probabilities alone"
         )
     if value.shape != ():
@@ -197,7 +197,7 @@ def check_value(value: Any, dtype: np.dtype, name: str = "log_density") -> None:
 def explain(error: Exception, params: Any, data: Data, name: str = "log_density") -> str:
     message = str(error).strip().splitlines()
     first = message[0] if message else ""
-    with_data = "no data" if data is None else f"data {_tree.describe(data)}"
+    with_data = "no data" if data is None else f"data {pytrees.describe(data)}"
     if isinstance(error, _VALUE_ERRORS):
         hint = "jnp.where in place of if, and jax.numpy in place of numpy, float() and int()"
     elif isinstance(error, jax.errors.NonConcreteBooleanIndexError):
@@ -210,5 +210,5 @@ def explain(error: Exception, params: Any, data: Data, name: str = "log_density"
         hint = f"calling {name} by hand on one parameters' pytree of these shapes"
     return (
         f"expected {name} to run on abstract arrays; got {type(error).__name__} with params "
-        f"{_tree.describe(params)} and {with_data}: {first}; try {hint}"
+        f"{pytrees.describe(params)} and {with_data}: {first}; try {hint}"
     )

@@ -2,8 +2,8 @@
 
 from typing import TypeAlias
 
+from jaxvi._numerics import on_device
 from jaxvi._polish import is_small
-from jaxvi._tree import on_device
 from jaxvi.diagnostics import Weighing
 from jaxvi.diagnostics._weighing import ALIKE, LEAST_EFFICIENCY
 from jaxvi.nested import Nested

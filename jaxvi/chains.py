@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxvi._compilation import STEPS, light_jit
 from jaxvi._log_probs import values_and_gradients
-from jaxvi._random import normals
+from jaxvi._numerics import normals
 from jaxvi._types import Data, Scalar
 from jaxvi.target import Target
 

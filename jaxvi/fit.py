@@ -35,6 +35,7 @@ from jaxvi._door import (
 from jaxvi._feed import EvalDraws, Feed, Streamed, Whole
 from jaxvi._loop import Lane, Setup
 from jaxvi._memory import MOST_TOGETHER, out_of_memory, usual_width, warn_of_memory
+from jaxvi._numerics import Keys, split_key
 from jaxvi._on_mesh import OnMesh
 from jaxvi._pace import MAX_BLOCKS
 from jaxvi._placement import OneDevice
@@ -44,15 +45,7 @@ from jaxvi._progress import Reporter, make_reporter
 from jaxvi._ranking import Ranking
 from jaxvi._types import Data, Phi
 from jaxvi.diagnostics import Weighing
-from jaxvi.lanes import (
-    Keys,
-    Starts,
-    advance_lanes,
-    lane_results,
-    make_setup,
-    split_key,
-    start_lanes,
-)
+from jaxvi.lanes import Starts, advance_lanes, lane_results, make_setup, start_lanes
 from jaxvi.mesh import placed
 from jaxvi.result import Fit, Timing, evidence_of, warm_start
 from jaxvi.streams import Stream

@@ -12,7 +12,7 @@ from jaxvi._batches import first_batch, resident
 from jaxvi._compilation import ONCE, STEPS, light_jit
 from jaxvi._log_probs import values_and_gradients
 from jaxvi._loop import AnySetup, Lane, Setup, run_lane, run_lanes, start_lane
-from jaxvi._random import fold_in
+from jaxvi._numerics import Keys, split_key
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.families import Family, HasGaussianInit
@@ -23,15 +23,6 @@ from jaxvi.solvers import Defaults, HasDefaults, Solver, Stochastic, default_fam
 from jaxvi.target import Target
 
 _START_TRIES = 20
-_STREAMS = 2**31
-
-
-class Keys(NamedTuple):
-    """The independent streams that one key of the user's stands for."""
-
-    start: Key[Array, ""]
-    noise: Key[Array, ""]
-    ranking: Key[Array, ""]
 
 
 class LaneResult(NamedTuple):
@@ -58,11 +49,6 @@ class Starts(NamedTuple):
     scale: Float[Array, "*each"]
     data: Data
     warm: WarmStart | None
-
-
-def split_key(key: Key[Array, ""]) -> Keys:
-    """Streams for the starts, the noise and the ranking, far from numbers that callers fold in."""
-    return Keys(*(fold_in(key, _STREAMS + i) for i in range(3)))
 
 
 def make_setup(target: Target, family: Any, objective: Any, solver: Any, noise: Any) -> Setup:

@@ -10,7 +10,8 @@ from jax import lax
 from jax.sharding import AxisType, Mesh
 from jaxtyping import Array, UInt32
 
-from jaxvi import _arguments, _tree
+from jaxvi import _arguments
+from jaxvi._numerics import pytrees
 from jaxvi._types import Data
 from jaxvi.target import Target
 
@@ -177,11 +178,11 @@ def placed(target: Target, data: Data, mesh: Any) -> tuple[Data, Mesh | None, in
     """
     if mesh is None:
         # so that every call sees the same types
-        return jax.tree.map(_tree.on_device, data), None, 0
+        return jax.tree.map(pytrees.on_device, data), None, 0
     mesh = check_mesh(mesh)
     data = jax.tree.map(_copy_of_this_process, data)
     num_rows = check_rows(target, data, mesh)
-    return (data if num_rows else jax.tree.map(_tree.on_device, data)), mesh, num_rows
+    return (data if num_rows else jax.tree.map(pytrees.on_device, data)), mesh, num_rows
 
 
 def _copy_of_this_process(leaf: Any) -> Any:

@@ -15,11 +15,10 @@ from jaxvi._arguments import instance, typed_key
 from jaxvi._compilation import one_at_a_time, one_thread
 from jaxvi._conditionals import Conditional, conditional
 from jaxvi._mode_search import BLOCK, Search, nearest
+from jaxvi._numerics import fold_in, generator_of, on_device
 from jaxvi._proposals import Proposal, worth
-from jaxvi._random import fold_in, generator_of
 from jaxvi._restarts import values_of
 from jaxvi._split import Split, split
-from jaxvi._tree import on_device
 from jaxvi._types import Data, Scalar
 from jaxvi.diagnostics import Weighing
 from jaxvi.diagnostics._movement import features

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxvi._arguments import typed_key
 from jaxvi._compilation import ONCE, light_jit
 from jaxvi._log_probs import hessian_products
-from jaxvi._random import generator_of
+from jaxvi._numerics import generator_of
 from jaxvi._types import Data
 from jaxvi.families import FullRankParams, NoncenteringParams
 from jaxvi.families._full_rank import scale_tril_on_host

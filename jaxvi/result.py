@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxvi import _arguments, _tree
+from jaxvi import _arguments
 from jaxvi._approximation import Approximation, constrain_rows
 from jaxvi._draws import draw_and_weigh, draws_each
 from jaxvi._loop import Setup
+from jaxvi._numerics import fold_in, generator_of, pytrees
 from jaxvi._pool import PoolUse
-from jaxvi._random import fold_in, generator_of
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.diagnostics import Agreement, Drift, Weighing, agreement, pareto_smooth, weigh
@@ -202,7 +202,7 @@ class Fit:
     def lane(self, index: Any) -> LaneResult:
         """One lane's parameters, status, steps and bound; losers are kept."""
         index = _arguments.whole("lane", index, 0, self.num_restarts - 1)
-        phi = jax.tree.map(lambda leaf: _tree.on_device(np.asarray(leaf)[index]), self.phi)
+        phi = jax.tree.map(lambda leaf: pytrees.on_device(np.asarray(leaf)[index]), self.phi)
         return LaneResult(phi, self.status[index], self.steps[index], self.bounds[index])
 
     def sample(self, key: Array, num: Any, *, lane: Any = None) -> Any:
@@ -312,7 +312,7 @@ def _pick(key: Key[Array, ""], stock: Stock, num: int) -> Float[Array, "draws di
         share = np.exp(weights - weights.max())
         share /= share.sum()
     replace = share is not None or num > len(z)
-    return _tree.on_device(z[generator.choice(len(z), num, replace=replace, p=share)])
+    return pytrees.on_device(z[generator.choice(len(z), num, replace=replace, p=share)])
 
 
 def evidence_of(fit: Fit, weighed: Weighing | None = None) -> Evidence:

@@ -11,9 +11,10 @@ import numpy as np
 from jax.tree_util import PyTreeDef
 from jaxtyping import Array, Bool, Float
 
-from jaxvi import _likelihood, _tree
+from jaxvi import _likelihood
 from jaxvi import _target_checks as _checks
 from jaxvi._arguments import check_field, one_of
+from jaxvi._numerics import pytrees
 from jaxvi._types import Data
 from jaxvi.supports import Real, Support
 
@@ -78,7 +79,7 @@ class Target:
         _checks.check_function("log_density", self.log_density)
         if self.start is not None:
             _checks.check_function("start", self.start)
-        paths, raw, treedef = _tree.flatten_with_paths(
+        paths, raw, treedef = pytrees.flatten_with_paths(
             self.supports, is_leaf=_checks.is_support_leaf
         )
         leaves = tuple(
@@ -120,7 +121,7 @@ class Target:
                 f"expected z of shape ({self.dim},); got {z.shape}; "
                 f"try jax.vmap over the leading axes"
             )
-        parts = _tree.split(z, [leaf.unconstrained_shape for leaf in self.leaves])
+        parts = pytrees.split(z, [leaf.unconstrained_shape for leaf in self.leaves])
         pairs = [leaf.constrain(part) for leaf, part in zip(self.leaves, parts, strict=True)]
         log_det = jnp.sum(jnp.stack([log_det for _, log_det in pairs]))
         return self.treedef.unflatten([value for value, _ in pairs]), log_det
@@ -166,7 +167,7 @@ class Target:
             if not isinstance(part, jax.core.Tracer):
                 _checks.check_inside(name, value, part, support)
             parts.append(part)
-        return _tree.join(parts)
+        return pytrees.join(parts)
 
     def draw_start(
         self, key: Array, data: Data = None, *, dtype: Any = None
@@ -183,8 +184,8 @@ class Target:
         the entries of the parameter.
         """
         names: list[str] = []
-        for name, leaf in zip(_tree.leaf_names(self.treedef), self.leaves, strict=True):
-            names.extend(_tree.element_names(name, leaf.unconstrained_shape))
+        for name, leaf in zip(pytrees.leaf_names(self.treedef), self.leaves, strict=True):
+            names.extend(pytrees.element_names(name, leaf.unconstrained_shape))
         return tuple(names)
 
     def constrained_coordinates(self) -> Bool[np.ndarray, "dim"]:
@@ -197,8 +198,8 @@ class Target:
     def parameter_names(self) -> tuple[str, ...]:
         """A name for each entry of the constrained parameters, leaves in order, row by row."""
         names: list[str] = []
-        for name, leaf in zip(_tree.leaf_names(self.treedef), self.leaves, strict=True):
-            names.extend(_tree.element_names(name, leaf.shape))
+        for name, leaf in zip(pytrees.leaf_names(self.treedef), self.leaves, strict=True):
+            names.extend(pytrees.element_names(name, leaf.shape))
         return tuple(names)
 
     def dtype(self, data: Data = None) -> np.dtype:
@@ -208,7 +209,7 @@ class Target:
             TypeError: where data holds something other than arrays and numbers, mixes float32
                 with float64, or is in half precision.
         """
-        paths, leaves, _ = _tree.flatten_with_paths(data)
+        paths, leaves, _ = pytrees.flatten_with_paths(data)
         named = {f"data{path}": leaf for path, leaf in zip(paths, leaves, strict=True)}
         for name, leaf in named.items():
             _checks.check_data_leaf(name, leaf)
@@ -262,7 +263,7 @@ class Target:
         except (ValueError, TypeError, KeyError):
             pass
         # None is a leaf here, so that a forgotten value shows by its path.
-        found, _, _ = _tree.flatten_with_paths(params, is_leaf=lambda leaf: leaf is None)
+        found, _, _ = pytrees.flatten_with_paths(params, is_leaf=lambda leaf: leaf is None)
         missing = [path for path in self.paths if path not in found]
         extra = [path for path in found if path not in self.paths]
         details = [f"without {', '.join(missing)}"] if missing else []

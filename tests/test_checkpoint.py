@@ -22,8 +22,9 @@ import pytest
 import jaxvi
 from jaxvi import _checkpoint, _pace, _specs, _storage, _trees_as_json
 from jaxvi._fingerprint import fingerprint
+from jaxvi._numerics.random import split_key
 from jaxvi.fit import fit_restarts
-from jaxvi.lanes import WarmStart, make_setup, split_key, start_lanes
+from jaxvi.lanes import WarmStart, make_setup, start_lanes
 from jaxvi.supports import Positive, Real
 
 KEY = jax.random.key(7)

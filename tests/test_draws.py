@@ -13,7 +13,7 @@ from jaxvi import _draws
 from jaxvi._compilation.ahead_of_time import compiling_ahead
 from jaxvi._compilation.fast_jit import ONCE, STEPS, light_jit
 from jaxvi._draws import draw_and_weigh, draws_each, tiled
-from jaxvi._random import fold_in, normals
+from jaxvi._numerics.random import fold_in, normals
 from jaxvi.diagnostics import pareto_smooth, weigh
 from jaxvi.diagnostics._pareto import smooth_on_host
 from jaxvi.families import MeanField

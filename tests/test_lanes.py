@@ -9,8 +9,9 @@ import pytest
 import jaxvi
 from jaxvi import Status
 from jaxvi._loop import Setup
+from jaxvi._numerics.random import split_key
 from jaxvi._ranking import is_sharp, ranking_of
-from jaxvi.lanes import lane_results, split_key, start_lanes
+from jaxvi.lanes import lane_results, start_lanes
 
 KEY = jax.random.key(11)
 SOLVER = jaxvi.Stochastic(optax.adam, learning_rate=0.05)

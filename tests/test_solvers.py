@@ -11,7 +11,8 @@ import pytest
 import jaxvi
 from jaxvi import _loop
 from jaxvi._loop import Setup
-from jaxvi.lanes import advance_lanes, split_key, start_lanes
+from jaxvi._numerics.random import split_key
+from jaxvi.lanes import advance_lanes, start_lanes
 from jaxvi.solvers import BlockTrace, Problem
 
 LANES = 250

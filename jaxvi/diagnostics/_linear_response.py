@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key
 
 from jaxvi._arguments import typed_key
+from jaxvi._numerics import split_key
 from jaxvi._status import Status
 from jaxvi._types import Data, Noise, Phi, Scalar
 from jaxvi.diagnostics._frozen_draws import (
@@ -23,7 +24,6 @@ from jaxvi.diagnostics._frozen_draws import (
     leave_out,
 )
 from jaxvi.families import HasMoments
-from jaxvi.lanes import split_key
 from jaxvi.noise import Frozen
 from jaxvi.solvers._local import Move, local_map
 from jaxvi.solvers._trust_region import Path, solve_within

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from jaxvi._compilation import STEPS, in_blocks, light_jit, side_by_side
 from jaxvi._draws import draw_and_weigh, draws_each, tiled
-from jaxvi._random import fold_in
+from jaxvi._numerics import fold_in
 from jaxvi._types import Data, Phi
 from jaxvi.chains import advance_chains, start_chains
 from jaxvi.families import Bijector, Family, Transformed

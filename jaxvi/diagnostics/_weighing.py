@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxvi._draws import draw_noise, draws_each, tiled, weigh_draws
 from jaxvi._heavier import can_be_heavier, widened
-from jaxvi._random import fold_in
+from jaxvi._numerics import fold_in
 from jaxvi._types import Data, Phi
 from jaxvi.diagnostics._movement import Drift, Space, features
 from jaxvi.diagnostics._pareto import khat_threshold, smooth_on_host

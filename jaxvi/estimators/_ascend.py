@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxvi import _tree
 from jaxvi._compilation import one_thread
 from jaxvi._interrupts import interrupts
 from jaxvi._loop import ConjugateSetup, Lane, start_lane
+from jaxvi._numerics import Keys, pytrees
 from jaxvi._status import Status
-from jaxvi.lanes import Keys, advance_lanes
+from jaxvi.lanes import advance_lanes
 from jaxvi.models import ConjugateGaussianMixture, MixtureData, MixturePhi, Sums
 from jaxvi.solvers import Ascent, CoordinateAscent
 
@@ -167,7 +167,7 @@ def _start(
     setup: ConjugateSetup,
 ) -> Lane:
     def one(phi: MixturePhi, there: Bool[Array, ""]) -> Lane:
-        return start_lane(setup, phi, _tree.all_finite(phi) & there, given)
+        return start_lane(setup, phi, pytrees.all_finite(phi) & there, given)
 
     lanes = jax.vmap(one)(phis, there)
     if bounds is None:

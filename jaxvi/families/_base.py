@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, Key
 
-from jaxvi._random import normals
+from jaxvi._numerics import normals
 from jaxvi._types import Noise, Phi, Scalar
 
 LOG_2PI = 1.8378770664093453

@@ -8,8 +8,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxvi import _tree
 from jaxvi._arguments import check_field, number, one_of, whole
+from jaxvi._numerics import pytrees
 from jaxvi._types import Scalar
 from jaxvi.families._flow_base import Flow, Layer, bounded, check_flow
 from jaxvi.families._nets import apply_net, num_weights
@@ -118,7 +118,7 @@ class CouplingFlow(Flow):
         """Shift, log-scale and what a spline needs, of each coordinate to be moved."""
         sizes = self._net_sizes(kept.size + num)
         shapes = [(num_weights(sizes),), (_num_terms(kept.size), 2 * num)]
-        net, weights = _tree.split(layer.net, shapes)
+        net, weights = pytrees.split(layer.net, shapes)
         out = apply_net(net, sizes, kept).reshape(num, -1)
         # at full precision, as the network is
         more = jnp.matmul(_terms(kept), weights, precision=lax.Precision.HIGHEST).reshape(num, 2)

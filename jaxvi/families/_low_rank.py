@@ -11,7 +11,7 @@ from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float, Key
 
 from jaxvi._arguments import check_field, number, whole
-from jaxvi._random import normals
+from jaxvi._numerics import normals
 from jaxvi._types import Scalar
 from jaxvi.families._base import (
     LOG_2PI,

@@ -8,8 +8,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Key
 
-from jaxvi import _tree
-from jaxvi._random import normals
+from jaxvi._numerics import normals, pytrees
 
 Net: TypeAlias = Float[Array, "numbers"]
 Masks: TypeAlias = tuple[Bool[np.ndarray, "_ _"], ...]
@@ -49,7 +48,7 @@ def apply_net(
     """The last layer's output, linear in the one before; a mask says which weights count."""
     pairs = list(itertools.pairwise(sizes))
     shapes = [shape for rows, columns in pairs for shape in ((rows, columns), (columns,))]
-    parts = _tree.split(net, shapes)
+    parts = pytrees.split(net, shapes)
     for i, (weight, bias) in enumerate(zip(parts[::2], parts[1::2], strict=True)):
         if masks is not None:
             weight = jnp.where(masks[i], weight, jnp.zeros((), weight.dtype))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import nn
 from jaxtyping import Array, Float
 
-from jaxvi._linalg import running_sum
+from jaxvi._numerics import running_sum
 
 _MIN_BIN = 1e-3  # of the interval
 _MIN_SLOPE = 1e-3

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxvi._special import betaln, digamma, gammaln
+from jaxvi._numerics import betaln, digamma, gammaln
 from jaxvi._types import Scalar
 from jaxvi.models._covariances import KINDS, Covariance
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
-from jaxvi._linalg import log_det_lower, outer_square
+from jaxvi._numerics import log_det_lower, outer_square
 from jaxvi._types import Scalar
 
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxvi import _tree
 from jaxvi._arguments import check_field, number
+from jaxvi._numerics import pytrees
 from jaxvi._status import Status
 from jaxvi._types import Noise, Phi, Scalar
 from jaxvi.families import Family, FullRank, LowRank, transform_and_log_prob
@@ -153,9 +153,9 @@ class BatchAndMatch(Solver):
             state.phi, batch.score, curvature, trust.pace, trust.radius
         )
         far = promised > _NEAR * z.shape[1]
-        moved = _tree.where(far, travelled, matched)
+        moved = pytrees.where(far, travelled, matched)
         promised = jnp.where(far, promised, 0.0)
-        usable = good.all() & _tree.all_finite((moved, innovation))
+        usable = good.all() & pytrees.all_finite((moved, innovation))
         bad = 1.0 - good.mean(dtype=values.dtype)
         narrower = update.narrow(state.phi, jnp.exp(-0.1 - bad))
         here, seen = (state.phi, state.last, trust), (usable, fell, bound, error, promised)

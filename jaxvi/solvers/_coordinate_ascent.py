@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from jaxvi import _tree
+from jaxvi._numerics import pytrees
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi, Scalar
 from jaxvi.solvers._base import BlockTrace, Solver, StepInfo
@@ -92,7 +92,7 @@ class CoordinateAscent(Solver):
         stats = model.expect(state.phi, data)
         phi = model.maximise(stats, data)
         bound = model.bound(phi, stats, data)
-        phi = _tree.where(jnp.isfinite(bound), phi, state.phi)
+        phi = pytrees.where(jnp.isfinite(bound), phi, state.phi)
         return CoordinateAscentState(phi, bound, bound - state.bound), StepInfo(bound)
 
     def review(

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxvi import _tree
 from jaxvi._arguments import check_field, number, one_of
+from jaxvi._numerics import pytrees
 from jaxvi._status import Status
 from jaxvi._types import Noise, Phi, Scalar
 from jaxvi.families import Family
@@ -135,7 +135,7 @@ class FrozenNoise(Solver):
         """One Newton step, or one evaluation of L-BFGS; a lane that is done stays."""
         take = self._newton if self.method == "newton" else self._evaluate
         stepped = take(state, noise, problem)
-        state = _tree.where(state.done, state, stepped)
+        state = pytrees.where(state.done, state, stepped)
         return state, StepInfo(state.bound)
 
     def review(
@@ -197,7 +197,7 @@ class FrozenNoise(Solver):
         (height, bound), grad = jax.value_and_grad(value, has_aux=True)(trial_point(before))
         first, finite = state.work == 0, jnp.isfinite(height) & jnp.isfinite(grad).all()
         started = start_search(before.at.z, height, grad, _MEMORY)
-        search = _tree.where(first & finite, started, absorb(before, height, grad))
+        search = pytrees.where(first & finite, started, absorb(before, height, grad))
         phi = unravel(search.at.z)
         ended = search.accepted | (search.failures > before.failures)
         slopes = jax.vjp(local_map(problem.family, phi, noise), jnp.zeros_like(grad))[1]

@@ -5,8 +5,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxvi import _tree
-from jaxvi._packed import Packed
+from jaxvi._numerics import Packed, pytrees
 from jaxvi._types import Phi, Scalar
 
 _RADIUS = 3.0
@@ -83,8 +82,8 @@ def settle(
         error=jnp.where(going, error, 0.0),
         promised=jnp.where(going, promised, 0.0),
     )
-    next_phi = _tree.where(fell, last, _tree.where(usable, moved, narrower))
-    return next_phi, _tree.where(going, phi, last), after
+    next_phi = pytrees.where(fell, last, pytrees.where(usable, moved, narrower))
+    return next_phi, pytrees.where(going, phi, last), after
 
 
 def share(length: Scalar, rate: Scalar, radius: Scalar, dim: int) -> Scalar:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxvi import _tree
 from jaxvi._arguments import check_field, number, whole
+from jaxvi._numerics import pytrees
 from jaxvi._status import Status
 from jaxvi._types import Noise, Phi, Scalar
 from jaxvi.families import (
@@ -156,7 +156,7 @@ class Laplace(Solver):
         """One evaluation of L-BFGS; nothing where the search has ended."""
         values, grads = problem.values_and_gradients(trial_point(state.search)[None])
         search = absorb(state.search, values[0], grads[0])
-        search = _tree.where(state.ended == Status.RUNNING, search, state.search)
+        search = pytrees.where(state.ended == Status.RUNNING, search, state.search)
         bound = jnp.clip(search.at.value, -_MOST, _MOST)  # so that a block's sum is finite too
         return state._replace(search=search), StepInfo(bound + state.extra)
 
@@ -180,7 +180,7 @@ class Laplace(Solver):
             lambda newton: newton_step(newton, trace.problem, tolerance),
             start_newton(search.at),
         )
-        state = _tree.where(due, self._after_newton(state, newton), state)
+        state = pytrees.where(due, self._after_newton(state, newton), state)
         gone = (jnp.abs(state.search.at.z).max() > _FAR) | (state.search.at.value > _HIGH)
         gone &= state.ended != Status.CONVERGED
         ended = jnp.where(gone, Status.UNBOUNDED, state.ended).astype(jnp.int32)
@@ -207,7 +207,7 @@ class Laplace(Solver):
         fresh = start_search(newton.at.z, newton.at.value, newton.at.grad, self.memory)
         moved = gained | (ended == Status.CONVERGED)
         return state._replace(
-            search=_tree.where(moved, fresh, search),
+            search=pytrees.where(moved, fresh, search),
             decrement=jnp.where(jnp.isfinite(newton.decrement), newton.decrement, _HIGH),
             wait=jnp.minimum(2 ** jnp.minimum(state.turns, 3), _LONGEST_WAIT).astype(jnp.int32),
             turns=state.turns + 1,
@@ -227,7 +227,7 @@ class Laplace(Solver):
             return jnp.zeros((), bool), phi, _entropy(family, phi, newton) - 0.5 * z.size
 
         done = state.ended == Status.CONVERGED  # found now or a block ago
-        around = _tree.where(done, state.phi, family.init(key, z.size, start=z))
+        around = pytrees.where(done, state.phi, family.init(key, z.size, start=z))
         # a loop of no or one turn, since some families take long to fit a Gaussian
         _, phi, extra = lax.while_loop(
             lambda carry: carry[0], at_mode, (found, around, state.extra)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxvi import _tree
+from jaxvi._numerics import pytrees
 from jaxvi._types import Scalar
 
 _RISE = 1e-4  # Armijo: share of the slope's promise that a step must keep
@@ -104,7 +104,7 @@ def absorb(search: Lbfgs, value: Scalar, grad: Float[Array, "dim"]) -> Lbfgs:
     """
     at, length = search.at, search.length
     finite = jnp.isfinite(value) & jnp.isfinite(grad).all()
-    trial = _tree.where(finite, Point(trial_point(search), value, grad), at)
+    trial = pytrees.where(finite, Point(trial_point(search), value, grad), at)
     first, slope = search.direction @ at.grad, search.direction @ trial.grad
     slack = 10.0 * jnp.finfo(value.dtype).eps * jnp.abs(at.value)
     level = (trial.value >= at.value - slack) & (slope >= -_NOT_OVER * first)
@@ -118,13 +118,13 @@ def absorb(search: Lbfgs, value: Scalar, grad: Float[Array, "dim"]) -> Lbfgs:
         length=_next_length(search, trial.value, first, low, high, finite),
         low=low,
         high=high,
-        held=_tree.where(rises, trial, search.held),
+        held=pytrees.where(rises, trial, search.held),
         tries=tries,
         accepted=jnp.zeros((), bool),
         overflowed=search.overflowed | (value == jnp.inf),
         walled=search.walled | ~finite,
     )
-    return _tree.where(done | (tries >= _TRIES), _turn(searching), searching)
+    return pytrees.where(done | (tries >= _TRIES), _turn(searching), searching)
 
 
 def climb(
@@ -179,7 +179,7 @@ def add_pair(pairs: Pairs, step: Float[Array, "dim"], change: Float[Array, "dim"
         jnp.concatenate([pairs.products[1:], product[None]]),
         _next_diagonal(pairs.diagonal, step, change, product),
     )
-    return _tree.where(curved, longer, pairs)
+    return pytrees.where(curved, longer, pairs)
 
 
 def _next_diagonal(
@@ -234,7 +234,7 @@ def _turn(search: Lbfgs) -> Lbfgs:
         changes=jnp.zeros_like(pairs.changes),
         products=jnp.zeros_like(pairs.products),
     )
-    pairs = _tree.where(moved & ~endless, pairs, empty)
+    pairs = pytrees.where(moved & ~endless, pairs, empty)
     guess = inverse_product(pairs, held.grad)
     slope = guess @ held.grad
     steepest = _steepest(held.grad, jnp.where(endless, jnp.linalg.norm(step), 0.0))

@@ -12,8 +12,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxvi import _tree
-from jaxvi._packed import Packed
+from jaxvi._numerics import Packed, pytrees
 from jaxvi._types import Scalar
 
 _FIRST_WINDOW = 10.0  # steps
@@ -135,7 +134,7 @@ def close_window(monitor: Monitor, tolerance: float) -> tuple[Monitor, Verdict]:
         age=jnp.where(drift, 0.0, clock.age),
         calm=~drift,
     )
-    after = Monitor(jnp.where(ends, 0.0, monitor.sums), _tree.where(ends, closed, clock))
+    after = Monitor(jnp.where(ends, 0.0, monitor.sums), pytrees.where(ends, closed, clock))
     lost = clock.failures >= _MOST_FAILURES
     return after, Verdict(ends, ends & ~drift & sharp & settled, ends & ~far, lost)
 

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxvi import _tree
 from jaxvi._arguments import check_field, number, one_of, whole
-from jaxvi._packed import Flat
+from jaxvi._numerics import Flat, pytrees
 from jaxvi._status import Status
 from jaxvi._types import Noise, Phi, Scalar
 from jaxvi.families import Family, FullRank, LowRank, MeanField, transform_and_log_prob
@@ -187,7 +186,7 @@ class NaturalGradient(Solver):
             at, gradients.mean(axis=0), curvature, pace, trust.radius
         )
         moved = Flat.of(moved)
-        usable = good.all() & _tree.all_finite((moved, innovation))
+        usable = good.all() & pytrees.all_finite((moved, innovation))
         bad = 1.0 - good.mean(dtype=values.dtype)
         narrower = Flat.of(update.narrow(at, jnp.exp(-0.1 - bad)))
         here, seen = (state.phi, state.last, trust), (usable, fell, bound, error, promised)
@@ -258,9 +257,9 @@ class NaturalGradient(Solver):
 
         def look(_: Any) -> tuple[Bool[Array, ""], Any, Float[Array, "5 dim"]]:
             by_hessian = update.from_hessians(phi, self._few(z), noise, slope, problem)
-            smooth = _tree.all_finite(by_hessian)
+            smooth = pytrees.all_finite(by_hessian)
             tally = _tally(update.diagonal(by_hessian), update.diagonal(by_gradient))
-            chosen = _tree.where(smooth, by_hessian, by_gradient)
+            chosen = pytrees.where(smooth, by_hessian, by_gradient)
             return jnp.zeros((), bool), chosen, jnp.where(smooth, tally, 0.0)
 
         # a loop of no or one turn: under `vmap` still skipped where no lane wants Hessians

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxvi import _tree
+from jaxvi._numerics import pytrees
 from jaxvi._status import Status
 from jaxvi._types import Scalar
 from jaxvi.solvers._base import Problem
@@ -117,12 +117,12 @@ def newton_step(newton: Newton, problem: Problem, tolerance: float) -> Newton:
         usable=newton.usable & (finite | ~first),
     )
     hessian = jnp.where(finite, hessian, newton.hessian)
-    point = _tree.where(finite, Point(trial, value, grad), newton.at)
+    point = pytrees.where(finite, Point(trial, value, grad), newton.at)
     certified = newton.probing & finite & _alike(newton, hessian)
-    moved = _tree.where(
+    moved = pytrees.where(
         newton.probing, _judge_probe(seen, certified), _judge(seen, point, hessian, finite)
     )
-    return _tree.where(certified, moved, _propose(moved, tolerance))
+    return pytrees.where(certified, moved, _propose(moved, tolerance))
 
 
 def dense_hessian(z: Float[Array, "dim"], problem: Problem) -> Float[Array, "dim dim"]:
@@ -181,7 +181,7 @@ def _judge_probe(newton: Newton, certified: Bool[Array, ""]) -> Newton:
     refused = jnp.where(running, Status.UNBOUNDED, Status.SINGULAR)
     refused = jnp.where(doubts >= _MOST_DOUBTS, refused, Status.RUNNING)
     return newton._replace(
-        at=_tree.where(certified, there, at),
+        at=pytrees.where(certified, there, at),
         doubts=doubts,
         rejected=jnp.zeros((), jnp.int32),
         status=jnp.where(certified, Status.CONVERGED, refused).astype(jnp.int32),
@@ -205,7 +205,7 @@ def _judge(
     radius = jnp.where((ratio > 0.75) & taken & ~first, wider, newton.radius)
     narrower = 0.25 * jnp.minimum(newton.radius, newton.reach)
     return newton._replace(
-        at=_tree.where(taken, point, at),
+        at=pytrees.where(taken, point, at),
         hessian=jnp.where(taken, hessian, newton.hessian),
         radius=jnp.where(taken & ((ratio >= 0.25) | level | first), radius, narrower),
         last_length=jnp.where(taken, length, 0.0),

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxvi import _tree
 from jaxvi._arguments import check_field, number, whole
+from jaxvi._numerics import pytrees
 from jaxvi._status import Status
 from jaxvi._types import Noise, Phi
 from jaxvi.families import Family, FullRank, HasGaussianInit, HasMoments, LowRank, NormalNoiseFamily
@@ -211,7 +211,7 @@ class Pathfinder(Solver):
             gone=jnp.max(jnp.abs(new.at.z)) > limit,
         )
         ended = (quiet >= _QUIET) | (new.failures >= _FAILURES) | moved.gone
-        state = _tree.where(state.ended, state, moved._replace(ended=ended))
+        state = pytrees.where(state.ended, state, moved._replace(ended=ended))
         return state, StepInfo(state.bound)
 
     def _gains_little(self, old: Lbfgs, new: Lbfgs) -> Bool[Array, ""]:
@@ -242,7 +242,7 @@ class Pathfinder(Solver):
         scores = jnp.where(usable, bounds - _ERRORS * errors, -jnp.inf)
         first = jnp.argmax(scores)
         better = usable[first] & (~state.found | (scores[first] > state.score))
-        best = _tree.where(better, jax.tree.map(lambda leaf: leaf[first], candidates), state.best)
+        best = pytrees.where(better, jax.tree.map(lambda leaf: leaf[first], candidates), state.best)
         state = state._replace(
             phi=_member_where(better, problem.family, best, state.phi),
             trail=_next_trail(state),

@@ -12,8 +12,8 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxvi import _tree
 from jaxvi._arguments import flag, number
+from jaxvi._numerics import pytrees
 from jaxvi._status import Status
 from jaxvi._types import Noise, Phi, Scalar
 from jaxvi.solvers._base import BlockTrace, Problem, Solver, StepInfo
@@ -277,9 +277,9 @@ class Stochastic(Solver):
         stalled = anneal & (state.anneals >= _MAX_ANNEALS) & (self.tolerance is not None)
         keep_older = comparable & ~seen.newer_is_best
         final = averages._replace(older_steps=jnp.where(keep_older, averages.older_steps, 0))
-        turned = _tree.where(averages.newer_steps > 0, _turn(averages, newer), averages)
+        turned = pytrees.where(averages.newer_steps > 0, _turn(averages, newer), averages)
         state = state._replace(
-            averages=_tree.where(converged, final, turned),
+            averages=pytrees.where(converged, final, turned),
             anneals=state.anneals + anneal,
             last_gain=jnp.where(comparable, seen.gain, 0.0),
             use_last=~comparable | (rising & seen.last_is_best),

@@ -12,7 +12,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxvi import _tree
+from jaxvi._numerics import pytrees
 from jaxvi._types import Phi, Scalar
 from jaxvi.objectives import Estimate
 from jaxvi.solvers._local import Move
@@ -156,8 +156,8 @@ def judge(search: Newton, estimate: Estimate, grad: Phi) -> Newton:
     kept = finite & ((gain > 0.25 * promise) | ~(promise > 0.0))
     radius = jnp.where(kept, wider, 0.25 * search.length)
     return search._replace(
-        phi=_tree.where(accepted, search.trial, search.phi),
-        grad=_tree.where(accepted, grad, search.grad),
+        phi=pytrees.where(accepted, search.trial, search.phi),
+        grad=pytrees.where(accepted, grad, search.grad),
         loss=jnp.where(accepted, estimate.loss, search.loss),
         bound=jnp.where(accepted, estimate.bound, search.bound),
         radius=jnp.where(search.started, jnp.minimum(radius, _WIDEST), search.radius),

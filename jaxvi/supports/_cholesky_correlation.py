@@ -7,13 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxvi._linalg import (
-    diagonal_of,
-    extract_lower,
-    fill_lower,
-    running_sum,
-    triangle_size,
-)
+from jaxvi._numerics import diagonal_of, extract_lower, fill_lower, running_sum, triangle_size
 from jaxvi.supports._base import EQUALITY_ULPS, ShapeLike, Support, as_count, as_shape, softplus
 
 

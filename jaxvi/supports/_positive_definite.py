@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxvi._linalg import (
+from jaxvi._numerics import (
     diagonal_of,
     extract_lower,
     fill_lower,

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxvi._linalg import running_sum
+from jaxvi._numerics import running_sum
 from jaxvi.supports._base import EQUALITY_ULPS, ShapeLike, Support, as_event_shape, softplus
 
 

@@ -1,6 +1,7 @@
 """Random arrays and keys, of which little has to be compiled."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float, Key
 _WORD = 2**32
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
+_STREAMS = 2**31
 
 
 def normals(
@@ -54,3 +56,16 @@ def _threefry(key: list[int], words: list[int]) -> list[int]:
         left = (left + schedule[(round_ + 1) % 3]) % _WORD
         right = (right + schedule[(round_ + 2) % 3] + round_ + 1) % _WORD
     return [left, right]
+
+
+class Keys(NamedTuple):
+    """The independent streams that one key of the user's stands for."""
+
+    start: Key[Array, ""]
+    noise: Key[Array, ""]
+    ranking: Key[Array, ""]
+
+
+def split_key(key: Key[Array, ""]) -> Keys:
+    """Streams for the starts, the noise and the ranking, far from numbers that callers fold in."""
+    return Keys(*(fold_in(key, _STREAMS + i) for i in range(3)))

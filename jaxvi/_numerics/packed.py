@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import PyTreeDef
 
-from jaxvi import _tree
+from jaxvi._numerics import pytrees
 from jaxvi._types import Scalar
 
 Record = TypeVar("Record", bound="Packed")
@@ -75,9 +75,9 @@ class Flat:
     def of(cls, tree: Any) -> "Flat":
         """With the shapes that its arrays have."""
         leaves, treedef = jax.tree.flatten(tree)
-        return cls(_tree.join(leaves), treedef, tuple(leaf.shape for leaf in leaves))
+        return cls(pytrees.join(leaves), treedef, tuple(leaf.shape for leaf in leaves))
 
     @property
     def tree(self) -> Any:
         """The tree again."""
-        return self.treedef.unflatten(_tree.split(self.array, self.shapes))
+        return self.treedef.unflatten(pytrees.split(self.array, self.shapes))
