@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxvi._types import Scalar
 from jaxvi.families._flow_base import Flow, Layer, bounded, check_flow
-from jaxvi.families._nets import apply_net, autoregressive_masks
+from jaxvi.families._networks import apply_net, autoregressive_masks
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from jaxvi._arguments import check_field, number, one_of, whole
 from jaxvi._numerics import pytrees
 from jaxvi._types import Scalar
 from jaxvi.families._flow_base import Flow, Layer, bounded, check_flow
-from jaxvi.families._nets import apply_net, num_weights
+from jaxvi.families._networks import apply_net, num_weights
 from jaxvi.families._spline import (
     num_spline_params,
     spline_forward,

@@ -24,7 +24,7 @@ from jaxvi.families._base import (
     standard_normal_log_prob,
     start_or_normal,
 )
-from jaxvi.families._nets import Net, init_nets
+from jaxvi.families._networks import Net, init_nets
 
 _MOST_LOG_SCALE = 3.0  # of one layer, and of what a spline's knots are made from
 

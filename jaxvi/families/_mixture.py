@@ -14,7 +14,7 @@ from jaxvi._arguments import check_field, instance, whole
 from jaxvi._types import Noise, Phi, Scalar
 from jaxvi.families._base import Family, Moments, NormalNoiseFamily
 from jaxvi.families._mean_field import MeanField
-from jaxvi.families._offer import MOMENTS, has_all, offer
+from jaxvi.families._optional_methods import MOMENTS, has_all, offer
 
 
 class MixtureParams(NamedTuple):

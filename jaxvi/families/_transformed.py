@@ -21,7 +21,7 @@ from jaxvi.families._affine import (
 from jaxvi.families._base import Family, Moments, start_or_normal, transform_and_log_prob
 from jaxvi.families._full_rank import cholesky_factor
 from jaxvi.families._mean_field import MeanField
-from jaxvi.families._offer import MOMENTS, has_all, offer
+from jaxvi.families._optional_methods import MOMENTS, has_all, offer
 
 
 class TransformedParams(NamedTuple):
