@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int, Key
 
-from jaxvi._likelihood import num_rows
 from jaxvi._types import Data, Scalar
 from jaxvi.minibatch import shifted, shuffle_seeds, shuffled_rows
+from jaxvi.target import num_rows
 
 _STEPS_A_COMPARISON = 800
 _COMPARED_AHEAD = 64  # steps, no fewer than a block has

@@ -9,10 +9,9 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Bool, Float
 
 from jaxvi._compilation import STEPS, light_jit, matrices_at_once
-from jaxvi._log_probs import hessian_products, log_probs, values_and_gradients
 from jaxvi._split import Split
 from jaxvi._types import Data, Scalar
-from jaxvi.target import Target
+from jaxvi.target import Target, hessian_products, log_probs, values_and_gradients
 
 _MOST_STEPS = 24
 _RAISED = 2.0  # by how much of the Gaussian's precision, where a density isn't concave

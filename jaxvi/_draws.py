@@ -11,10 +11,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key
 
 from jaxvi._compilation import STEPS, light_jit
-from jaxvi._log_probs import log_probs
 from jaxvi._types import Data, Phi
 from jaxvi.families import Family, transform_and_log_prob
-from jaxvi.target import Target
+from jaxvi.target import Target, log_probs
 
 _MOST_DRAWS = 8_192  # of all lanes together
 _FEWEST = 32  # of a lane

@@ -18,7 +18,6 @@ from jaxvi._approximation import lower_sampling, sampling_rows
 from jaxvi._batches import Batch, Chunk, first_batch, resident, stream_key
 from jaxvi._compilation import Lowering
 from jaxvi._draws import draw_noise
-from jaxvi._likelihood import check_additive, num_rows
 from jaxvi._loop import Setup, block_length
 from jaxvi._numerics import Keys
 from jaxvi._ranking import Ranking, lower_ranking, rank_phis, ranking_rows
@@ -28,7 +27,7 @@ from jaxvi.diagnostics import Weighing
 from jaxvi.minibatch import Minibatch
 from jaxvi.solvers import Stochastic
 from jaxvi.streams import ShuffledRows, Stream, WrongCount, regular
-from jaxvi.target import Target
+from jaxvi.target import Target, check_additive, num_rows
 
 _CHUNK_BYTES = 2**25
 _RANKED = 16_384  # rows of a block of the last pass

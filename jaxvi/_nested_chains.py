@@ -16,14 +16,13 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxvi._compilation import STEPS, light_jit
 from jaxvi._conditionals import Conditional
-from jaxvi._log_probs import log_probs, values_and_gradients
 from jaxvi._numerics import fold_in, normals
 from jaxvi._split import Split
 from jaxvi._types import Scalar
 from jaxvi.chains import LONGEST, MOST_LEAPS, SHORTEST, adapted, chance_of, fewest_leaps
 from jaxvi.diagnostics._movement import KEPT, Groups, Movement, move
 from jaxvi.nested import Nested, NestedLaplaceParams
-from jaxvi.target import Target
+from jaxvi.target import Target, log_probs, values_and_gradients
 
 _FIRST_STEP = 0.7  # sds: these scales are right
 

@@ -12,9 +12,9 @@ from jaxvi.families import CouplingFlow, FullRank, Noncentering, NoncenteringPar
 from jaxvi.fit import fit_restarts
 from jaxvi.noise import Antithetic
 from jaxvi.objectives import ELBO
-from jaxvi.pullback import pullback
 from jaxvi.result import Fit
 from jaxvi.solvers import NaturalGradient, Stochastic
+from jaxvi.target import pullback
 
 LOST = (Status.UNBOUNDED, Status.SINGULAR, Status.NOT_FINITE, Status.NO_START)
 _FLOW_STEPS, _FLOW_RATE, _FLOW_DRAWS = 1_000, 5e-3, 128  # of a cycle

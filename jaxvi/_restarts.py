@@ -10,13 +10,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxvi._compilation import BLOCK, ONCE, STEPS, Lowering, in_blocks, light_jit
-from jaxvi._log_probs import log_probs
 from jaxvi._loop import Setup
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.families import Family, HasCovariance, HasMoments
 from jaxvi.result import Fit
-from jaxvi.target import Target
+from jaxvi.target import Target, log_probs
 
 _APART = 4.0  # sds between the means of separate modes, along the way from one to the other
 _DENSE_UP_TO = 500  # dimensions

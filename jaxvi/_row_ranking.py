@@ -14,7 +14,6 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key
 
 from jaxvi._compilation import Lowering
-from jaxvi._likelihood import num_rows
 from jaxvi._loop import Setup
 from jaxvi._numerics import Keys
 from jaxvi._ranking import Ranking, ranking_of
@@ -23,7 +22,7 @@ from jaxvi.diagnostics import Weighing
 from jaxvi.diagnostics._weighing import weighing_of
 from jaxvi.families import Family, transform_and_log_prob
 from jaxvi.lanes import lane_results
-from jaxvi.target import Target
+from jaxvi.target import Target, num_rows
 
 _SLICE = 64  # draws that are evaluated together on a block of rows
 

@@ -13,10 +13,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from jaxvi._compilation import STEPS, light_jit
-from jaxvi._log_probs import values_and_gradients
 from jaxvi._numerics import normals
 from jaxvi._types import Data, Scalar
-from jaxvi.target import Target
+from jaxvi.target import Target, values_and_gradients
 
 _QUARTER = 1.4  # sds of q that a transition goes: by a quarter of a period a Gaussian forgets
 _FEWEST_LEAPS, MOST_LEAPS = 2, 8

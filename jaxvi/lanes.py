@@ -10,7 +10,6 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxvi._batches import first_batch, resident
 from jaxvi._compilation import ONCE, STEPS, light_jit
-from jaxvi._log_probs import values_and_gradients
 from jaxvi._loop import AnySetup, Lane, Setup, run_lane, run_lanes, start_lane
 from jaxvi._numerics import Keys, split_key
 from jaxvi._status import Status
@@ -20,7 +19,7 @@ from jaxvi.minibatch import Minibatch
 from jaxvi.noise import Fresh, NoiseSource
 from jaxvi.objectives import ELBO, Objective
 from jaxvi.solvers import Defaults, HasDefaults, Solver, Stochastic, default_family
-from jaxvi.target import Target
+from jaxvi.target import Target, values_and_gradients
 
 _START_TRIES = 20
 

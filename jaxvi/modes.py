@@ -9,13 +9,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxvi._arguments import whole
-from jaxvi._log_probs import log_probs
 from jaxvi._status import Status
 from jaxvi._types import Data
 from jaxvi.families import FullRank, FullRankParams
 from jaxvi.fit import fit_restarts
 from jaxvi.solvers import Laplace
-from jaxvi.target import Target
+from jaxvi.target import Target, log_probs
 
 LOG_2PI = 1.8378770664093453
 _NEAR = 0.1  # standard deviations within which two ends are one mode

@@ -9,12 +9,11 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxvi._arguments import typed_key
 from jaxvi._compilation import ONCE, light_jit
-from jaxvi._log_probs import hessian_products
 from jaxvi._numerics import generator_of
 from jaxvi._types import Data
 from jaxvi.families import FullRankParams, NoncenteringParams
 from jaxvi.families._full_rank import scale_tril_on_host
-from jaxvi.target import Target
+from jaxvi.target import Target, hessian_products
 
 _PAIRS = 4  # mirrored draws at which third derivatives are averaged
 _STRONG = 0.3  # nats that the children's scales alone move the density about, as a driver moves

@@ -14,7 +14,6 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
 from jaxvi._arguments import flag, instance, typed_key, whole
-from jaxvi._log_probs import log_probs
 from jaxvi._loop import Setup
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi, Scalar
@@ -22,6 +21,7 @@ from jaxvi.diagnostics import ParetoSmoothed, agreement, khat_threshold, pareto_
 from jaxvi.families import transform_and_log_prob
 from jaxvi.result import Fit, FitError
 from jaxvi.streams import in_memory
+from jaxvi.target import log_probs
 
 _USABLE = (Status.CONVERGED, Status.STEP_LIMIT, Status.STALLED, Status.INTERRUPTED)
 

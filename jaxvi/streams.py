@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxvi._arguments import check_field, whole
 from jaxvi._columns import ColumnFile, is_column_file
-from jaxvi._likelihood import num_rows
+from jaxvi.target import num_rows
 
 _BLOCK = 4_096  # rows of an array that are read together
 

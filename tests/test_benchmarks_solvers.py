@@ -16,8 +16,13 @@ import pytest
 import jaxvi
 from benchmarks._counting import counted, counting
 from benchmarks._solvers_cases import BAD, CONDITION, LOG_EVIDENCE, gaussian
-from jaxvi._log_probs import hessian_products, log_probs, value_and_gradient, values_and_gradients
 from jaxvi.solvers import FrozenNoise
+from jaxvi.target._batched import (
+    hessian_products,
+    log_probs,
+    value_and_gradient,
+    values_and_gradients,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 DIM, DRAWS, LANES, VECTORS = 3, 5, 4, 2

@@ -10,7 +10,7 @@ import regression
 from regression import TARGET, log_density, log_likelihood, log_prior, rows, summed
 
 import jaxvi
-from jaxvi._likelihood import check_additive, num_rows
+from jaxvi.target._likelihood import check_additive, num_rows
 
 ROWS = rows(50)
 plain_fit = inspect.unwrap(jaxvi.fit)

@@ -9,7 +9,6 @@ from scipy import integrate, stats
 import jaxvi
 from jaxvi._compilation.jaxprs import equations
 from jaxvi._conditionals import conditionals
-from jaxvi._log_probs import hessian_products
 from jaxvi._mode_search import Search
 from jaxvi._nested_chains import nested_movement
 from jaxvi._proposals import Proposal, worth
@@ -18,6 +17,7 @@ from jaxvi.diagnostics import weigh
 from jaxvi.families._full_rank import scale_tril_on_host
 from jaxvi.nested import NestedLaplace, _masses, nested_laplace
 from jaxvi.noncentering import find_drivers
+from jaxvi.target._batched import hessian_products
 
 SEEN = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])

@@ -10,7 +10,7 @@ from jaxvi import _nested_stage
 from jaxvi.families import FullRank, Noncentering, NoncenteringParams, Transformed
 from jaxvi.families._transformed import TransformedParams
 from jaxvi.noncentering import find_noncentering
-from jaxvi.pullback import pullback, push
+from jaxvi.target._pullback import pullback, push
 
 GROUPS, STEPS, PHI = 40, 40, 0.7
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxvi.supports import Interval, Ordered, Positive, Real, Simplex
-from jaxvi.target import Target
+from jaxvi.target._target import Target
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,7 @@ from jaxvi._numerics import fold_in
 from jaxvi._types import Data, Phi
 from jaxvi.chains import advance_chains, start_chains
 from jaxvi.families import Bijector, Family, Transformed
-from jaxvi.pullback import pullback, push
-from jaxvi.target import Target
+from jaxvi.target import Target, pullback, push
 
 _DENSE_UP_TO = 500
 _GROUPS = 4  # of chains, on a processor

@@ -7,11 +7,10 @@ import jax
 from jax import lax
 
 from jaxvi._arguments import check_field, flag, one_of, whole
-from jaxvi._log_probs import log_probs
 from jaxvi._types import Data, Noise, Phi
 from jaxvi.families import Family, HasEntropy, transform_and_log_prob
 from jaxvi.objectives._base import Estimate, Objective
-from jaxvi.target import Target
+from jaxvi.target import Target, log_probs
 
 
 @dataclass(frozen=True)

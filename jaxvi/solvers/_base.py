@@ -8,12 +8,11 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxvi._log_probs import hessian_products, log_probs, values_and_gradients
 from jaxvi._types import Data, Noise, Phi, Scalar
 from jaxvi.families import Family, FullRank, MeanField
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Estimate, Objective
-from jaxvi.target import Target
+from jaxvi.target import Target, hessian_products, log_probs, values_and_gradients
 
 
 class StepInfo(NamedTuple):

@@ -12,7 +12,7 @@ from jaxvi._compilation import ONCE, in_blocks, light_jit
 from jaxvi._types import Scalar
 from jaxvi.families import Bijector
 from jaxvi.supports import Real
-from jaxvi.target import Target
+from jaxvi.target._target import Target
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,30 @@ import numpy as np
 from jax.tree_util import PyTreeDef
 from jaxtyping import Array, Bool, Float
 
-from jaxvi import _likelihood
-from jaxvi import _target_checks as _checks
 from jaxvi._arguments import check_field, one_of
 from jaxvi._numerics import pytrees
 from jaxvi._types import Data
 from jaxvi.supports import Real, Support
+from jaxvi.target._checks import (
+    as_floats,
+    as_support,
+    check_arguments,
+    check_data_leaf,
+    check_engine_dtype,
+    check_function,
+    check_inside,
+    check_value,
+    common_dtype,
+    explain,
+    is_support_leaf,
+)
+from jaxvi.target._likelihood import (
+    FactoredDensity,
+    RowsStart,
+    ScaledDensity,
+    check_functions,
+    check_shapes,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,18 +91,15 @@ class Target:
     def __post_init__(self) -> None:
         check_field(self, "likelihood", one_of, ("rows", "sum", None))
         if self.log_prior is not None or self.log_likelihood is not None:
-            _likelihood.check_functions(self)
-            whole = _likelihood.FactoredDensity(self.log_prior, self.log_likelihood)
+            check_functions(self)
+            whole = FactoredDensity(self.log_prior, self.log_likelihood)
             object.__setattr__(self, "log_density", whole)
-        _checks.check_function("log_density", self.log_density)
+        check_function("log_density", self.log_density)
         if self.start is not None:
-            _checks.check_function("start", self.start)
-        paths, raw, treedef = pytrees.flatten_with_paths(
-            self.supports, is_leaf=_checks.is_support_leaf
-        )
+            check_function("start", self.start)
+        paths, raw, treedef = pytrees.flatten_with_paths(self.supports, is_leaf=is_support_leaf)
         leaves = tuple(
-            _checks.as_support(f"supports{path}", leaf)
-            for path, leaf in zip(paths, raw, strict=True)
+            as_support(f"supports{path}", leaf) for path, leaf in zip(paths, raw, strict=True)
         )
         if sum(leaf.size for leaf in leaves) == 0:
             raise ValueError(
@@ -110,8 +125,8 @@ class Target:
     @property
     def scaled(self) -> "Target":
         """The same of `(scale, rows)`: the log likelihood of some rows times a scale."""
-        start = None if self.start is None else _likelihood.RowsStart(self.start)
-        density = _likelihood.ScaledDensity(self.log_prior, self.log_likelihood)
+        start = None if self.start is None else RowsStart(self.start)
+        density = ScaledDensity(self.log_prior, self.log_likelihood)
         return Target(density, self.supports, start)
 
     def constrain_and_log_det(self, z: Float[Array, " dim"]) -> tuple[Any, Float[Array, ""]]:
@@ -154,18 +169,16 @@ class Target:
         """
         names = [f"params{path}" for path in self.paths]
         values = [
-            _checks.as_floats(name, leaf, support)
+            as_floats(name, leaf, support)
             for name, leaf, support in zip(names, self._leaves_of(params), self.leaves, strict=True)
         ]
-        dtype = (
-            _checks.common_dtype(dict(zip(names, values, strict=True))) if dtype is None else dtype
-        )
+        dtype = common_dtype(dict(zip(names, values, strict=True))) if dtype is None else dtype
         parts = []
         for name, value, support in zip(names, values, self.leaves, strict=True):
             value = jnp.asarray(value, dtype)
             part = support.unconstrain(value)
             if not isinstance(part, jax.core.Tracer):
-                _checks.check_inside(name, value, part, support)
+                check_inside(name, value, part, support)
             parts.append(part)
         return pytrees.join(parts)
 
@@ -212,8 +225,8 @@ class Target:
         paths, leaves, _ = pytrees.flatten_with_paths(data)
         named = {f"data{path}": leaf for path, leaf in zip(paths, leaves, strict=True)}
         for name, leaf in named.items():
-            _checks.check_data_leaf(name, leaf)
-        return _checks.common_dtype(named)
+            check_data_leaf(name, leaf)
+        return common_dtype(named)
 
     def check(self, data: Data = None, *, dtype: Any = None) -> np.dtype:
         """Checks target and data together on shapes alone, and gives the engine's dtype.
@@ -231,7 +244,7 @@ class Target:
             ValueError: for a result that is not a scalar, or a log density that raises.
         """
         found = self.dtype(data)
-        dtype = found if dtype is None else _checks.check_engine_dtype(dtype)
+        dtype = found if dtype is None else check_engine_dtype(dtype)
         leaves, treedef = jax.tree.flatten(data)
         shapes = tuple(_of_shape(leaf) for leaf in leaves)
         _check_shapes(self, treedef, shapes, dtype, jnp.result_type(float))
@@ -241,15 +254,15 @@ class Target:
         z = jax.ShapeDtypeStruct((self.dim,), dtype)
         params = jax.eval_shape(self.constrain, z)
         if self.has_rows:
-            _likelihood.check_shapes(self, params, data, dtype)
-        _checks.check_arguments("log_density", self.log_density, "params", data)
+            check_shapes(self, params, data, dtype)
+        check_arguments("log_density", self.log_density, "params", data)
         try:
             value = jax.eval_shape(lambda p, d: self._call(self.log_density, p, d), params, data)
         except Exception as error:
-            raise ValueError(_checks.explain(error, params, data)) from error
-        _checks.check_value(value, dtype)
+            raise ValueError(explain(error, params, data)) from error
+        check_value(value, dtype)
         if self.start is not None:
-            _checks.check_arguments("start", self.start, "key", data)
+            check_arguments("start", self.start, "key", data)
             key = jax.eval_shape(jax.random.key, 0)
             jax.eval_shape(lambda k, d: self.draw_start(k, d, dtype=dtype), key, data)
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from jaxvi._compilation import largest_array, points_at_once
 from jaxvi._types import Data, Scalar
-from jaxvi.target import Target
+from jaxvi.target._target import Target
 
 _MOST_NUMBERS = 2**25  # of one array of a batch: 128 MiB of float32
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxvi import _target_checks as _checks
 from jaxvi._numerics import pytrees
 from jaxvi._types import Data, Scalar
+from jaxvi.target._checks import check_arguments, check_function, check_value, explain
 
 _CHECKED = 16  # rows on which a likelihood is looked at
 _TRIES = 4  # points, nearer and nearer to the origin
@@ -86,8 +86,8 @@ def check_functions(target: Any) -> None:
             f"expected log_prior and log_likelihood together; got no {missing}; try "
             "Target(log_prior=..., log_likelihood=..., supports=...)"
         )
-    _checks.check_function("log_prior", prior)
-    _checks.check_function("log_likelihood", likelihood)
+    check_function("log_prior", prior)
+    check_function("log_likelihood", likelihood)
     density, whole = target.log_density, FactoredDensity(prior, likelihood)
     if density is not None and not (isinstance(density, FactoredDensity) and density == whole):
         raise TypeError(
@@ -104,16 +104,16 @@ def check_shapes(target: Any, params: Any, data: Data, dtype: np.dtype) -> None:
             "without data"
         )
     rows = num_rows(data)
-    _checks.check_arguments("log_prior", target.log_prior, "params", None)
-    _checks.check_arguments("log_likelihood", target.log_likelihood, "params", data)
+    check_arguments("log_prior", target.log_prior, "params", None)
+    check_arguments("log_likelihood", target.log_likelihood, "params", data)
     try:
         name = "log_prior"
         prior = jax.eval_shape(target.log_prior, params)
         name = "log_likelihood"
         found = jax.eval_shape(target.log_likelihood, params, data)
     except Exception as error:
-        raise ValueError(_checks.explain(error, params, data, name)) from error
-    _checks.check_value(prior, dtype, "log_prior")
+        raise ValueError(explain(error, params, data, name)) from error
+    check_value(prior, dtype, "log_prior")
     wanted = {None: ((rows,), ()), "rows": ((rows,),), "sum": ((),)}[target.likelihood]
     shape = getattr(found, "shape", None)
     if shape is not None and shape not in wanted:
@@ -123,7 +123,7 @@ def check_shapes(target: Any, params: Any, data: Data, dtype: np.dtype) -> None:
             "but that of the rows"
         )
     value = found.update(shape=()) if isinstance(found, jax.ShapeDtypeStruct) else found
-    _checks.check_value(value, dtype, "log_likelihood")
+    check_value(value, dtype, "log_likelihood")
 
 
 def check_additive(target: Any, data: Data, dtype: np.dtype) -> None:
