@@ -15,7 +15,7 @@ import jaxvi
 from jaxvi import FullRank, LowRank, MeanField, Status, Stochastic
 from jaxvi.diagnostics import linear_response
 from jaxvi.families import CouplingFlow, Family
-from jaxvi.noise import Antithetic
+from jaxvi.noise._antithetic import Antithetic
 from jaxvi.resample import importance_resample
 from jaxvi.result import FitError
 from jaxvi.solvers import (

@@ -1,6 +1,6 @@
 """jaxvi: a JAX-compiled engine for variational inference."""
 
-from jaxvi import diagnostics, families, interop, models, noise, objectives, solvers, supports
+from jaxvi import diagnostics, families, interop, models, objectives, solvers, supports
 from jaxvi._progress import Progress
 from jaxvi._status import Status
 from jaxvi.autopilot import fit

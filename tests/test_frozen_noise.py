@@ -14,7 +14,7 @@ import jaxvi
 from jaxvi import Antithetic, Fresh, Frozen, Sobol, Status
 from jaxvi._numerics.random import split_key
 from jaxvi.families import FullRank, LowRank, MeanField, StudentT
-from jaxvi.noise import MomentMatched, match_moments
+from jaxvi.noise._moment_matched import MomentMatched, match_moments
 from jaxvi.objectives import ELBO
 from jaxvi.solvers import FrozenNoise, Problem, _frozen_noise
 from jaxvi.solvers._frozen_draws import draws_needed

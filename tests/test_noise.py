@@ -32,7 +32,12 @@ from jaxvi.families import (
     MeanField,
     transform_and_log_prob,
 )
-from jaxvi.noise import Antithetic, Fresh, Frozen, MomentMatched, NoiseSource, Sobol
+from jaxvi.noise._antithetic import Antithetic
+from jaxvi.noise._base import NoiseSource
+from jaxvi.noise._fresh import Fresh
+from jaxvi.noise._frozen import Frozen
+from jaxvi.noise._moment_matched import MomentMatched
+from jaxvi.noise._sobol import Sobol
 
 KEY = jax.random.key(17)
 F32 = jnp.dtype("float32")

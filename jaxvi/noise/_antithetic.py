@@ -1,0 +1,55 @@
+"""Noise in mirrored pairs."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
+
+from jaxvi._arguments import check_field, flag
+from jaxvi._types import Noise
+from jaxvi.families import Family, HasMirror
+from jaxvi.noise._base import NoiseSource
+
+
+@dataclass(frozen=True)
+class Antithetic(NoiseSource):
+    """New noise at every step, in mirrored pairs.
+
+    The second half of the rows mirrors the first: odd moments of the noise are exact, which
+    makes the gradient in a location free of noise on a quadratic log density.
+
+    Args:
+        shared: the same noise for all lanes.
+    """
+
+    shared: bool = True
+
+    def __post_init__(self) -> None:
+        check_field(self, "shared", flag)
+
+    def draw(
+        self,
+        key: Key[Array, ""],
+        step: int | Int[Array, ""],
+        family: Family,
+        num: int,
+        dim: int,
+        dtype: jnp.dtype,
+    ) -> Noise:
+        """num / 2 independent rows, then their mirror images."""
+        assert isinstance(family, HasMirror)  # `check` said so
+        half = family.draw_noise(jax.random.fold_in(key, step), num // 2, dim, dtype)
+        return jnp.concatenate([half, family.mirror(half)])
+
+    def check(self, family: Family, num: int) -> None:
+        """The family must offer `mirror`, and the draws must pair up."""
+        if not isinstance(family, HasMirror):
+            raise TypeError(
+                f"Antithetic: expected a family with a mirror(noise) method; got {family!r}; try "
+                "noise=Fresh()."
+            )
+        if num % 2:
+            raise ValueError(
+                f"Antithetic: expected an even num_draws; got {num}; try num_draws={num + 1}."
+            )

@@ -1,0 +1,31 @@
+"""Noise sources: the base noise of step t as a pure function of the run's key and t."""
+
+import abc
+
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
+
+from jaxvi._types import Noise
+from jaxvi.families import Family
+
+
+class NoiseSource(abc.ABC):
+    """A rule for the base noise of step `t`; a frozen dataclass."""
+
+    shared: bool
+
+    @abc.abstractmethod
+    def draw(
+        self,
+        key: Key[Array, ""],
+        step: int | Int[Array, ""],
+        family: Family,
+        num: int,
+        dim: int,
+        dtype: jnp.dtype,
+    ) -> Noise:
+        """`num` rows of `family`'s base noise for step `step`."""
+
+    @abc.abstractmethod
+    def check(self, family: Family, num: int) -> None:
+        """Raise before tracing where the family or the number of draws doesn't fit."""

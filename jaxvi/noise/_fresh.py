@@ -1,0 +1,41 @@
+"""Fresh noise in every step."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
+
+from jaxvi._arguments import check_field, flag
+from jaxvi._types import Noise
+from jaxvi.families import Family
+from jaxvi.noise._base import NoiseSource
+
+
+@dataclass(frozen=True)
+class Fresh(NoiseSource):
+    """New independent noise at every step.
+
+    Args:
+        shared: the same noise for all lanes.
+    """
+
+    shared: bool = True
+
+    def __post_init__(self) -> None:
+        check_field(self, "shared", flag)
+
+    def draw(
+        self,
+        key: Key[Array, ""],
+        step: int | Int[Array, ""],
+        family: Family,
+        num: int,
+        dim: int,
+        dtype: jnp.dtype,
+    ) -> Noise:
+        """Independent rows under the key folded with the step."""
+        return family.draw_noise(jax.random.fold_in(key, step), num, dim, dtype)
+
+    def check(self, family: Family, num: int) -> None:
+        """Any family and any positive number of draws will do."""

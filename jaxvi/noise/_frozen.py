@@ -1,0 +1,50 @@
+"""Noise that is drawn once and stays."""
+
+from dataclasses import dataclass, field
+
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
+
+from jaxvi._arguments import check_field, instance
+from jaxvi._types import Noise
+from jaxvi.families import Family
+from jaxvi.noise._base import NoiseSource
+from jaxvi.noise._fresh import Fresh
+
+
+@dataclass(frozen=True)
+class Frozen(NoiseSource):
+    """The noise of step 0 at every step: a deterministic bound (sample average approximation).
+
+    The maximum is that of the frozen bound, which misses the true one by O(1 / num_draws). A
+    full-rank family needs more draws than coordinates, or the frozen bound has no maximum.
+
+    Args:
+        source: what the noise is drawn by, once. It decides what is shared.
+    """
+
+    source: NoiseSource = field(default_factory=Fresh)
+
+    def __post_init__(self) -> None:
+        check_field(self, "source", instance, NoiseSource, "a noise source such as jaxvi.Fresh()")
+
+    @property
+    def shared(self) -> bool:  # type: ignore[override]
+        """As the source says."""
+        return self.source.shared
+
+    def draw(
+        self,
+        key: Key[Array, ""],
+        step: int | Int[Array, ""],
+        family: Family,
+        num: int,
+        dim: int,
+        dtype: jnp.dtype,
+    ) -> Noise:
+        """The source's noise of step 0, whatever the step."""
+        return self.source.draw(key, 0, family, num, dim, dtype)
+
+    def check(self, family: Family, num: int) -> None:
+        """As the source's."""
+        self.source.check(family, num)

@@ -1,0 +1,86 @@
+"""Mirrored noise whose sample covariance is the identity."""
+
+from dataclasses import dataclass, field
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from jaxvi._types import Noise
+from jaxvi.families import Family, NormalNoiseFamily
+from jaxvi.noise._base import NoiseSource
+from jaxvi.noise._fresh import Fresh
+from jaxvi.noise._sobol import Sobol
+
+
+@dataclass(frozen=True)
+class MomentMatched(NoiseSource):
+    r"""Normal noise in mirrored pairs whose second moments are matched too; for `Frozen`.
+
+    Half of the rows, E of shape (num / 2, size), become $E (2 E^T E / \mathrm{num})^{-1/2}$, by
+    a triangular root, and the other half mirrors them. First and second moments are then those
+    of the normal distribution, so that a quadratic log density is integrated without error: for
+    a Gaussian posterior the frozen optimum of a Gaussian family is the exact one. With fewer
+    rows in the half than columns that is out of reach, and every column is given its second
+    moment by itself.
+
+    A single row is not quite normal any more: integrals that are not quadratic have a bias of
+    O(1 / num), no larger than that of a frozen optimum. Fresh noise at every step would turn it
+    into a bias of the fit.
+
+    Args:
+        source: `Fresh()` or `Sobol()`, by which the half is drawn. It decides what is shared.
+
+    Example:
+        >>> noise = jaxvi.Frozen(jaxvi.noise.MomentMatched())
+    """
+
+    source: NoiseSource = field(default_factory=Fresh)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, Fresh | Sobol):
+            raise TypeError(
+                f"MomentMatched: expected Fresh() or Sobol() to match; got {self.source!r}; try "
+                "MomentMatched(Fresh())."
+            )
+
+    @property
+    def shared(self) -> bool:  # type: ignore[override]
+        """As the source says."""
+        return self.source.shared
+
+    def draw(
+        self,
+        key: Key[Array, ""],
+        step: int | Int[Array, ""],
+        family: Family,
+        num: int,
+        dim: int,
+        dtype: jnp.dtype,
+    ) -> Noise:
+        """num / 2 rows of matched second moments, then their mirror images."""
+        half = match_moments(self.source.draw(key, step, family, num // 2, dim, dtype))
+        return jnp.concatenate([half, -half])
+
+    def check(self, family: Family, num: int) -> None:
+        """The family's noise must be standard normals, and the draws must pair up."""
+        if not isinstance(family, NormalNoiseFamily):
+            raise TypeError(
+                "MomentMatched: expected a family whose noise is standard normals "
+                f"(jaxvi.families.NormalNoiseFamily); got {family!r}; try noise=Frozen(Fresh())."
+            )
+        if num < 2 or num % 2:
+            raise ValueError(
+                f"MomentMatched: expected an even num_draws; got {num}; try "
+                f"num_draws={num + num % 2}."
+            )
+        self.source.check(family, num // 2)
+
+
+def match_moments(half: Float[Array, "rows size"]) -> Float[Array, "rows size"]:
+    """Rows whose second moments are the identity, or only on the diagonal where rows are few."""
+    rows, size = half.shape
+    if rows < size:
+        return half / jnp.sqrt(jnp.mean(half * half, axis=0, keepdims=True))
+    # E = Q R with R R^T's root the Cholesky factor of E^T E, without squaring its condition
+    orthogonal, triangle = jnp.linalg.qr(half)
+    return orthogonal * (jnp.sign(jnp.diagonal(triangle))[None] * rows**0.5)
