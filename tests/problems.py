@@ -21,9 +21,8 @@ from scipy.optimize import root
 from scipy.special import betaln, digamma, expit, gammaln, polygamma
 
 import jaxvi
-from jaxvi import families, objectives
+from jaxvi import families, noise, objectives
 from jaxvi.families import Family, FullRankParams, HasCovariance, HasMoments
-from jaxvi.noise import _base
 from jaxvi.supports import Interval, Positive, Real
 
 LOG_2PI = math.log(2.0 * math.pi)
@@ -133,7 +132,7 @@ def _gaussian(name: str, supports: Any, mean: Any, sds: Any, correlation: Any) -
 
 
 def _normal_mean() -> Problem:
-    """Six observations of two correlated quantities, known _base, a normal prior on the mean."""
+    """Six observations of two correlated quantities, known noise, a normal prior on the mean."""
     y = np.array([[4.1, -1.2], [5.9, -0.4], [3.3, -1.9], [6.2, -0.2], [4.8, -1.1], [5.5, -0.9]])
     noise_cov = np.array([[1.5, 0.6], [0.6, 0.5]])
     prior_mean, prior_cov = np.array([1.0, 2.0]), np.array([[4.0, -1.0], [-1.0, 2.0]])
@@ -427,8 +426,8 @@ OBJECTIVES: list[objectives.Objective] = [
 ]
 """Every public objective as it comes, and its other estimators."""
 
-SOURCES: list[_base.NoiseSource] = [
-    cls() for cls in concrete(sorted(vars(_base)), _base, _base.NoiseSource)
+SOURCES: list[noise.NoiseSource] = [
+    cls() for cls in concrete(noise.__all__, noise, noise.NoiseSource)
 ]
 """Every noise source as it comes."""
 
@@ -453,7 +452,7 @@ class Bare(Family):
 def somewhere(family: Family, dim: int, start: Any = None, spread: float = 0.3) -> Any:
     """Variational parameters at no special place, in JAX's default float.
 
-    Every leaf of `init`'s is moved by _base, those entries too that the family never reads, and
+    Every leaf of `init`'s is moved by noise, those entries too that the family never reads, and
     networks, which add up many terms, by less.
     """
     rng = np.random.default_rng(11)
@@ -463,7 +462,7 @@ def somewhere(family: Family, dim: int, start: Any = None, spread: float = 0.3) 
     def moved(path: Any, leaf: jax.Array) -> jax.Array:
         terms = 8 if "nets" in jax.tree_util.keystr(path) else 1
         noise = spread / math.sqrt(terms) * rng.normal(size=leaf.shape)
-        return leaf + jnp.asarray(_base, leaf.dtype)
+        return leaf + jnp.asarray(noise, leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(moved, phi)
 
