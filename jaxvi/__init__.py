@@ -5,6 +5,7 @@ from jaxvi._progress import Progress
 from jaxvi._status import Status
 from jaxvi.autopilot import fit
 from jaxvi.checkpoint import resume
+from jaxvi.data import Minibatch, Stream
 from jaxvi.diagnostics import linear_response
 from jaxvi.families import (
     AutoregressiveFlow,
@@ -18,7 +19,6 @@ from jaxvi.families import (
 )
 from jaxvi.lanes import run
 from jaxvi.mesh import make_mesh
-from jaxvi.minibatch import Minibatch
 from jaxvi.modes import Modes, find_modes
 from jaxvi.noise import Antithetic, Fresh, Frozen, MomentMatched, Sobol
 from jaxvi.objectives import ELBO
@@ -32,7 +32,6 @@ from jaxvi.solvers import (
     Pathfinder,
     Stochastic,
 )
-from jaxvi.streams import Stream
 from jaxvi.supports import (
     CholeskyCorrelation,
     GreaterThan,

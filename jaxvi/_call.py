@@ -14,9 +14,9 @@ from jaxvi import _specs
 from jaxvi._checkpoint import describe_data
 from jaxvi._fingerprint import fingerprint
 from jaxvi._types import Data
+from jaxvi.data import Stream
 from jaxvi.mesh import describe_mesh
 from jaxvi.result import Fit
-from jaxvi.streams import Stream
 from jaxvi.target import Target
 
 FORMAT = 2

@@ -25,8 +25,7 @@ from jaxvi import _storage, _trees_as_json
 from jaxvi._fingerprint import fingerprint
 from jaxvi._stream_identity import identify
 from jaxvi._types import Data
-from jaxvi.mesh import checksum, is_spread
-from jaxvi.streams import Stream
+from jaxvi.data import Stream, checksum, is_spread
 
 RUN, DATA = "run.npz", "data.npz"
 _SHARE = 0.02  # of the time, for writing

@@ -13,8 +13,8 @@ from jaxvi import _arguments
 from jaxvi._loop import Setup
 from jaxvi._status import Status
 from jaxvi._types import Data
+from jaxvi.data import is_spread
 from jaxvi.families import Family
-from jaxvi.mesh import is_spread
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
 from jaxvi.solvers import Solver

@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from jaxvi._approximation import lower_sampling, sampling_rows
-from jaxvi._batches import Batch, Chunk, first_batch, resident, stream_key
 from jaxvi._compilation import Lowering
 from jaxvi._draws import draw_noise
 from jaxvi._loop import Setup, block_length
@@ -23,10 +22,20 @@ from jaxvi._numerics import Keys
 from jaxvi._ranking import Ranking, lower_ranking, rank_phis, ranking_rows
 from jaxvi._row_ranking import RowBlocks, lower_ranking_by_rows, rank_by_rows, slices
 from jaxvi._types import Data, Phi
+from jaxvi.data import (
+    Batch,
+    Chunk,
+    Minibatch,
+    ShuffledRows,
+    Stream,
+    WrongCount,
+    first_batch,
+    regular,
+    resident,
+    stream_key,
+)
 from jaxvi.diagnostics import Weighing
-from jaxvi.minibatch import Minibatch
 from jaxvi.solvers import Stochastic
-from jaxvi.streams import ShuffledRows, Stream, WrongCount, regular
 from jaxvi.target import Target, check_additive, num_rows
 
 _CHUNK_BYTES = 2**25

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxvi._batches import at_block, at_blocks, at_comparison, at_step, num_compared
 from jaxvi._numerics import pytrees
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi, Scalar
+from jaxvi.data import at_block, at_blocks, at_comparison, at_step, num_compared
 from jaxvi.families import Family
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective

@@ -21,11 +21,11 @@ from jaxvi._loop import Lane, Setup, block_length, run_lanes
 from jaxvi._numerics import Keys, split_key
 from jaxvi._placement import Seen
 from jaxvi._ranking import Ranking, in_calls, is_sharp, ranking_of
-from jaxvi._sharded_rows import rows_here
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
+from jaxvi.data import is_spread, rows_here
 from jaxvi.lanes import WarmStart, lane_results, lanes_at_starts, noise_keys
-from jaxvi.mesh import LANES, ROWS, is_first, is_spread, processes, round_up
+from jaxvi.mesh import LANES, ROWS, is_first, processes, round_up
 
 _EVERYWHERE = PartitionSpec()
 

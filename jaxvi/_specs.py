@@ -9,7 +9,7 @@ from typing import Any
 
 import optax
 
-from jaxvi import families, minibatch, objectives, solvers
+from jaxvi import families, objectives, solvers
 from jaxvi.solvers import Stochastic
 
 _OPTIMISERS = (

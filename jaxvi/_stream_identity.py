@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from jaxvi.streams import Stream
+from jaxvi.data import Stream
 
 _ROWS = 4_096  # that are compared, at most
 

@@ -14,12 +14,12 @@ from jaxvi._feed import default_draws
 from jaxvi._pilot import EFFORTS, GAUSSIAN_STEPS, Pilot
 from jaxvi._progress import Reporter
 from jaxvi._types import Data
+from jaxvi.data import Minibatch
 from jaxvi.families import (
     Family,
 )
 from jaxvi.fit import fit_restarts
 from jaxvi.mesh import check_mesh, processes, writes
-from jaxvi.minibatch import Minibatch
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
 from jaxvi.result import Fit

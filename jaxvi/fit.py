@@ -44,11 +44,10 @@ from jaxvi._pool_run import run_pool
 from jaxvi._progress import Reporter, make_reporter
 from jaxvi._ranking import Ranking
 from jaxvi._types import Data, Phi
+from jaxvi.data import Stream, placed
 from jaxvi.diagnostics import Weighing
 from jaxvi.lanes import Starts, advance_lanes, lane_results, make_setup, start_lanes
-from jaxvi.mesh import placed
 from jaxvi.result import Fit, Timing, evidence_of, warm_start
-from jaxvi.streams import Stream
 from jaxvi.target import Target
 
 CompileAlso: TypeAlias = Callable[[Setup, Any, Data], Iterable[Lowering]]

@@ -8,14 +8,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxvi._batches import first_batch, resident
 from jaxvi._compilation import ONCE, STEPS, light_jit
 from jaxvi._loop import AnySetup, Lane, Setup, run_lane, run_lanes, start_lane
 from jaxvi._numerics import Keys, split_key
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
+from jaxvi.data import Minibatch, first_batch, resident
 from jaxvi.families import Family, HasGaussianInit
-from jaxvi.minibatch import Minibatch
 from jaxvi.noise import Fresh, NoiseSource
 from jaxvi.objectives import ELBO, Objective
 from jaxvi.solvers import Defaults, HasDefaults, Solver, Stochastic, default_family

@@ -17,10 +17,10 @@ from jaxvi._arguments import flag, instance, typed_key, whole
 from jaxvi._loop import Setup
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi, Scalar
+from jaxvi.data import in_memory
 from jaxvi.diagnostics import ParetoSmoothed, agreement, khat_threshold, pareto_smooth
 from jaxvi.families import transform_and_log_prob
 from jaxvi.result import Fit, FitError
-from jaxvi.streams import in_memory
 from jaxvi.target import log_probs
 
 _USABLE = (Status.CONVERGED, Status.STEP_LIMIT, Status.STALLED, Status.INTERRUPTED)

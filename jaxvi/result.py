@@ -17,11 +17,10 @@ from jaxvi._numerics import fold_in, generator_of, pytrees
 from jaxvi._pool import PoolUse
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
+from jaxvi.data import in_memory, whole
 from jaxvi.diagnostics import Agreement, Drift, Weighing, agreement, pareto_smooth, weigh
 from jaxvi.families import FullRank, HasCovariance, HasGaussianInit, HasMoments
 from jaxvi.lanes import LaneResult, WarmStart
-from jaxvi.mesh import whole
-from jaxvi.streams import in_memory
 from jaxvi.verdict import Errors, Evidence, Level, judge
 
 _CLEARLY = 4.0  # standard errors

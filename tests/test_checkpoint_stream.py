@@ -13,7 +13,7 @@ from test_streams import KEY, Blocks
 
 import jaxvi
 from jaxvi import _feed, _pace
-from jaxvi.streams import ShuffledRows
+from jaxvi.data._stream import ShuffledRows
 
 NUM = 1_100  # 11 steps an epoch
 SOLVER = jaxvi.Stochastic(tolerance=None)

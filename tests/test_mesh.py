@@ -14,8 +14,8 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxvi
-from jaxvi._sharded_rows import rows_here
-from jaxvi.mesh import check_mesh, checksum
+from jaxvi.data._sharded import checksum, rows_here
+from jaxvi.mesh import check_mesh
 
 WORKER = Path(worker.__file__)
 ONE = np.array(jax.devices()[:1])

@@ -12,15 +12,15 @@ from regression import TARGET, rows
 
 import jaxvi
 from jaxvi import Status
-from jaxvi._batches import at_block, at_step, resident
 from jaxvi._feed import default_draws
 from jaxvi._loop import Setup
 from jaxvi._numerics.random import split_key
 from jaxvi._ranking import rank_phis
 from jaxvi._row_ranking import rank_by_rows, slices
+from jaxvi.data._batches import at_block, at_step, resident
+from jaxvi.data._minibatch import _divide, shifted, shuffle_seeds, shuffled_rows
 from jaxvi.fit import fit_restarts
 from jaxvi.lanes import lane_results, start_lanes
-from jaxvi.minibatch import _divide, shifted, shuffle_seeds, shuffled_rows
 
 KEY = jax.random.key(4)
 SEEDS = shuffle_seeds(KEY)

@@ -12,7 +12,7 @@ from regression import TARGET, rows
 
 import jaxvi
 from jaxvi import Status
-from jaxvi.streams import ShuffledRows, Stream, WrongCount, regular
+from jaxvi.data._stream import ShuffledRows, Stream, WrongCount, regular
 
 KEY = jax.random.key(6)
 plain_fit = inspect.unwrap(jaxvi.fit)

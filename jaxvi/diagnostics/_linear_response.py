@@ -16,6 +16,7 @@ from jaxvi._arguments import typed_key
 from jaxvi._numerics import split_key
 from jaxvi._status import Status
 from jaxvi._types import Data, Noise, Phi, Scalar
+from jaxvi.data import in_memory
 from jaxvi.diagnostics._frozen_draws import (
     Design,
     design_of,
@@ -27,7 +28,6 @@ from jaxvi.families import HasMoments
 from jaxvi.noise import Frozen
 from jaxvi.solvers._local import Move, local_map
 from jaxvi.solvers._trust_region import Path, solve_within
-from jaxvi.streams import in_memory
 
 _ROUGH = 1e-3  # relative residual where only an error is at stake
 _MOST_PRODUCTS = 2_000

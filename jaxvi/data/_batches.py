@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Int, Key
 
 from jaxvi._types import Data, Scalar
-from jaxvi.minibatch import shifted, shuffle_seeds, shuffled_rows
+from jaxvi.data._minibatch import shifted, shuffle_seeds, shuffled_rows
 from jaxvi.target import num_rows
 
 _STEPS_A_COMPARISON = 800

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxvi._arguments import check_field, whole
-from jaxvi._columns import ColumnFile, is_column_file
+from jaxvi.data._column_files import ColumnFile, is_column_file
 from jaxvi.target import num_rows
 
 _BLOCK = 4_096  # rows of an array that are read together
