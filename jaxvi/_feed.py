@@ -14,13 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from jaxvi._approximation import lower_sampling, sampling_rows
 from jaxvi._compilation import Lowering
-from jaxvi._draws import draw_noise
 from jaxvi._loop import Setup, block_length
 from jaxvi._numerics import Keys
 from jaxvi._ranking import Ranking, lower_ranking, rank_phis, ranking_rows
 from jaxvi._row_ranking import RowBlocks, lower_ranking_by_rows, rank_by_rows, slices
+from jaxvi._sampling import draw_noise, lower_sampling, sampling_rows
 from jaxvi._types import Data, Phi
 from jaxvi.data import (
     Batch,

@@ -17,10 +17,10 @@ from jaxtyping import Array, Float, Int, Key
 from jaxvi._compilation import STEPS, light_jit
 from jaxvi._conditionals import Conditional
 from jaxvi._numerics import fold_in, normals
+from jaxvi._sampling import LONGEST, MOST_LEAPS, SHORTEST, adapted, chance_of, fewest_leaps
 from jaxvi._split import Split
 from jaxvi._types import Scalar
-from jaxvi.chains import LONGEST, MOST_LEAPS, SHORTEST, adapted, chance_of, fewest_leaps
-from jaxvi.diagnostics._movement import KEPT, Groups, Movement, move
+from jaxvi.diagnostics import KEPT, Groups, Movement, move
 from jaxvi.nested import Nested, NestedLaplaceParams
 from jaxvi.target import Target, log_probs, values_and_gradients
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Key
 
-from jaxvi._approximation import Approximation
 from jaxvi._numerics import fold_in
+from jaxvi._sampling import Approximation
 from jaxvi._types import Data
 from jaxvi.diagnostics._weighing import LEAST_EFFICIENCY
 from jaxvi.nested import Nested, NestedLaplace, nested_laplace

@@ -16,11 +16,11 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
-from jaxvi._draws import draw_and_weigh
 from jaxvi._loop import Lane, Setup, block_length, run_lanes
 from jaxvi._numerics import Keys, split_key
 from jaxvi._placement import Seen
 from jaxvi._ranking import Ranking, in_calls, is_sharp, ranking_of
+from jaxvi._sampling import draw_and_weigh
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.data import is_spread, rows_here

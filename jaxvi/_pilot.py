@@ -12,11 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from jaxvi._approximation import Approximation, noncentered
 from jaxvi._checkpoint import Batch, Checkpoints
 from jaxvi._compilation import compile_clock, one_thread
 from jaxvi._door import NoStart, Unconstrained
-from jaxvi._heavier import can_be_heavier
 from jaxvi._nested_chains import nested_movement
 from jaxvi._nested_stage import approximation_of, given_drivers
 from jaxvi._numerics import fold_in, on_device
@@ -25,6 +23,7 @@ from jaxvi._progress import Reporter
 from jaxvi._rays import lower_rays, places_beyond
 from jaxvi._refits import LOST, flow_fit, noncentered_fit
 from jaxvi._restarts import lanes_within, moments_rhat, of_lanes, separate_lanes
+from jaxvi._sampling import Approximation, can_be_heavier, noncentered
 from jaxvi._status import Status
 from jaxvi._trusted_weights import Told, by_nested_weights, by_weights, can_tell, weighted
 from jaxvi._types import Data

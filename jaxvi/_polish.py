@@ -9,9 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxvi._numerics import fold_in
-from jaxvi.chains import MOST_LEAPS, fewest_leaps
-from jaxvi.diagnostics import Drift, Movement
-from jaxvi.diagnostics._movement import CLEAR, Groups, acceptance, compare, whitening
+from jaxvi._sampling import MOST_LEAPS, fewest_leaps
+from jaxvi.diagnostics import CLEAR, Drift, Groups, Movement, acceptance, compare, whitening
 from jaxvi.target import Target
 from jaxvi.verdict import WORST_LOG_SD, WORST_MEAN
 

@@ -11,9 +11,9 @@ from functools import partial
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxvi._draws import draw_and_weigh
 from jaxvi._loop import Setup, block_length
 from jaxvi._numerics import fold_in
+from jaxvi._sampling import draw_and_weigh
 from jaxvi._types import Data, Phi
 
 NUM_DRAWS = 512

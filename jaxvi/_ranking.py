@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxvi._compilation import Lowering
-from jaxvi._draws import draw_and_weigh, draws_each, lower_draws
 from jaxvi._loop import Setup
 from jaxvi._numerics import Keys, fold_in
+from jaxvi._sampling import draw_and_weigh, draws_each, lower_draws
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.lanes import lane_results

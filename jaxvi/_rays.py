@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, Key
 from jaxvi._compilation import Lowering
 from jaxvi._loop import Setup
 from jaxvi._numerics import generator_of
-from jaxvi._restarts import lower_separation, values_of
+from jaxvi._restarts import lower_separation
+from jaxvi._sampling import values_of
 from jaxvi._types import Data
 from jaxvi.families import FullRank
 from jaxvi.families._full_rank import scale_tril_on_host

@@ -6,7 +6,7 @@ from typing import Any
 import optax
 from jaxtyping import Array, Key
 
-from jaxvi._draws import draws_each
+from jaxvi._sampling import draws_each
 from jaxvi._status import Status
 from jaxvi.families import CouplingFlow, FullRank, Noncentering, NoncenteringParams
 from jaxvi.fit import fit_restarts

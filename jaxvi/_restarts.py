@@ -9,13 +9,14 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxvi._compilation import BLOCK, ONCE, STEPS, Lowering, in_blocks, light_jit
+from jaxvi._compilation import BLOCK, ONCE, Lowering, light_jit
 from jaxvi._loop import Setup
+from jaxvi._sampling import _values, values_of
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.families import Family, HasCovariance, HasMoments
 from jaxvi.result import Fit
-from jaxvi.target import Target, log_probs
+from jaxvi.target import Target
 
 _APART = 4.0  # sds between the means of separate modes, along the way from one to the other
 _DENSE_UP_TO = 500  # dimensions
@@ -120,18 +121,6 @@ def _dips(
     values = values_of(target, way, data)
     values = np.where(np.isfinite(values), values, -np.inf)
     return bool(values[1:-1].min() < min(values[0], values[-1]) - _DIP)
-
-
-def values_of(
-    target: Target, z: Float[np.ndarray, "points dim"], data: Data
-) -> Float[np.ndarray, "points"]:
-    """The log density at points, by one program for any number of them."""
-    return in_blocks(lambda rows: np.asarray(_values(target, rows, data))[:, None], z)[:, 0]
-
-
-@light_jit(STEPS, static_argnames="target")
-def _values(target: Target, z: Float[Array, "points dim"], data: Data) -> Float[Array, "points"]:
-    return log_probs(target, z, data)
 
 
 @light_jit(ONCE, static_argnames="family")

@@ -9,10 +9,10 @@ from jaxtyping import Array
 from jaxvi import _arguments, _checkpoint
 from jaxvi._call import Call, Parts, Width
 from jaxvi._door import check_reporter
-from jaxvi._draws import draws_each
 from jaxvi._feed import default_draws
 from jaxvi._pilot import EFFORTS, GAUSSIAN_STEPS, Pilot
 from jaxvi._progress import Reporter
+from jaxvi._sampling import draws_each
 from jaxvi._types import Data
 from jaxvi.data import Minibatch
 from jaxvi.families import (

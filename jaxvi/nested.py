@@ -17,11 +17,10 @@ from jaxvi._conditionals import Conditional, conditional
 from jaxvi._mode_search import BLOCK, Search, nearest
 from jaxvi._numerics import fold_in, generator_of, on_device
 from jaxvi._proposals import Proposal, worth
-from jaxvi._restarts import values_of
+from jaxvi._sampling import features, values_of
 from jaxvi._split import Split, split
 from jaxvi._types import Data, Scalar
 from jaxvi.diagnostics import Weighing
-from jaxvi.diagnostics._movement import features
 from jaxvi.diagnostics._weighing import weighing_of, without_lost
 from jaxvi.families import FullRankParams
 from jaxvi.families._base import NormalNoiseFamily

@@ -10,11 +10,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxvi import _arguments
-from jaxvi._approximation import Approximation, constrain_rows
-from jaxvi._draws import draw_and_weigh, draws_each
 from jaxvi._loop import Setup
 from jaxvi._numerics import fold_in, generator_of, pytrees
 from jaxvi._pool import PoolUse
+from jaxvi._sampling import Approximation, constrain_rows, draw_and_weigh, draws_each
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.data import in_memory, whole

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxvi
-from jaxvi.chains import advance_chains, start_chains
+from jaxvi._sampling.hmc import advance_chains, start_chains
 from jaxvi.diagnostics import movement, weigh
 from jaxvi.diagnostics._movement import compare
 from jaxvi.diagnostics._weighing import drift_from

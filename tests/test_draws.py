@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import jaxvi
-from jaxvi import _draws
 from jaxvi._compilation.ahead_of_time import compiling_ahead
 from jaxvi._compilation.fast_jit import ONCE, STEPS, light_jit
-from jaxvi._draws import draw_and_weigh, draws_each, tiled
 from jaxvi._numerics.random import fold_in, normals
+from jaxvi._sampling import weighted_draws
+from jaxvi._sampling.weighted_draws import draw_and_weigh, draws_each, tiled
 from jaxvi.diagnostics import pareto_smooth, weigh
 from jaxvi.diagnostics._pareto import smooth_on_host
 from jaxvi.families import MeanField
@@ -70,9 +70,9 @@ def test_ranking_and_weighing_share_a_program():
         num_eval_draws=2_048,
         progress=False,
     )
-    before = _draws._weigh_draws.num_programs()
+    before = weighted_draws._weigh_draws.num_programs()
     weigh(jax.random.key(1), TARGET, fit.q.family, fit.q.phi, num_batches=4)
-    assert _draws._weigh_draws.num_programs() == before
+    assert weighted_draws._weigh_draws.num_programs() == before
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.5, 3.0])

@@ -7,7 +7,14 @@ from jaxvi.diagnostics._linear_response import (
     frozen_error,
     linear_response,
 )
+from jaxvi.diagnostics._movement import CLEAR as CLEAR
+from jaxvi.diagnostics._movement import KEPT as KEPT
 from jaxvi.diagnostics._movement import Drift, Movement, movement
+from jaxvi.diagnostics._movement import Groups as Groups
+from jaxvi.diagnostics._movement import acceptance as acceptance
+from jaxvi.diagnostics._movement import compare as compare
+from jaxvi.diagnostics._movement import move as move
+from jaxvi.diagnostics._movement import whitening as whitening
 from jaxvi.diagnostics._pareto import ParetoSmoothed, khat_threshold, pareto_smooth
 from jaxvi.diagnostics._weighing import Weighing, weigh
 

@@ -3,17 +3,21 @@
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Key
 
-from jaxvi._compilation import STEPS, in_blocks, light_jit, side_by_side
-from jaxvi._draws import draw_and_weigh, draws_each, tiled
+from jaxvi._compilation import side_by_side
 from jaxvi._numerics import fold_in
+from jaxvi._sampling import (
+    advance_chains,
+    draw_and_weigh,
+    draws_each,
+    features,
+    start_chains,
+    tiled,
+)
 from jaxvi._types import Data, Phi
-from jaxvi.chains import advance_chains, start_chains
 from jaxvi.families import Bijector, Family, Transformed
 from jaxvi.target import Target, pullback, push
 
@@ -271,19 +275,6 @@ def compare(
         log_sd_error = 0.5 * np.sqrt(spread)
         told = (log_sd_error < _TOLD) | (np.arange(memory.size) < dim)
         return Drift(mean, mean_error, 0.5 * np.log(variance), log_sd_error, memory, told)
-
-
-def features(
-    target: Target, z: Float[Array | np.ndarray, "rows dim"]
-) -> Float[np.ndarray, "rows coordinates"]:
-    """z, and the parameters that it stands for, in one row."""
-    return in_blocks(partial(_features, target), np.asarray(z))
-
-
-@light_jit(STEPS, static_argnums=0)
-def _features(target: Target, z: Float[Array, "rows dim"]) -> Float[Array, "rows coordinates"]:
-    values = jax.vmap(lambda row: ravel_pytree(target.constrain(row))[0])(z)
-    return jnp.concatenate([z, values.astype(z.dtype)], axis=-1)
 
 
 def _folded(

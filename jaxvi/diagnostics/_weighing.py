@@ -7,11 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxvi._draws import draw_noise, draws_each, tiled, weigh_draws
-from jaxvi._heavier import can_be_heavier, widened
 from jaxvi._numerics import fold_in
+from jaxvi._sampling import (
+    can_be_heavier,
+    draw_noise,
+    draws_each,
+    features,
+    tiled,
+    weigh_draws,
+    widened,
+)
 from jaxvi._types import Data, Phi
-from jaxvi.diagnostics._movement import Drift, Space, features
+from jaxvi.diagnostics._movement import Drift, Space
 from jaxvi.diagnostics._pareto import khat_threshold, smooth_on_host
 from jaxvi.families import Family
 from jaxvi.target import Target

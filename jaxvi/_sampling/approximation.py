@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxvi._arguments import typed_key, whole
 from jaxvi._compilation import ONCE, STEPS, Lowering, light_jit
-from jaxvi._draws import draw_noise, draws_each
+from jaxvi._sampling.weighted_draws import draw_noise, draws_each
 from jaxvi._types import Phi, Scalar
 from jaxvi.families import (
     Family,
