@@ -17,9 +17,9 @@ from jaxvi.families import FullRank, LowRank, MeanField, StudentT
 from jaxvi.noise._moment_matched import MomentMatched, match_moments
 from jaxvi.objectives import ELBO
 from jaxvi.solvers import FrozenNoise, Problem, _frozen_noise
-from jaxvi.solvers._frozen_draws import draws_needed
-from jaxvi.solvers._local import local_map
-from jaxvi.solvers._trust_region import newton_step, solve_within, start_newton
+from jaxvi.solvers._deterministic.frozen_draws import draws_needed
+from jaxvi.solvers._deterministic.local_coordinates import local_map
+from jaxvi.solvers._deterministic.trust_region import newton_step, solve_within, start_newton
 
 KEY = jax.random.key(4)
 

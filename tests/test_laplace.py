@@ -11,7 +11,8 @@ from problems import GAUSSIAN_3, LOG_2PI
 
 import jaxvi
 from jaxvi import families
-from jaxvi.solvers import Laplace, Problem, _lbfgs, _newton
+from jaxvi.solvers import Laplace, Problem
+from jaxvi.solvers._deterministic import lbfgs, newton
 
 LANES = 6
 SHAPE, RATE = 3.0, 0.2
@@ -209,10 +210,10 @@ def value_and_gradient(problem):
 
 def newton_trace(problem, z, tolerance=1e-22):
     """Every state of Newton's method from z."""
-    step = jax.jit(lambda newton: _newton.newton_step(newton, problem, tolerance))
-    state = _newton.start_newton(_lbfgs.Point(z, *value_and_gradient(problem)(z)))
+    step = jax.jit(lambda newton: newton.newton_step(newton, problem, tolerance))
+    state = newton.start_newton(lbfgs.Point(z, *value_and_gradient(problem)(z)))
     states = []
-    while bool(_newton.unfinished(state)):
+    while bool(newton.unfinished(state)):
         state = step(state)
         states.append(state)
     return states
@@ -255,7 +256,7 @@ def test_dense_hessian_by_columns(dim, x64):
         jaxvi.Target(log_density, jaxvi.Real((dim,))), jaxvi.FullRank(), jaxvi.ELBO(), None
     )
     z = jnp.linspace(-1.0, 2.0, dim) + 0.3
-    found = _newton.dense_hessian(z, problem)
+    found = newton.dense_hessian(z, problem)
     np.testing.assert_allclose(found, jax.hessian(log_density)(z), atol=1e-12)
     np.testing.assert_array_equal(found, found.T)
 
@@ -266,15 +267,15 @@ def test_whitening_and_its_factor(x64):
     units = np.geomspace(1e-6, 1e6, 5)
     root = rng.normal(size=(5, 5))
     hessian = -(root @ root.T + 0.1 * np.eye(5)) / units[:, None] / units[None]
-    curvature = _newton.measure(jnp.asarray(hessian))
+    curvature = newton.measure(jnp.asarray(hessian))
     assert not curvature.rising.any()
     assert not curvature.flat.any()
     covariance = np.linalg.inv(-hessian * units[:, None] * units[None])
     white = np.asarray(curvature.whiten) / units[:, None]
     np.testing.assert_allclose(white @ white.T, covariance, rtol=1e-9, atol=1e-9)
-    factor = np.asarray(_newton.scale_tril(curvature)) / units[:, None]
+    factor = np.asarray(newton.scale_tril(curvature)) / units[:, None]
     np.testing.assert_allclose(factor, np.linalg.cholesky(covariance), rtol=1e-7, atol=1e-9)
-    mixed = _newton.measure(jnp.array([[0.0, 3.0, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
+    mixed = newton.measure(jnp.array([[0.0, 3.0, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
     assert (mixed.rising.sum(), mixed.flat.sum()) == (1, 1)
 
 
@@ -290,18 +291,18 @@ def test_pairs_are_the_inverse_hessian_of_bfgs(x64):
     steps = rng.normal(size=(6, dim))
     changes = steps @ hessian
     empty = jnp.zeros((memory, dim))
-    pairs = _lbfgs.Pairs(empty, empty, jnp.zeros(memory), jnp.ones(dim))
+    pairs = lbfgs.Pairs(empty, empty, jnp.zeros(memory), jnp.ones(dim))
     for step, change in zip(steps, changes, strict=True):
-        pairs = _lbfgs.add_pair(pairs, jnp.asarray(step), jnp.asarray(change))
+        pairs = lbfgs.add_pair(pairs, jnp.asarray(step), jnp.asarray(change))
     inverse = np.eye(dim) * (steps[-1] @ changes[-1]) / (changes[-1] @ changes[-1])
     for s, y in zip(steps[-memory:], changes[-memory:], strict=True):
         left = np.eye(dim) - np.outer(s, y) / (s @ y)
         inverse = left @ inverse @ left.T + np.outer(s, s) / (s @ y)
     vector = rng.normal(size=dim)
-    found = _lbfgs.inverse_product(pairs, jnp.asarray(vector))
+    found = lbfgs.inverse_product(pairs, jnp.asarray(vector))
     np.testing.assert_allclose(found, inverse @ vector, rtol=1e-10)
     assert (pairs.diagonal > 0.0).all()
-    bent = _lbfgs.add_pair(pairs, jnp.asarray(step), -jnp.asarray(change))
+    bent = lbfgs.add_pair(pairs, jnp.asarray(step), -jnp.asarray(change))
     np.testing.assert_array_equal(bent.steps, pairs.steps)  # no curvature downwards: left out
 
 
@@ -309,10 +310,10 @@ def test_diagonal_of_a_diagonal_hessian(x64):
     """The diagonal that Pathfinder takes comes to the variances of an independent Gaussian."""
     rng = np.random.default_rng(6)
     variances = jnp.array([0.01, 1.0, 25.0])
-    pairs = _lbfgs.start_search(jnp.zeros(3), jnp.zeros(()), jnp.zeros(3), 5).pairs
+    pairs = lbfgs.start_search(jnp.zeros(3), jnp.zeros(()), jnp.zeros(3), 5).pairs
     for row in rng.normal(size=(60, 3)):
         step = jnp.asarray(row) * jnp.sqrt(variances)
-        pairs = jax.jit(_lbfgs.add_pair)(pairs, step, step / variances)
+        pairs = jax.jit(lbfgs.add_pair)(pairs, step, step / variances)
     np.testing.assert_allclose(pairs.diagonal, variances, rtol=0.02)
 
 
@@ -326,9 +327,9 @@ def test_line_searches_end_where_wolfe_says(x64):
         jaxvi.Target(log_density, jaxvi.Real((2,))), jaxvi.FullRank(), jaxvi.ELBO(), None
     )
     evaluate = value_and_gradient(problem)
-    climb = jax.jit(lambda search: _lbfgs.climb(search, evaluate))
+    climb = jax.jit(lambda search: lbfgs.climb(search, evaluate))
     z = jnp.array([0.01, 9.0])
-    search, moves = _lbfgs.start_search(z, *evaluate(z), 5), 0
+    search, moves = lbfgs.start_search(z, *evaluate(z), 5), 0
     while jnp.linalg.norm(search.at.grad) > 1e-5 and moves < 60:
         before, search = search, climb(search)
         assert search.accepted

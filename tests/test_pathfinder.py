@@ -15,7 +15,7 @@ from jaxvi.families import NormalNoiseFamily
 from jaxvi.objectives import Objective
 from jaxvi.resample import importance_resample
 from jaxvi.solvers import Pathfinder
-from jaxvi.solvers._path_gaussian import (
+from jaxvi.solvers._deterministic.path_gaussian import (
     PathGaussian,
     conjugate_pairs,
     draw_path,

@@ -9,7 +9,7 @@ import jaxvi
 from jaxvi.families import FullRank, MeanField
 from jaxvi.objectives import ELBO
 from jaxvi.solvers import NaturalGradient, Problem
-from jaxvi.solvers._sparsity import colour, find_sparsity
+from jaxvi.solvers._gaussian.hessian_sparsity import colour, find_sparsity
 
 DIM = 60
 

@@ -13,10 +13,17 @@ from jaxvi._types import Data, Noise, Phi
 from jaxvi.families import Family, HasMirror
 from jaxvi.noise import Antithetic, Frozen, MomentMatched, NoiseSource, match_moments
 from jaxvi.objectives import ELBO
-from jaxvi.solvers import Problem
-from jaxvi.solvers._frozen_draws import check_num_draws, frozen_source, num_draws_for
-from jaxvi.solvers._local import local_map
-from jaxvi.solvers._trust_region import Newton, is_certain, newton_step, start_newton
+from jaxvi.solvers import (
+    Newton,
+    Problem,
+    check_num_draws,
+    frozen_source,
+    is_certain,
+    local_map,
+    newton_step,
+    num_draws_for,
+    start_newton,
+)
 from jaxvi.target import Target
 
 _GROUPS = 16  # of draws, at least, of which one at a time is left out

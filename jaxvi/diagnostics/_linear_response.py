@@ -26,8 +26,7 @@ from jaxvi.diagnostics._frozen_draws import (
 )
 from jaxvi.families import HasMoments
 from jaxvi.noise import Frozen
-from jaxvi.solvers._local import Move, local_map
-from jaxvi.solvers._trust_region import Path, solve_within
+from jaxvi.solvers import Move, Path, local_map, solve_within
 
 _ROUGH = 1e-3  # relative residual where only an error is at stake
 _MOST_PRODUCTS = 2_000

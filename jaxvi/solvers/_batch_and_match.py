@@ -17,9 +17,9 @@ from jaxvi.families._low_rank import LowRankParams
 from jaxvi.noise import Antithetic, NoiseSource
 from jaxvi.objectives import ELBO, Objective
 from jaxvi.solvers._base import BlockTrace, Defaults, Problem, Solver, StepInfo
-from jaxvi.solvers._factor_analysis import em_step, inverse_products
-from jaxvi.solvers._gaussian_updates import update_for
-from jaxvi.solvers._guard import (
+from jaxvi.solvers._gaussian.convergence import Monitor, close_window, rate, record, start_monitor
+from jaxvi.solvers._gaussian.factor_analysis import em_step, inverse_products
+from jaxvi.solvers._gaussian.step_control import (
     Trust,
     bound_and_error,
     judge,
@@ -27,7 +27,7 @@ from jaxvi.solvers._guard import (
     share,
     start_trust,
 )
-from jaxvi.solvers._monitor import Monitor, close_window, rate, record, start_monitor
+from jaxvi.solvers._gaussian.updates import update_for
 
 _BLOCK = 5  # steps
 _DENSE_UP_TO = 300

@@ -16,10 +16,16 @@ from jaxvi.families import Family
 from jaxvi.noise import Frozen, NoiseSource
 from jaxvi.objectives import ELBO, Objective
 from jaxvi.solvers._base import BlockTrace, Defaults, Problem, Solver, StepInfo, default_family
-from jaxvi.solvers._frozen_draws import check_num_draws, frozen_source, num_draws_for
-from jaxvi.solvers._lbfgs import Lbfgs, absorb, inverse_product, start_search, trial_point
-from jaxvi.solvers._local import local_map
-from jaxvi.solvers._trust_region import Newton, is_certain, newton_step, start_newton
+from jaxvi.solvers._deterministic.frozen_draws import check_num_draws, frozen_source, num_draws_for
+from jaxvi.solvers._deterministic.lbfgs import (
+    Lbfgs,
+    absorb,
+    inverse_product,
+    start_search,
+    trial_point,
+)
+from jaxvi.solvers._deterministic.local_coordinates import local_map
+from jaxvi.solvers._deterministic.trust_region import Newton, is_certain, newton_step, start_newton
 
 _IDLE = 20  # steps without a gain after which nothing more will come
 _FAR = 1e12  # spread of q, and bound, beyond any posterior's

@@ -25,8 +25,8 @@ from jaxvi.families import (
 from jaxvi.noise import Fresh, NoiseSource
 from jaxvi.objectives import ELBO, Objective
 from jaxvi.solvers._base import BlockTrace, Defaults, Problem, Solver, StepInfo
-from jaxvi.solvers._lbfgs import Lbfgs, absorb, start_search, trial_point
-from jaxvi.solvers._newton import (
+from jaxvi.solvers._deterministic.lbfgs import Lbfgs, absorb, start_search, trial_point
+from jaxvi.solvers._deterministic.newton import (
     Newton,
     newton_step,
     rounding,

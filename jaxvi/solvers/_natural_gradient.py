@@ -16,10 +16,17 @@ from jaxvi.families import Family, FullRank, LowRank, MeanField, transform_and_l
 from jaxvi.noise import Antithetic, NoiseSource
 from jaxvi.objectives import ELBO, Objective
 from jaxvi.solvers._base import BlockTrace, Defaults, Problem, Solver, StepInfo
-from jaxvi.solvers._gaussian_updates import update_for
-from jaxvi.solvers._guard import Trust, bound_and_error, judge, settle, start_trust
-from jaxvi.solvers._monitor import Monitor, Verdict, close_window, rate, record, start_monitor
-from jaxvi.solvers._sparsity import Sparsity, find_sparsity
+from jaxvi.solvers._gaussian.convergence import (
+    Monitor,
+    Verdict,
+    close_window,
+    rate,
+    record,
+    start_monitor,
+)
+from jaxvi.solvers._gaussian.hessian_sparsity import Sparsity, find_sparsity
+from jaxvi.solvers._gaussian.step_control import Trust, bound_and_error, judge, settle, start_trust
+from jaxvi.solvers._gaussian.updates import update_for
 
 _BLOCK = 5  # steps
 _DENSE_UP_TO = 500

@@ -17,8 +17,8 @@ from jaxvi.families import Family, FullRank, HasGaussianInit, HasMoments, LowRan
 from jaxvi.noise import Antithetic, Fresh, Frozen, NoiseSource
 from jaxvi.objectives import ELBO, Objective
 from jaxvi.solvers._base import BlockTrace, Defaults, Problem, Solver, StepInfo
-from jaxvi.solvers._lbfgs import Lbfgs, absorb, start_search, trial_point
-from jaxvi.solvers._path_gaussian import (
+from jaxvi.solvers._deterministic.lbfgs import Lbfgs, absorb, start_search, trial_point
+from jaxvi.solvers._deterministic.path_gaussian import (
     PathGaussian,
     conjugate_pairs,
     draw_path,

@@ -21,7 +21,7 @@ from jaxvi._numerics import pytrees
 from jaxvi._status import Status
 from jaxvi._types import Scalar
 from jaxvi.solvers._base import Problem
-from jaxvi.solvers._lbfgs import Point
+from jaxvi.solvers._deterministic.lbfgs import Point
 
 _FIRST_RADIUS = 3.0  # standard deviations
 _LARGEST_RADIUS = 1e3

@@ -15,12 +15,11 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxvi._numerics import pytrees
 from jaxvi._types import Phi, Scalar
 from jaxvi.objectives import Estimate
-from jaxvi.solvers._local import Move
+from jaxvi.solvers._deterministic.local_coordinates import Move
 
 _MOST_PRODUCTS = 250  # of a step's conjugate gradients
 _WIDEST = 1e12  # radius, so that it stays finite
 _FORCING = 0.3  # of the gradient, is the residual allowed at most
-
 Product = Callable[[Float[Array, "size"]], Float[Array, "size"]]
 
 

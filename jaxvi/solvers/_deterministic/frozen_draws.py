@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxvi.families import Family, HasMirror, NormalNoiseFamily
 from jaxvi.noise import Antithetic, Fresh, Frozen, MomentMatched, NoiseSource
-from jaxvi.solvers._local import has_dense_factor
+from jaxvi.solvers._deterministic.local_coordinates import has_dense_factor
 
 _FEWEST = 64  # draws that a fit takes by default
 _AMPLE = 2  # times as many as it can't do without

@@ -18,7 +18,6 @@ from jaxvi.families import Family
 from jaxvi.families._full_rank import cholesky_factor
 
 Move: TypeAlias = Callable[[Float[Array, "size"]], Phi]
-
 _MOST_SHRINKING = -0.9
 _SCORED = 64  # draws for the Fisher information, at most
 

@@ -26,7 +26,6 @@ from jaxvi.families import (
 from jaxvi.families._base import standard_normal_log_prob
 
 _NEAREST_UP_TO = 32  # dimensions: factor analysis takes long above
-
 # accelerators would round float32 products to fewer bits
 _dot = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 

@@ -1,0 +1,1 @@
+"""Deterministic optimisation: L-BFGS, Newton's method, trust regions."""

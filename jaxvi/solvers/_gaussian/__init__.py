@@ -1,0 +1,1 @@
+"""What solvers of Gaussian families share: updates, step control, convergence, sparsity."""

@@ -1,0 +1,18 @@
+"""Which update belongs to which family."""
+
+from jaxvi.families import Family, FullRank, LowRank, MeanField
+from jaxvi.solvers._gaussian.base import Update
+from jaxvi.solvers._gaussian.full_rank import Dense
+from jaxvi.solvers._gaussian.hessian_sparsity import Sparsity
+from jaxvi.solvers._gaussian.low_rank import FactorAnalysis
+from jaxvi.solvers._gaussian.mean_field import Diagonal
+
+
+def update_for(family: Family, sparsity: Sparsity | None = None) -> Update:
+    """The algebra of a Gaussian family."""
+    if isinstance(family, FullRank):
+        return Dense(sparsity)
+    if isinstance(family, MeanField):
+        return Diagonal(sparsity)
+    assert isinstance(family, LowRank)  # the door said so
+    return FactorAnalysis(family.rank)
