@@ -8,7 +8,7 @@ from jaxtyping import Array, Key
 from jaxvi._numerics import fold_in
 from jaxvi._sampling import Approximation
 from jaxvi._types import Data
-from jaxvi.diagnostics._weighing import LEAST_EFFICIENCY
+from jaxvi.diagnostics import LEAST_EFFICIENCY
 from jaxvi.nested import Nested, NestedLaplace, nested_laplace
 from jaxvi.noncentering import find_drivers
 from jaxvi.result import Fit

@@ -18,7 +18,7 @@ from jaxvi._door import NoStart, Unconstrained
 from jaxvi._nested_chains import nested_movement
 from jaxvi._nested_stage import approximation_of, given_drivers
 from jaxvi._numerics import fold_in, on_device
-from jaxvi._polish import SMALL, is_still, memory, of_drift, polish
+from jaxvi._polish import polish
 from jaxvi._progress import Reporter
 from jaxvi._rays import lower_rays, places_beyond
 from jaxvi._refits import LOST, flow_fit, noncentered_fit
@@ -27,8 +27,19 @@ from jaxvi._sampling import Approximation, can_be_heavier, noncentered
 from jaxvi._status import Status
 from jaxvi._trusted_weights import Told, by_nested_weights, by_weights, can_tell, weighted
 from jaxvi._types import Data
-from jaxvi.diagnostics import Movement, Weighing, movement, weigh
-from jaxvi.diagnostics._weighing import ALIKE, LEAST_EFFICIENCY, drift_from
+from jaxvi.diagnostics import (
+    ALIKE,
+    LEAST_EFFICIENCY,
+    SMALL,
+    Movement,
+    Weighing,
+    drift_from,
+    is_still,
+    memory,
+    movement,
+    of_drift,
+    weigh,
+)
 from jaxvi.families import (
     FullRank,
     Mixture,

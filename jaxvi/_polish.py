@@ -1,6 +1,5 @@
 """Chains that go on from draws of q until they don't drift: their last states are draws."""
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,12 +9,10 @@ from jaxtyping import Array, Float, Key
 
 from jaxvi._numerics import fold_in
 from jaxvi._sampling import MOST_LEAPS, fewest_leaps
-from jaxvi.diagnostics import CLEAR, Drift, Groups, Movement, acceptance, compare, whitening
+from jaxvi.diagnostics import Drift, Groups, Movement, acceptance, compare, is_still, whitening
 from jaxvi.target import Target
 from jaxvi.verdict import WORST_LOG_SD, WORST_MEAN
 
-SMALL = 0.03  # sds and logs of sds: an error not worth mending
-_FORGOTTEN = 0.15  # correlation with the start
 _WIDE_ROUNDS = 2  # of all chains: what is left then takes long chains, not many
 _SURE = 0.8  # of what "ok" has to rule out
 
@@ -26,30 +23,6 @@ class Polished(NamedTuple):
     z: Float[Array, "draws dim"]
     drift: Drift
     acceptance: float
-
-
-def is_still(drift: Drift, errors: float = CLEAR) -> bool:
-    """No drift both clear, by so many standard errors, and worth mending; little memory."""
-    return max(drift.at_least(errors)) < SMALL and memory(drift) < _FORGOTTEN
-
-
-def is_small(drift: Drift) -> bool:
-    """As it was seen, whatever its error: not worth mending."""
-    return bool(max(np.abs(drift.mean).max(), np.abs(drift.log_sd).max()) < SMALL)
-
-
-def memory(drift: Drift) -> float:
-    """The largest correlation with the start."""
-    return float(np.nanmax(drift.memory))
-
-
-def of_drift(drift: Drift) -> str:
-    """The largest drifts in words."""
-    mean, log_sd = np.abs(drift.mean), np.abs(drift.log_sd)
-    return (
-        f"means drift by up to {np.nanmax(mean):.2f} sd, sds by "
-        f"{100.0 * math.expm1(np.nanmax(log_sd)):.0f} %, memory {memory(drift):.2f}"
-    )
 
 
 def polish(

@@ -18,8 +18,7 @@ from jaxvi._loop import Setup
 from jaxvi._numerics import Keys
 from jaxvi._ranking import Ranking, ranking_of
 from jaxvi._types import Data, Phi
-from jaxvi.diagnostics import Weighing
-from jaxvi.diagnostics._weighing import weighing_of
+from jaxvi.diagnostics import Weighing, weighing_of
 from jaxvi.families import Family, transform_and_log_prob
 from jaxvi.lanes import lane_results
 from jaxvi.target import Target, num_rows

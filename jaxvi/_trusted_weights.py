@@ -3,9 +3,7 @@
 from typing import TypeAlias
 
 from jaxvi._numerics import on_device
-from jaxvi._polish import is_small
-from jaxvi.diagnostics import Weighing
-from jaxvi.diagnostics._weighing import ALIKE, LEAST_EFFICIENCY
+from jaxvi.diagnostics import ALIKE, LEAST_EFFICIENCY, Weighing, is_small
 from jaxvi.nested import Nested
 from jaxvi.result import Stock, errors_of
 from jaxvi.verdict import Errors

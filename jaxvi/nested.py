@@ -20,8 +20,7 @@ from jaxvi._proposals import Proposal, worth
 from jaxvi._sampling import features, values_of
 from jaxvi._split import Split, split
 from jaxvi._types import Data, Scalar
-from jaxvi.diagnostics import Weighing
-from jaxvi.diagnostics._weighing import weighing_of, without_lost
+from jaxvi.diagnostics import Weighing, weighing_of, without_lost
 from jaxvi.families import FullRankParams
 from jaxvi.families._base import NormalNoiseFamily
 from jaxvi.families._full_rank import scale_tril_on_host

@@ -4,7 +4,7 @@ import math
 from typing import Literal, NamedTuple
 
 from jaxvi._status import Status
-from jaxvi.diagnostics._weighing import LEAST_EFFICIENCY
+from jaxvi.diagnostics import LEAST_EFFICIENCY
 
 Level = Literal["ok", "caution", "failed"]
 

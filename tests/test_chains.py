@@ -8,8 +8,8 @@ import pytest
 import jaxvi
 from jaxvi._sampling.hmc import advance_chains, start_chains
 from jaxvi.diagnostics import movement, weigh
-from jaxvi.diagnostics._movement import compare
-from jaxvi.diagnostics._weighing import drift_from
+from jaxvi.diagnostics._drift import compare
+from jaxvi.diagnostics._importance_weights import drift_from
 from jaxvi.families import FullRank, MeanField
 from jaxvi.families._full_rank import FullRankParams
 

@@ -13,7 +13,7 @@ from test_frozen_noise import compiled_quickly  # noqa: F401
 
 import jaxvi
 from jaxvi import Antithetic, Fresh, Frozen, Status
-from jaxvi.diagnostics import _frozen_draws, _linear_response, frozen_error, linear_response
+from jaxvi.diagnostics import _frozen_noise_error, _linear_response, frozen_error, linear_response
 from jaxvi.families import FullRank, MeanField
 from jaxvi.noise._moment_matched import MomentMatched
 from jaxvi.objectives import ELBO, Estimate, Objective
@@ -155,9 +155,9 @@ def test_error_bars_cover(x64):
 @pytest.mark.parametrize("source", [Fresh(), Antithetic(), MomentMatched()], ids=repr)
 def test_groups_that_are_left_out(source, x64):
     """Pairs stay together, every draw is left out once, and what is left is matched again."""
-    design = _frozen_draws.Design(NORMALS, MeanField(), ELBO(num_draws=64), source)
+    design = _frozen_noise_error.Design(NORMALS, MeanField(), ELBO(num_draws=64), source)
     noise = source.draw(KEY, 0, MeanField(), 64, 3, jnp.dtype(float))
-    draws, factor = _frozen_draws.leave_out(design, noise)
+    draws, factor = _frozen_noise_error.leave_out(design, noise)
     group = 64 // 16
     assert draws.shape == (16, 64 - group, 3)
     assert factor == pytest.approx(15 / 16)
@@ -174,12 +174,12 @@ def test_groups_that_are_left_out(source, x64):
 def test_the_jackknife_of_a_mean_is_its_standard_error(x64):
     """Left out one by one, means have the spread of s / sqrt(n), exactly."""
     noise = jax.random.normal(KEY, (16, 2))
-    design = _frozen_draws.Design(NORMALS, MeanField(), ELBO(num_draws=16), Fresh())
-    draws, factor = _frozen_draws.leave_out(design, noise)
-    found = _frozen_draws.jackknife_error(draws.mean(axis=1), factor)
+    design = _frozen_noise_error.Design(NORMALS, MeanField(), ELBO(num_draws=16), Fresh())
+    draws, factor = _frozen_noise_error.leave_out(design, noise)
+    found = _frozen_noise_error.jackknife_error(draws.mean(axis=1), factor)
     np.testing.assert_allclose(found, np.std(noise, axis=0, ddof=1) / 4.0, rtol=1e-10)
-    nothing = _frozen_draws.leave_out(design, noise[:2])
-    assert np.isnan(_frozen_draws.jackknife_error(nothing[0].mean(axis=1), nothing[1])).all()
+    nothing = _frozen_noise_error.leave_out(design, noise[:2])
+    assert np.isnan(_frozen_noise_error.jackknife_error(nothing[0].mean(axis=1), nothing[1])).all()
 
 
 def test_too_little_work_is_no_convergence(x64, monkeypatch):

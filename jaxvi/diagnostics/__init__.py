@@ -1,22 +1,33 @@
 """Diagnostics: what a finished fit says about itself."""
 
 from jaxvi.diagnostics._agreement import Agreement, agreement
+from jaxvi.diagnostics._drift import CLEAR as CLEAR
+from jaxvi.diagnostics._drift import SMALL as SMALL
+from jaxvi.diagnostics._drift import Drift
+from jaxvi.diagnostics._drift import compare as compare
+from jaxvi.diagnostics._drift import is_small as is_small
+from jaxvi.diagnostics._drift import is_still as is_still
+from jaxvi.diagnostics._drift import memory as memory
+from jaxvi.diagnostics._drift import of_drift as of_drift
+from jaxvi.diagnostics._importance_weights import ALIKE as ALIKE
+from jaxvi.diagnostics._importance_weights import LEAST_EFFICIENCY as LEAST_EFFICIENCY
+from jaxvi.diagnostics._importance_weights import Weighing, weigh
+from jaxvi.diagnostics._importance_weights import drift_from as drift_from
+from jaxvi.diagnostics._importance_weights import weighing_of as weighing_of
+from jaxvi.diagnostics._importance_weights import without_lost as without_lost
 from jaxvi.diagnostics._linear_response import (
     FrozenError,
     LinearResponse,
     frozen_error,
     linear_response,
 )
-from jaxvi.diagnostics._movement import CLEAR as CLEAR
-from jaxvi.diagnostics._movement import KEPT as KEPT
-from jaxvi.diagnostics._movement import Drift, Movement, movement
-from jaxvi.diagnostics._movement import Groups as Groups
-from jaxvi.diagnostics._movement import acceptance as acceptance
-from jaxvi.diagnostics._movement import compare as compare
-from jaxvi.diagnostics._movement import move as move
-from jaxvi.diagnostics._movement import whitening as whitening
 from jaxvi.diagnostics._pareto import ParetoSmoothed, khat_threshold, pareto_smooth
-from jaxvi.diagnostics._weighing import Weighing, weigh
+from jaxvi.diagnostics._short_chains import KEPT as KEPT
+from jaxvi.diagnostics._short_chains import Groups as Groups
+from jaxvi.diagnostics._short_chains import Movement, movement
+from jaxvi.diagnostics._short_chains import acceptance as acceptance
+from jaxvi.diagnostics._short_chains import move as move
+from jaxvi.diagnostics._short_chains import whitening as whitening
 
 __all__ = [
     "Agreement",

@@ -17,7 +17,7 @@ from jaxvi._numerics import split_key
 from jaxvi._status import Status
 from jaxvi._types import Data, Noise, Phi, Scalar
 from jaxvi.data import in_memory
-from jaxvi.diagnostics._frozen_draws import (
+from jaxvi.diagnostics._frozen_noise_error import (
     Design,
     design_of,
     find_optimum,

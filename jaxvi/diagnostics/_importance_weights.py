@@ -18,8 +18,9 @@ from jaxvi._sampling import (
     widened,
 )
 from jaxvi._types import Data, Phi
-from jaxvi.diagnostics._movement import Drift, Space
+from jaxvi.diagnostics._drift import Drift
 from jaxvi.diagnostics._pareto import khat_threshold, smooth_on_host
+from jaxvi.diagnostics._short_chains import Space
 from jaxvi.families import Family
 from jaxvi.target import Target
 
