@@ -14,10 +14,12 @@ from jaxtyping import Array, Float
 import jaxvi
 from benchmarks._problems import Problem
 from benchmarks._timing import Run, seconds_of
-from jaxvi._loop import Setup, block_length
+from jaxvi._engine.lanes import advance_lanes
+from jaxvi._engine.loop import block_length
+from jaxvi._engine.setup import Setup
+from jaxvi._engine.starts import start_lanes
 from jaxvi._numerics.random import split_key
 from jaxvi.families._mean_field import MeanFieldParams
-from jaxvi.lanes import advance_lanes, start_lanes
 
 NUM_DRAWS = 8
 INIT_SCALE = 0.1

@@ -1,7 +1,7 @@
 """jaxvi: a JAX-compiled engine for variational inference."""
 
 from jaxvi import diagnostics, families, interop, models, objectives, solvers, supports
-from jaxvi._progress import Progress
+from jaxvi._engine import Progress, run
 from jaxvi._status import Status
 from jaxvi.autopilot import fit
 from jaxvi.checkpoint import resume
@@ -17,7 +17,6 @@ from jaxvi.families import (
     StudentT,
     Transformed,
 )
-from jaxvi.lanes import run
 from jaxvi.mesh import make_mesh
 from jaxvi.modes import Modes, find_modes
 from jaxvi.noise import Antithetic, Fresh, Frozen, MomentMatched, Sobol

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from jaxvi import _storage, _trees_as_json
+from jaxvi._engine import Snapshot
 from jaxvi._fingerprint import fingerprint
 from jaxvi._stream_identity import identify
 from jaxvi._types import Data
@@ -30,34 +31,6 @@ from jaxvi.data import Stream, checksum, is_spread
 RUN, DATA = "run.npz", "data.npz"
 _SHARE = 0.02  # of the time, for writing
 _MOST_DATA = 2**28  # bytes: larger data is not copied to the folder
-
-
-class Snapshot(NamedTuple):
-    """A run between two chunks: its lanes, arrays of any shape, and plain numbers."""
-
-    lanes: Any
-    arrays: dict[str, np.ndarray]
-    numbers: dict[str, int | float]
-
-    @property
-    def width(self) -> int | None:
-        """Lanes of a pool; None where all restarts run together."""
-        return len(self.arrays["restart"]) if "restart" in self.arrays else None
-
-    @property
-    def place(self) -> tuple[int | None, int | float]:
-        """What tells it from others of the same run."""
-        return self.width, self.numbers["step"]
-
-
-class SnapshotSink(Protocol):
-    """Where a run leaves its snapshots; when one is due is not the run's to know."""
-
-    def is_due(self) -> bool:
-        """Whether it is time for one."""
-
-    def save(self, snapshot: Snapshot) -> None:
-        """Keep one, unless it is kept already."""
 
 
 @dataclass(eq=False)

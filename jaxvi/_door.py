@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxvi import _arguments
-from jaxvi._loop import Setup
+from jaxvi._engine import Setup
 from jaxvi._status import Status
 from jaxvi._types import Data
 from jaxvi.data import is_spread

@@ -15,11 +15,11 @@ from jaxtyping import Array, Key
 from jaxvi._checkpoint import Batch, Checkpoints
 from jaxvi._compilation import compile_clock, one_thread
 from jaxvi._door import NoStart, Unconstrained
+from jaxvi._engine import Reporter
 from jaxvi._nested_chains import nested_movement
 from jaxvi._nested_stage import approximation_of, given_drivers
 from jaxvi._numerics import fold_in, on_device
 from jaxvi._polish import polish
-from jaxvi._progress import Reporter
 from jaxvi._rays import lower_rays, places_beyond
 from jaxvi._refits import LOST, flow_fit, noncentered_fit
 from jaxvi._restarts import lanes_within, moments_rhat, of_lanes, separate_lanes

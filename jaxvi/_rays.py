@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxvi._compilation import Lowering
-from jaxvi._loop import Setup
+from jaxvi._engine import Setup
 from jaxvi._numerics import generator_of
 from jaxvi._restarts import lower_separation
 from jaxvi._sampling import values_of

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxvi._compilation import BLOCK, ONCE, Lowering, light_jit
-from jaxvi._loop import Setup
+from jaxvi._engine import Setup
 from jaxvi._sampling import _values, values_of
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi

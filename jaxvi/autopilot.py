@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array
 
-from jaxvi import _arguments, _checkpoint
+from jaxvi import _arguments
 from jaxvi._call import Call, Parts, Width
+from jaxvi._checkpoint import Checkpoints, as_folder
 from jaxvi._door import check_reporter
-from jaxvi._feed import default_draws
+from jaxvi._engine import Reporter, default_draws
 from jaxvi._pilot import EFFORTS, GAUSSIAN_STEPS, Pilot
-from jaxvi._progress import Reporter
 from jaxvi._sampling import draws_each
 from jaxvi._types import Data
 from jaxvi.data import Minibatch
@@ -180,10 +180,8 @@ def fit(
     call = Call(key, target, parts, run, effort, polish, width)
     if checkpoint is None:
         return launch(call, max_seconds, progress, None)
-    folder = _checkpoint.as_folder("checkpoint", checkpoint)
-    kept = _checkpoint.Checkpoints(
-        folder, checkpoint_seconds, call.describe, data, writes=writes(mesh)
-    )
+    folder = as_folder("checkpoint", checkpoint)
+    kept = Checkpoints(folder, checkpoint_seconds, call.describe, data, writes=writes(mesh))
     return launch(call, max_seconds, progress, kept)
 
 
@@ -191,7 +189,7 @@ def launch(
     call: Call,
     max_seconds: float | None,
     progress: bool | Reporter | None,
-    checkpoints: _checkpoint.Checkpoints | None,
+    checkpoints: Checkpoints | None,
 ) -> Fit:
     """What the call asks for, from the beginning or from where its checkpoints have it."""
     if max_seconds is not None:

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvi import _arguments, _call, _checkpoint, _specs, _storage
+from jaxvi import _arguments, _call, _specs, _storage
+from jaxvi._checkpoint import RUN, Checkpoints, as_folder, describe_data, load_data, run_name
 from jaxvi._door import check_parts, check_reporter
-from jaxvi._progress import Reporter
+from jaxvi._engine import Reporter
 from jaxvi._types import Data
 from jaxvi.autopilot import launch
 from jaxvi.families import Family
@@ -88,14 +89,14 @@ def resume(
         >>> cut = jaxvi.fit(key, target, q, data=X, checkpoint=folder, max_seconds=0.01)
         >>> fit = jaxvi.resume(folder, target)
     """
-    where = _checkpoint.as_folder("folder", folder)
+    where = as_folder("folder", folder)
     _arguments.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
     _arguments.number("checkpoint_seconds", checkpoint_seconds, above=0.0)
     check_reporter("progress", progress)
     given = _call.Parts(family, objective, solver, noise, None)
     check_parts(family, objective, solver, noise)
     header = _header(where)
-    name = _checkpoint.run_name(header)
+    name = run_name(header)
     _same_place(header)
     _same_target(header["target"], target)
     parts = _call.Parts(
@@ -110,19 +111,17 @@ def resume(
     _same_mesh(header["width"]["mesh"], mesh)
     width = _call.Width(**header["width"] | {"mesh": mesh})
     call = _call.Call(key, target, parts, run, header["effort"], header["polish"], width)
-    kept = _checkpoint.Checkpoints(
-        where, checkpoint_seconds, call.describe, data, name, writes(mesh)
-    )
+    kept = Checkpoints(where, checkpoint_seconds, call.describe, data, name, writes(mesh))
     return launch(call, max_seconds, progress, kept)
 
 
 def _header(folder: Path) -> dict[str, Any]:
     try:
-        header, _ = _storage.unpack(folder / _checkpoint.RUN)
+        header, _ = _storage.unpack(folder / RUN)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
             f"folder: expected one that jaxvi.fit(..., checkpoint=folder) has written to; got "
-            f"{str(folder)!r}, where there is no {_checkpoint.RUN}; try jaxvi.fit, which begins."
+            f"{str(folder)!r}, where there is no {RUN}; try jaxvi.fit, which begins."
         ) from None
     _same("format", header.get("format"), _call.FORMAT, "the version of jaxvi that wrote it")
     return header
@@ -201,8 +200,8 @@ def _data(folder: Path, run: str, then: dict[str, Any], given: Data) -> Data:
             "jaxvi.resume(folder, target, data=...)."
         )
     if given is None:
-        given = _checkpoint.load_data(folder, run, then["structure"])
-    now = _checkpoint.describe_data(given)
+        given = load_data(folder, run, then["structure"])
+    now = describe_data(given)
     _same("kind of data", then["kind"], now["kind"], f"{then['kind']} as data, as then")
     if now["shapes"] != then["shapes"]:
         shapes = [

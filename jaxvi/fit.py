@@ -11,12 +11,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
-from jaxvi import _arguments, _feed
+from jaxvi import _arguments
 from jaxvi._call import Width
-from jaxvi._checkpoint import Batch, Snapshot
-from jaxvi._chunks import Limits, Run, run_chunks
+from jaxvi._checkpoint import Batch
 from jaxvi._compilation import (
     Lowering,
     compile_clock,
@@ -32,21 +31,42 @@ from jaxvi._door import (
     checked_start_scales,
     unconstrained_starts,
 )
-from jaxvi._feed import EvalDraws, Feed, Streamed, Whole
-from jaxvi._loop import Lane, Setup
-from jaxvi._memory import MOST_TOGETHER, out_of_memory, usual_width, warn_of_memory
+from jaxvi._engine import (
+    MAX_BLOCKS,
+    MOST_TOGETHER,
+    EvalDraws,
+    Feed,
+    Lane,
+    Limits,
+    OneDevice,
+    OnMesh,
+    Pool,
+    Ranking,
+    Reporter,
+    Run,
+    Setup,
+    Snapshot,
+    Spread,
+    Starts,
+    Streamed,
+    advance_lanes,
+    check_data,
+    check_solver,
+    feeding,
+    lane_results,
+    make_reporter,
+    make_setup,
+    out_of_memory,
+    run_chunks,
+    run_pool,
+    start_lanes,
+    usual_width,
+    warn_of_memory,
+)
 from jaxvi._numerics import Keys, split_key
-from jaxvi._on_mesh import OnMesh
-from jaxvi._pace import MAX_BLOCKS
-from jaxvi._placement import OneDevice
-from jaxvi._pool import Pool
-from jaxvi._pool_run import run_pool
-from jaxvi._progress import Reporter, make_reporter
-from jaxvi._ranking import Ranking
-from jaxvi._types import Data, Phi
+from jaxvi._types import Data
 from jaxvi.data import Stream, placed
 from jaxvi.diagnostics import Weighing
-from jaxvi.lanes import Starts, advance_lanes, lane_results, make_setup, start_lanes
 from jaxvi.result import Fit, Timing, evidence_of, warm_start
 from jaxvi.target import Target
 
@@ -93,7 +113,7 @@ def fit_restarts(
     _check_width(width, minibatch, data)
     check_concrete(data)
     on_one = width.mesh is None
-    dtype = _feed.check_data(target, data, minibatch) if on_one else target.check(data)
+    dtype = check_data(target, data, minibatch) if on_one else target.check(data)
     mesh, num_rows = None, 0
     if not isinstance(data, Stream):
         data, mesh, num_rows = placed(target, data, width.mesh)
@@ -101,7 +121,7 @@ def fit_restarts(
     setup = make_setup(target, family, objective, solver, noise)
     check_hashable(setup)
     setup.check()
-    _feed.check_solver(setup, minibatch)
+    check_solver(setup, minibatch)
     num_restarts = _arguments.whole("num_restarts", num_restarts, 1)
     max_steps = _arguments.whole("max_steps", max_steps, 1)
     num_eval_draws = _arguments.whole("num_eval_draws", num_eval_draws, 2)
@@ -113,7 +133,7 @@ def fit_restarts(
     keys = split_key(key)
     with compile_clock() as compiling, contextlib.ExitStack() as stack:
         setup = setup.prepared(data, dtype)
-        feed = stack.enter_context(_feed.feeding(setup, keys.noise, data, minibatch, dtype))
+        feed = stack.enter_context(feeding(setup, keys.noise, data, minibatch, dtype))
         place = None if mesh is None else OnMesh(mesh, num_restarts, num_rows)
         report, close = make_reporter(progress if place is None or place.reports else False)
         budget = math.inf if max_seconds is None else began + max_seconds
@@ -203,22 +223,6 @@ def _width(asked: Width, num_restarts: int, feed: Feed, keys: Keys, starts: Star
         if not together:
             pool = usual_width(feed.setup, keys, starts, num_restarts)
     return min(pool, num_restarts) if race or pool < num_restarts else None
-
-
-class Spread(Whole):
-    """All data at every step, on the devices of a mesh."""
-
-    def __init__(self, place: OnMesh, setup: Setup, data: Data) -> None:
-        super().__init__(place.place_setup(setup), place.place_data(data))
-        self._place = place
-
-    def rank(
-        self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], draws: EvalDraws
-    ) -> tuple[Ranking, Weighing | None]:
-        """There, too."""
-        return self._place.rank(
-            keys, phi, status, self.first, setup=self.setup, **draws._asdict()
-        ), None
 
 
 def _run_on_mesh(

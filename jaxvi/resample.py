@@ -14,7 +14,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
 from jaxvi._arguments import flag, instance, typed_key, whole
-from jaxvi._loop import Setup
+from jaxvi._engine import Setup
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi, Scalar
 from jaxvi.data import in_memory

@@ -10,16 +10,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxvi import _arguments
-from jaxvi._loop import Setup
+from jaxvi._engine import History, LaneResult, PoolUse, Setup, WarmStart
 from jaxvi._numerics import fold_in, generator_of, pytrees
-from jaxvi._pool import PoolUse
 from jaxvi._sampling import Approximation, constrain_rows, draw_and_weigh, draws_each
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.data import in_memory, whole
 from jaxvi.diagnostics import Agreement, Drift, Weighing, agreement, pareto_smooth, weigh
 from jaxvi.families import FullRank, HasCovariance, HasGaussianInit, HasMoments
-from jaxvi.lanes import LaneResult, WarmStart
 from jaxvi.verdict import Errors, Evidence, Level, judge
 
 _CLEARLY = 4.0  # standard errors
@@ -28,13 +26,6 @@ _TOLD, _WORSE = 1.0, 10.0  # standard errors of bounds: nats, and times the best
 
 class FitError(RuntimeError):
     """A fit whose result should not be used as it stands."""
-
-
-class History(NamedTuple):
-    """Mean bound of every lane over stretches of steps; `step` is the last step of each."""
-
-    step: Int[np.ndarray, "rows"]
-    bound: Float[np.ndarray, "rows lanes"]
 
 
 class Stage(NamedTuple):

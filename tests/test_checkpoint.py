@@ -20,16 +20,18 @@ import optax
 import pytest
 
 import jaxvi
-from jaxvi import _checkpoint, _pace, _specs, _storage, _trees_as_json
+from jaxvi import _checkpoint, _specs, _storage, _trees_as_json
+from jaxvi._engine import limits
+from jaxvi._engine.setup import make_setup
+from jaxvi._engine.starts import WarmStart, start_lanes
 from jaxvi._fingerprint import fingerprint
 from jaxvi._numerics.random import split_key
 from jaxvi.fit import fit_restarts
-from jaxvi.lanes import WarmStart, make_setup, start_lanes
 from jaxvi.supports import Positive, Real
 
 KEY = jax.random.key(7)
 X = jnp.array([0.3, -1.2, 2.0, 0.4])
-ENGINE = sys.modules["jaxvi._chunks"]
+ENGINE = sys.modules["jaxvi._engine.driver"]
 
 
 def log_density(params: Any, data: Any) -> Any:
@@ -79,7 +81,7 @@ def after(reports: int) -> Callable[[jaxvi.Progress], None]:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of one block each."""
-    monkeypatch.setattr(_pace, "_CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(limits, "_CHUNK_SECONDS", 0.0)
 
 
 def cut(folder: Path, reports: int = 2, **arguments: Any) -> jaxvi.Fit:
@@ -101,7 +103,7 @@ def test_how_a_run_is_cut_leaves_no_trace(
     """Chunks of one block and of all blocks: the same bits, in parameters, limits and history."""
 
     def run(seconds: float) -> jaxvi.Fit:
-        monkeypatch.setattr(_pace, "_CHUNK_SECONDS", seconds)
+        monkeypatch.setattr(limits, "_CHUNK_SECONDS", seconds)
         solver = jaxvi.Stochastic(tolerance=0.3)
         options: dict[str, Any] = SMALL | {"num_restarts": 6, "solver": solver}
         return fit_restarts(

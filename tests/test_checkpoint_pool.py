@@ -11,7 +11,8 @@ import pytest
 import test_checkpoint as plain
 
 import jaxvi
-from jaxvi import _pace, _pool, _storage, _stretched_history
+from jaxvi import _storage
+from jaxvi._engine import history, limits
 
 SMALL: dict[str, Any] = {"data": plain.X, "num_restarts": 14, "num_eval_draws": 64, "pool": 5}
 CASES: dict[str, dict[str, Any]] = {
@@ -46,9 +47,9 @@ def test_neither_chunks_nor_stops_leave_a_trace(
     with chunks as long as can be again."""
 
     def pace(seconds: float) -> None:
-        monkeypatch.setattr(_pace, "_CHUNK_SECONDS", seconds)
+        monkeypatch.setattr(limits, "_CHUNK_SECONDS", seconds)
 
-    monkeypatch.setattr(_stretched_history, "_NUMBERS", 14 * 16)
+    monkeypatch.setattr(history, "_NUMBERS", 14 * 16)
     arguments: dict[str, Any] = SMALL | CASES[name]
     pace(1e9)
     whole = jaxvi.fit(plain.KEY, plain.TARGET, progress=False, **arguments)
@@ -102,7 +103,7 @@ def test_a_pool_that_is_halved_is_kept(
     pool: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the width that fits, which a resumed run begins with."""
-    real = _pool.advance_pool
+    real = pool.advance_pool
 
     def full(*_: Any, **__: Any) -> Any:
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory allocating 9 bytes")
@@ -112,9 +113,9 @@ def test_a_pool_that_is_halved_is_kept(
             full()
         return real(keys, lanes, *others, **choices)
 
-    placement = importlib.import_module("jaxvi._placement")
+    placement = importlib.import_module("jaxvi._engine.placement")
     monkeypatch.setattr(placement, "advance_lanes", full)
-    monkeypatch.setattr(_pool, "advance_pool", some)
+    monkeypatch.setattr(pool, "advance_pool", some)
     arguments = SMALL | {"num_restarts": 8, "pool": pool, "max_steps": 300}
     arguments["solver"] = jaxvi.Stochastic(tolerance=None)
     with pytest.warns(RuntimeWarning, match="they run in a pool of 4 lanes"):

@@ -12,7 +12,7 @@ from regression import TARGET, rows
 from test_streams import KEY, Blocks
 
 import jaxvi
-from jaxvi import _feed, _pace
+from jaxvi._engine import data_source, limits
 from jaxvi.data._stream import ShuffledRows
 
 NUM = 1_100  # 11 steps an epoch
@@ -45,8 +45,8 @@ def fit(data, **options):
 @pytest.fixture
 def short(monkeypatch):
     """Two blocks to a chunk of the stream, one to a chunk of the run."""
-    monkeypatch.setattr(_feed, "_CHUNK_BYTES", 100 * 16 * 100)
-    monkeypatch.setattr(_pace, "_CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(data_source, "_CHUNK_BYTES", 100 * 16 * 100)
+    monkeypatch.setattr(limits, "_CHUNK_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize("kind", ["array", "blocks", "list", "memmap"])

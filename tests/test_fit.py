@@ -14,8 +14,8 @@ import pytest
 
 import jaxvi
 from jaxvi import Status
-from jaxvi._chunks import Recorder
-from jaxvi._progress import Progress, describe, make_reporter
+from jaxvi._engine.history import Recorder
+from jaxvi._engine.progress import Progress, describe, make_reporter
 from jaxvi.fit import fit_restarts
 
 KEY = jax.random.key(5)

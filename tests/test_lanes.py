@@ -8,10 +8,11 @@ import pytest
 
 import jaxvi
 from jaxvi import Status
-from jaxvi._loop import Setup
+from jaxvi._engine.lanes import lane_results
+from jaxvi._engine.ranking import is_sharp, ranking_of
+from jaxvi._engine.setup import Setup
+from jaxvi._engine.starts import start_lanes
 from jaxvi._numerics.random import split_key
-from jaxvi._ranking import is_sharp, ranking_of
-from jaxvi.lanes import lane_results, start_lanes
 
 KEY = jax.random.key(11)
 SOLVER = jaxvi.Stochastic(optax.adam, learning_rate=0.05)

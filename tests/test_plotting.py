@@ -11,9 +11,10 @@ import pytest
 import jaxvi
 import jaxvi.models
 from jaxvi import plotting, report
-from jaxvi._loop import Setup
+from jaxvi._engine.history import History
+from jaxvi._engine.setup import Setup
 from jaxvi._status import Status
-from jaxvi.result import Fit, History, Timing
+from jaxvi.result import Fit, Timing
 
 NUM_LANES = 6
 

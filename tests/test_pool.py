@@ -10,8 +10,9 @@ import pytest
 from sklearn.datasets import load_iris
 
 import jaxvi
-from jaxvi import _pool, _stretched_history, models
-from jaxvi._race import overtaken
+from jaxvi import models
+from jaxvi._engine import history, pool
+from jaxvi._engine.race import overtaken
 from jaxvi.supports import Real
 
 ROWS = load_iris().data
@@ -111,7 +112,7 @@ def test_more_restarts_than_are_ranked_on_all_draws():
 
 
 def test_history_is_bounded_whatever_the_restarts(monkeypatch):
-    monkeypatch.setattr(_stretched_history, "_NUMBERS", 20 * 16)
+    monkeypatch.setattr(history, "_NUMBERS", 20 * 16)
     found = quick(20, solver=jaxvi.Stochastic(tolerance=None), max_steps=2_000, pool=6)
     step, bound = found.history
     assert bound.shape == (len(step), 20)
@@ -152,7 +153,7 @@ def test_ctrl_c_does_the_same():
 @pytest.mark.parametrize("pool", [None, 8])
 def test_a_pool_that_does_not_fit_is_halved(monkeypatch, pool):
     """Lanes that a device has no memory for, at the first chunk."""
-    real = _pool.advance_pool
+    real = pool.advance_pool
 
     def full(*arguments, **choices):
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory allocating 9 bytes")
@@ -162,8 +163,8 @@ def test_a_pool_that_does_not_fit_is_halved(monkeypatch, pool):
             full()
         return real(keys, lanes, *others, **choices)
 
-    monkeypatch.setattr(importlib.import_module("jaxvi._placement"), "advance_lanes", full)
-    monkeypatch.setattr(_pool, "advance_pool", some)
+    monkeypatch.setattr(importlib.import_module("jaxvi._engine.placement"), "advance_lanes", full)
+    monkeypatch.setattr(pool, "advance_pool", some)
     with pytest.warns(RuntimeWarning, match="don't fit in memory: they run in a pool of"):
         found = quick(8 if pool is None else 16, pool=pool)
     monkeypatch.undo()
@@ -176,7 +177,7 @@ def test_other_errors_are_not_taken_for_memory(monkeypatch):
     def broken(*arguments, **choices):
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(_pool, "advance_pool", broken)
+    monkeypatch.setattr(pool, "advance_pool", broken)
     with pytest.raises(RuntimeError, match="something else"):
         quick(8, pool=4)
 

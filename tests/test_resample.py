@@ -11,11 +11,12 @@ import pytest
 
 import jaxvi
 from jaxvi import Status, resample
-from jaxvi._loop import Setup
+from jaxvi._engine.history import History
+from jaxvi._engine.setup import Setup
 from jaxvi.diagnostics import khat_threshold
 from jaxvi.families import FullRankParams
 from jaxvi.resample import Resampled, importance_resample
-from jaxvi.result import Fit, FitError, History, Timing
+from jaxvi.result import Fit, FitError, Timing
 
 MEAN, SCALE = jnp.array([3.0, -1.0]), jnp.array([0.5, 2.0])
 OFFSET = 1.7

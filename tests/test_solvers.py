@@ -9,10 +9,11 @@ import optax
 import pytest
 
 import jaxvi
-from jaxvi import _loop
-from jaxvi._loop import Setup
+from jaxvi._engine import loop
+from jaxvi._engine.lanes import advance_lanes
+from jaxvi._engine.setup import Setup
+from jaxvi._engine.starts import start_lanes
 from jaxvi._numerics.random import split_key
-from jaxvi.lanes import advance_lanes, start_lanes
 from jaxvi.solvers import BlockTrace, Problem
 
 LANES = 250
@@ -241,7 +242,7 @@ def test_a_falling_bound_is_no_agreement():
 
 def test_wide_noise_makes_blocks_short_and_no_window_shorter(monkeypatch):
     """Where a step's noise is large, blocks have 8 steps; lanes stop as late, and as right."""
-    monkeypatch.setattr(_loop, "_NOISE_AHEAD", 1)
+    monkeypatch.setattr(loop, "_NOISE_AHEAD", 1)
     setup = Setup(
         jaxvi.Target(two_gaussians, jaxvi.Real((2,))),
         jaxvi.MeanField(init_scale=0.11),  # a setup of its own: programs are shared by equal ones
@@ -249,7 +250,7 @@ def test_wide_noise_makes_blocks_short_and_no_window_shorter(monkeypatch):
         jaxvi.Stochastic(optax.adam, learning_rate=0.05),
         jaxvi.Fresh(shared=False),
     )
-    assert _loop.block_length(setup) == 8
+    assert loop.block_length(setup) == 8
     lanes = run_lanes(setup, num_lanes=64)
     phi = jax.vmap(setup.solver.result)(lanes.state)
     assert (np.asarray(lanes.status) == jaxvi.Status.CONVERGED).all()

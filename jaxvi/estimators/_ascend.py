@@ -14,11 +14,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxvi._compilation import one_thread
-from jaxvi._interrupts import interrupts
-from jaxvi._loop import ConjugateSetup, Lane, start_lane
+from jaxvi._engine import ConjugateSetup, Lane, advance_lanes, interrupts, start_lane
 from jaxvi._numerics import Keys, pytrees
 from jaxvi._status import Status
-from jaxvi.lanes import advance_lanes
 from jaxvi.models import ConjugateGaussianMixture, MixtureData, MixturePhi, Sums
 from jaxvi.solvers import Ascent, CoordinateAscent
 

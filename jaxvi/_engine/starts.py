@@ -1,35 +1,21 @@
-"""Restarts as lanes: starts that differ, one compiled batch, a fair ranking."""
+"""Starts of lanes: drawn, given, or where another fit ended."""
 
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxvi._compilation import ONCE, STEPS, light_jit
-from jaxvi._loop import AnySetup, Lane, Setup, run_lane, run_lanes, start_lane
-from jaxvi._numerics import Keys, split_key
-from jaxvi._status import Status
+from jaxvi._compilation import ONCE, light_jit
+from jaxvi._engine.loop import Lane, start_lane
+from jaxvi._engine.setup import Setup
+from jaxvi._numerics import Keys
 from jaxvi._types import Data, Phi
-from jaxvi.data import Minibatch, first_batch, resident
-from jaxvi.families import Family, HasGaussianInit
-from jaxvi.noise import Fresh, NoiseSource
-from jaxvi.objectives import ELBO, Objective
-from jaxvi.solvers import Defaults, HasDefaults, Solver, Stochastic, default_family
-from jaxvi.target import Target, values_and_gradients
+from jaxvi.families import HasGaussianInit
+from jaxvi.target import values_and_gradients
 
 _START_TRIES = 20
-
-
-class LaneResult(NamedTuple):
-    """What became of one lane: parameters, status code, steps taken, its last mean bound."""
-
-    phi: Phi
-    status: Int[Array, ""]
-    step: Int[Array, ""]
-    bound: Float[Array, ""]
 
 
 class WarmStart(NamedTuple):
@@ -47,78 +33,6 @@ class Starts(NamedTuple):
     scale: Float[Array, "*each"]
     data: Data
     warm: WarmStart | None
-
-
-def make_setup(target: Target, family: Any, objective: Any, solver: Any, noise: Any) -> Setup:
-    """The parts as given, and where there is None what suits the solver."""
-    solver = Stochastic() if solver is None else solver
-    if isinstance(solver, HasDefaults):
-        default = solver.defaults(family, target.dim)
-    else:
-        default = Defaults(default_family(target.dim), ELBO(), Fresh())
-    return Setup(
-        target,
-        default.family if family is None else family,
-        default.objective if objective is None else objective,
-        solver,
-        default.noise if noise is None else noise,
-    )
-
-
-def run(
-    key: Key[Array, ""],
-    target: Target,
-    family: Family,
-    *,
-    objective: Objective | None = None,
-    solver: Solver | None = None,
-    noise: NoiseSource | None = None,
-    data: Data = None,
-    start: Any = None,
-    start_scale: float = 1.0,
-    max_steps: int | Int[Array, ""] = 10_000,
-    lane: int | Int[Array, ""] = 0,
-    minibatch: Minibatch | None = None,
-) -> LaneResult:
-    """One restart as a pure function: jit it, vmap it over keys, data or starts, nest it.
-
-    `run(key, ..., lane=i)` is what lane i of `fit(key, ...)` does, up to rounding. There is no
-    progress, ranking or check of the arguments' values here: that is `jaxvi.fit`.
-
-    Args:
-        key: a typed random key.
-        target: the log density.
-        family: the variational family.
-        objective: what suits the solver by default, `ELBO()` for most.
-        solver: `Stochastic()` by default.
-        noise: what suits the solver by default, `Fresh()` for most.
-        data: handed to the log density.
-        start: parameters to start at exactly, constrained; None draws a start.
-        start_scale: standard deviation of a drawn start, unconstrained.
-        max_steps: step limit.
-        lane: which restart of the key's this is.
-        minibatch: `jaxvi.Minibatch(size)` for steps on some rows of the data at a time.
-
-    Returns:
-        The lane's parameters, status, steps and last mean bound.
-
-    Example:
-        >>> many = jax.vmap(lambda k: jaxvi.run(k, target, jaxvi.MeanField()))(keys)
-    """
-    setup = make_setup(target, family, objective, solver, noise)
-    setup.check()
-    keys = split_key(key)
-    index = jnp.asarray(lane, jnp.int32)
-    z = None if start is None else target.unconstrain(start).astype(target.dtype(data))
-    own = keys.noise if setup.noise.shared else jax.random.fold_in(keys.noise, index)
-    if minibatch is not None:
-        data = resident(keys.noise, data, minibatch.size, target.dtype(data))
-        setup = replace(setup, target=target.scaled)
-    at = first_batch(data)
-    first = initial_lane(setup, keys.start, index, z, jnp.asarray(start_scale), at)
-    last = run_lane(setup, own, first, jnp.asarray(max_steps, jnp.int32), data)
-    status = jnp.where(last.status == Status.RUNNING, Status.STEP_LIMIT, last.status)
-    return LaneResult(setup.solver.result(last.state), status, last.step, last.bound)
 
 
 def initial_lane(
@@ -237,33 +151,3 @@ def lanes_at_starts(
     if z is not None and batched:
         return jax.vmap(one)(lanes, scales, z[lanes])
     return jax.vmap(one, (0, 0, None))(lanes, scales, z)
-
-
-@light_jit(STEPS, static_argnames=("setup", "rows"), donate_argnames=("lanes",))
-def advance_lanes(
-    keys: Keys,
-    lanes: Lane,
-    first_step: Int[Array, ""],
-    last_step: Int[Array, ""],
-    data: Data,
-    *,
-    setup: AnySetup,
-    rows: int,
-) -> tuple[Lane, Float[Array, "rows lanes"], Int[Array, ""]]:
-    """A chunk of the run: at most `rows` blocks of every lane."""
-    indices = jnp.arange(lanes.status.shape[0], dtype=jnp.int32)
-    own = noise_keys(keys, indices, setup)
-    return run_lanes(setup, own, lanes, first_step, last_step, rows, data)
-
-
-def noise_keys(keys: Keys, lanes: Int[Array, "lanes"], setup: AnySetup) -> Key[Array, "..."]:
-    """One key where lanes share their noise, else those of the lanes of these numbers."""
-    if setup.shared:
-        return keys.noise
-    return jax.vmap(jax.random.fold_in, (None, 0))(keys.noise, lanes)
-
-
-@light_jit(ONCE, static_argnames="setup")
-def lane_results(lanes: Lane, *, setup: AnySetup) -> Phi:
-    """Every lane's parameters, as far as it has come."""
-    return jax.vmap(setup.solver.result)(lanes.state)

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvi._checkpoint import Snapshot
-from jaxvi._pool import Places, Pool, no_results
+from jaxvi._engine.pool import Places, Pool, no_results
+from jaxvi._engine.snapshot import Snapshot
+from jaxvi._engine.starts import Starts, WarmStart
 from jaxvi._types import Data
-from jaxvi.lanes import Starts, WarmStart
 
 
 def snapshot(pool: Pool) -> Snapshot:

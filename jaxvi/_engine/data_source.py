@@ -1,4 +1,4 @@
-"""What feeds the loop: all data, batches picked on the device, or a stream's chunks."""
+"""Data sources of a run: all data, batches picked on the device, or chunks of a stream."""
 
 import abc
 import contextlib
@@ -15,10 +15,11 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from jaxvi._compilation import Lowering
-from jaxvi._loop import Setup, block_length
+from jaxvi._engine.loop import block_length
+from jaxvi._engine.ranking import Ranking, lower_ranking, rank_phis, ranking_rows
+from jaxvi._engine.ranking_by_rows import RowBlocks, lower_ranking_by_rows, rank_by_rows, slices
+from jaxvi._engine.setup import Setup
 from jaxvi._numerics import Keys
-from jaxvi._ranking import Ranking, lower_ranking, rank_phis, ranking_rows
-from jaxvi._row_ranking import RowBlocks, lower_ranking_by_rows, rank_by_rows, slices
 from jaxvi._sampling import draw_noise, lower_sampling, sampling_rows
 from jaxvi._types import Data, Phi
 from jaxvi.data import (

@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxvi._loop import Setup, block_length
+from jaxvi._engine.loop import block_length
+from jaxvi._engine.setup import Setup
+from jaxvi._engine.starts import Starts, start_lanes
 from jaxvi._numerics import Keys
-from jaxvi.lanes import Starts, start_lanes
 
 MOST_TOGETHER = 64  # restarts that always run as one batch, unless told otherwise
 _BUDGET = 2**30  # bytes of lanes at once, where the device doesn't say what it has

@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxvi._compilation import Lowering
-from jaxvi._loop import Setup
+from jaxvi._engine.lanes import lane_results
+from jaxvi._engine.setup import Setup
 from jaxvi._numerics import Keys, fold_in
 from jaxvi._sampling import draw_and_weigh, draws_each, lower_draws
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
-from jaxvi.lanes import lane_results
 
 MOST_RANKED = 256  # lanes at a time, and lanes that are ranked on all draws
 _FEW_DRAWS = 256

@@ -6,100 +6,27 @@ Whatever is decided (stopping, backing off) is decided between blocks, so that a
 but its arithmetic.
 """
 
-from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxvi._engine.setup import AnySetup
 from jaxvi._numerics import pytrees
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi, Scalar
 from jaxvi.data import at_block, at_blocks, at_comparison, at_step, num_compared
-from jaxvi.families import Family
-from jaxvi.noise import NoiseSource
-from jaxvi.objectives import Objective
 from jaxvi.solvers import (
-    Ascent,
     BlockTrace,
-    ConjugateModel,
-    ConjugateProblem,
-    HasPreparation,
-    HasRequirements,
-    Problem,
-    Solver,
 )
-from jaxvi.target import Target
 
 # noise drawn ahead, in numbers: 4 MiB of float32, so that a block's noise stays in cache
 _NOISE_AHEAD = 2**20
 _SHORTEST_BLOCK = 8  # steps, even so: the spread over them is the comparisons' standard error
 _COMPARED = 25  # steps of a block whose noise serves for comparisons, at most
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Everything static about an optimisation; equal setups share compiled programs."""
-
-    target: Target
-    family: Family
-    objective: Objective
-    solver: Solver
-    noise: NoiseSource
-
-    def check(self) -> None:
-        """Raise before tracing where the parts don't fit each other."""
-        self.objective.check(self.family)
-        self.noise.check(self.family, self.objective.num_draws)
-        if isinstance(self.solver, HasRequirements):
-            self.solver.check(self.family, self.objective, self.noise, self.target.dim)
-
-    def prepared(self, data: Data, dtype: jnp.dtype) -> "Setup":
-        """With a solver that has looked at the problem."""
-        if not isinstance(self.solver, HasPreparation):
-            return self
-        return replace(self, solver=self.solver.prepare(self.problem(data), dtype))
-
-    def problem(self, data: Data) -> Problem:
-        """What a solver may evaluate, with these data."""
-        return Problem(self.target, self.family, self.objective, data)
-
-    @property
-    def shared(self) -> bool:
-        """Whether all lanes see the same noise."""
-        return self.noise.shared
-
-    def draw(self, key: Key[Array, ""], step: int | Int[Array, ""], dtype: jnp.dtype) -> Array:
-        """The noise of a step."""
-        num, dim = self.objective.num_draws, self.target.dim
-        return self.noise.draw(key, step, self.family, num, dim, dtype)
-
-
-@dataclass(frozen=True)
-class ConjugateSetup:
-    """The same for a model whose bound and ascent are closed formulas: there is no noise."""
-
-    model: ConjugateModel
-    solver: Solver
-
-    @property
-    def shared(self) -> bool:
-        """Lanes share that there is none."""
-        return True
-
-    def draw(self, key: Key[Array, ""], step: int | Int[Array, ""], dtype: jnp.dtype) -> Array:
-        """Nothing."""
-        return jnp.zeros((0, 0), dtype)
-
-    def problem(self, data: Ascent) -> ConjugateProblem:
-        """What the solver may evaluate, with these data."""
-        return ConjugateProblem(self.model, data)
-
-
-AnySetup: TypeAlias = Setup | ConjugateSetup
 
 
 class Lane(NamedTuple):

@@ -11,7 +11,8 @@ from functools import partial
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxvi._loop import Setup, block_length
+from jaxvi._engine.loop import block_length
+from jaxvi._engine.setup import Setup
 from jaxvi._numerics import fold_in
 from jaxvi._sampling import draw_and_weigh
 from jaxvi._types import Data, Phi

@@ -14,13 +14,13 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key
 
 from jaxvi._compilation import Lowering
-from jaxvi._loop import Setup
+from jaxvi._engine.lanes import lane_results
+from jaxvi._engine.ranking import Ranking, ranking_of
+from jaxvi._engine.setup import Setup
 from jaxvi._numerics import Keys
-from jaxvi._ranking import Ranking, ranking_of
 from jaxvi._types import Data, Phi
 from jaxvi.diagnostics import Weighing, weighing_of
 from jaxvi.families import Family, transform_and_log_prob
-from jaxvi.lanes import lane_results
 from jaxvi.target import Target, num_rows
 
 _SLICE = 64  # draws that are evaluated together on a block of rows

@@ -16,15 +16,19 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
-from jaxvi._loop import Lane, Setup, block_length, run_lanes
+from jaxvi._engine.data_source import EvalDraws, Whole
+from jaxvi._engine.lanes import lane_results, noise_keys
+from jaxvi._engine.loop import Lane, block_length, run_lanes
+from jaxvi._engine.placement import Seen
+from jaxvi._engine.ranking import Ranking, in_calls, is_sharp, ranking_of
+from jaxvi._engine.setup import Setup
+from jaxvi._engine.starts import WarmStart, lanes_at_starts
 from jaxvi._numerics import Keys, split_key
-from jaxvi._placement import Seen
-from jaxvi._ranking import Ranking, in_calls, is_sharp, ranking_of
 from jaxvi._sampling import draw_and_weigh
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.data import is_spread, rows_here
-from jaxvi.lanes import WarmStart, lane_results, lanes_at_starts, noise_keys
+from jaxvi.diagnostics import Weighing
 from jaxvi.mesh import LANES, ROWS, is_first, processes, round_up
 
 _EVERYWHERE = PartitionSpec()
@@ -324,3 +328,19 @@ def _weigh(
         out_specs=own,
         check_vma=False,
     )(key, call, phis, data)
+
+
+class Spread(Whole):
+    """All data at every step, on the devices of a mesh."""
+
+    def __init__(self, place: OnMesh, setup: Setup, data: Data) -> None:
+        super().__init__(place.place_setup(setup), place.place_data(data))
+        self._place = place
+
+    def rank(
+        self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], draws: EvalDraws
+    ) -> tuple[Ranking, Weighing | None]:
+        """There, too."""
+        return self._place.rank(
+            keys, phi, status, self.first, setup=self.setup, **draws._asdict()
+        ), None

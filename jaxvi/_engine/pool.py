@@ -21,15 +21,17 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxvi._compilation import ONCE, STEPS, compile_clock, light_jit
-from jaxvi._loop import AnySetup, Lane, Setup, block_length, run_cohorts
-from jaxvi._memory import noise_size
+from jaxvi._engine.history import StretchedHistory
+from jaxvi._engine.lanes import lane_results, noise_keys
+from jaxvi._engine.limits import MAX_BLOCKS, next_blocks
+from jaxvi._engine.loop import Lane, block_length, run_cohorts
+from jaxvi._engine.memory import noise_size
+from jaxvi._engine.race import Race
+from jaxvi._engine.setup import AnySetup, Setup
+from jaxvi._engine.starts import Starts, WarmStart, lanes_at_starts
 from jaxvi._numerics import Keys
-from jaxvi._pace import MAX_BLOCKS, next_blocks
-from jaxvi._race import Race
 from jaxvi._status import Status
-from jaxvi._stretched_history import StretchedHistory
 from jaxvi._types import Data
-from jaxvi.lanes import Starts, WarmStart, lane_results, lanes_at_starts, noise_keys
 
 _SHARE = 16  # a cohort is one in so many lanes
 _MOST_COHORTS = 64

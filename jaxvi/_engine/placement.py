@@ -5,10 +5,11 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxvi._loop import Lane, Setup
+from jaxvi._engine.lanes import advance_lanes, lane_results
+from jaxvi._engine.loop import Lane
+from jaxvi._engine.setup import Setup
 from jaxvi._numerics import Keys
 from jaxvi._types import Data, Phi
-from jaxvi.lanes import advance_lanes, lane_results
 
 
 class Seen(NamedTuple):

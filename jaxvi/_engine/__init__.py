@@ -1,0 +1,72 @@
+"""The engine: setups, the step loop, lanes of restarts, chunks, pools, ranking."""
+
+from jaxvi._engine.data_source import (
+    EvalDraws,
+    Feed,
+    Streamed,
+    Whole,
+    check_data,
+    check_solver,
+    default_draws,
+    feeding,
+)
+from jaxvi._engine.driver import Run, run_chunks, run_pool
+from jaxvi._engine.history import History
+from jaxvi._engine.interrupts import interrupts
+from jaxvi._engine.lanes import advance_lanes, lane_results
+from jaxvi._engine.limits import MAX_BLOCKS, Limits
+from jaxvi._engine.loop import Lane, start_lane
+from jaxvi._engine.memory import MOST_TOGETHER, out_of_memory, usual_width, warn_of_memory
+from jaxvi._engine.on_mesh import OnMesh, Spread
+from jaxvi._engine.placement import OneDevice
+from jaxvi._engine.pool import Pool, PoolUse
+from jaxvi._engine.progress import Progress, Reporter, make_reporter
+from jaxvi._engine.ranking import Ranking
+from jaxvi._engine.run import LaneResult, run
+from jaxvi._engine.setup import ConjugateSetup, Setup, make_setup
+from jaxvi._engine.snapshot import Snapshot
+from jaxvi._engine.starts import Starts, WarmStart, start_lanes
+
+__all__ = [
+    "MAX_BLOCKS",
+    "MOST_TOGETHER",
+    "ConjugateSetup",
+    "EvalDraws",
+    "Feed",
+    "History",
+    "Lane",
+    "LaneResult",
+    "Limits",
+    "OnMesh",
+    "OneDevice",
+    "Pool",
+    "PoolUse",
+    "Progress",
+    "Ranking",
+    "Reporter",
+    "Run",
+    "Setup",
+    "Snapshot",
+    "Spread",
+    "Starts",
+    "Streamed",
+    "WarmStart",
+    "Whole",
+    "advance_lanes",
+    "check_data",
+    "check_solver",
+    "default_draws",
+    "feeding",
+    "interrupts",
+    "lane_results",
+    "make_reporter",
+    "make_setup",
+    "out_of_memory",
+    "run",
+    "run_chunks",
+    "run_pool",
+    "start_lane",
+    "start_lanes",
+    "usual_width",
+    "warn_of_memory",
+]

@@ -1,0 +1,104 @@
+"""Setups: everything static about an optimisation, which keys its compiled programs."""
+
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
+
+from jaxvi._types import Data
+from jaxvi.families import Family
+from jaxvi.noise import Fresh, NoiseSource
+from jaxvi.objectives import ELBO, Objective
+from jaxvi.solvers import (
+    Ascent,
+    ConjugateModel,
+    ConjugateProblem,
+    Defaults,
+    HasDefaults,
+    HasPreparation,
+    HasRequirements,
+    Problem,
+    Solver,
+    Stochastic,
+    default_family,
+)
+from jaxvi.target import Target
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything static about an optimisation; equal setups share compiled programs."""
+
+    target: Target
+    family: Family
+    objective: Objective
+    solver: Solver
+    noise: NoiseSource
+
+    def check(self) -> None:
+        """Raise before tracing where the parts don't fit each other."""
+        self.objective.check(self.family)
+        self.noise.check(self.family, self.objective.num_draws)
+        if isinstance(self.solver, HasRequirements):
+            self.solver.check(self.family, self.objective, self.noise, self.target.dim)
+
+    def prepared(self, data: Data, dtype: jnp.dtype) -> "Setup":
+        """With a solver that has looked at the problem."""
+        if not isinstance(self.solver, HasPreparation):
+            return self
+        return replace(self, solver=self.solver.prepare(self.problem(data), dtype))
+
+    def problem(self, data: Data) -> Problem:
+        """What a solver may evaluate, with these data."""
+        return Problem(self.target, self.family, self.objective, data)
+
+    @property
+    def shared(self) -> bool:
+        """Whether all lanes see the same noise."""
+        return self.noise.shared
+
+    def draw(self, key: Key[Array, ""], step: int | Int[Array, ""], dtype: jnp.dtype) -> Array:
+        """The noise of a step."""
+        num, dim = self.objective.num_draws, self.target.dim
+        return self.noise.draw(key, step, self.family, num, dim, dtype)
+
+
+@dataclass(frozen=True)
+class ConjugateSetup:
+    """The same for a model whose bound and ascent are closed formulas: there is no noise."""
+
+    model: ConjugateModel
+    solver: Solver
+
+    @property
+    def shared(self) -> bool:
+        """Lanes share that there is none."""
+        return True
+
+    def draw(self, key: Key[Array, ""], step: int | Int[Array, ""], dtype: jnp.dtype) -> Array:
+        """Nothing."""
+        return jnp.zeros((0, 0), dtype)
+
+    def problem(self, data: Ascent) -> ConjugateProblem:
+        """What the solver may evaluate, with these data."""
+        return ConjugateProblem(self.model, data)
+
+
+AnySetup: TypeAlias = Setup | ConjugateSetup
+
+
+def make_setup(target: Target, family: Any, objective: Any, solver: Any, noise: Any) -> Setup:
+    """The parts as given, and where there is None what suits the solver."""
+    solver = Stochastic() if solver is None else solver
+    if isinstance(solver, HasDefaults):
+        default = solver.defaults(family, target.dim)
+    else:
+        default = Defaults(default_family(target.dim), ELBO(), Fresh())
+    return Setup(
+        target,
+        default.family if family is None else family,
+        default.objective if objective is None else objective,
+        solver,
+        default.noise if noise is None else noise,
+    )
