@@ -13,8 +13,8 @@ from benchmarks._solvers_measure import ALL, Cell, Judge, Scorer
 from benchmarks._solvers_methods import Method, Outcome, Task
 from benchmarks.posteriors import Posterior, Score
 from jaxvi import Status
-from jaxvi.result import evidence_of
-from jaxvi.verdict import judge
+from jaxvi.results._fit_result import evidence_of
+from jaxvi.results._verdict import judge
 
 LOOSE = 0.15  # sds, and relative of sds: what the larger posteriors are judged on
 _DRAW_KEY = 1_000

@@ -16,8 +16,8 @@ from jaxvi import FullRank, LowRank, MeanField, Status, Stochastic
 from jaxvi.diagnostics import linear_response
 from jaxvi.families import CouplingFlow, Family
 from jaxvi.noise._antithetic import Antithetic
-from jaxvi.resample import importance_resample
-from jaxvi.result import FitError
+from jaxvi.results._fit_result import FitError
+from jaxvi.results._resample import importance_resample
 from jaxvi.solvers import (
     BatchAndMatch,
     FrozenNoise,

@@ -21,8 +21,7 @@ from jaxvi.mesh import make_mesh
 from jaxvi.modes import Modes, find_modes
 from jaxvi.noise import Antithetic, Fresh, Frozen, MomentMatched, Sobol
 from jaxvi.objectives import ELBO
-from jaxvi.resample import Resampled, importance_resample
-from jaxvi.result import Fit, FitError
+from jaxvi.results import Fit, FitError, Resampled, importance_resample
 from jaxvi.solvers import (
     BatchAndMatch,
     FrozenNoise,

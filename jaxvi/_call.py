@@ -16,7 +16,7 @@ from jaxvi._fingerprint import fingerprint
 from jaxvi._types import Data
 from jaxvi.data import Stream
 from jaxvi.mesh import describe_mesh
-from jaxvi.result import Fit
+from jaxvi.results import Fit
 from jaxvi.target import Target
 
 FORMAT = 2

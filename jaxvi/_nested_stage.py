@@ -11,7 +11,7 @@ from jaxvi._types import Data
 from jaxvi.diagnostics import LEAST_EFFICIENCY
 from jaxvi.nested import Nested, NestedLaplace, nested_laplace
 from jaxvi.noncentering import find_drivers
-from jaxvi.result import Fit
+from jaxvi.results import Fit
 
 _UP_TO = 256  # dimensions: Hessians of all others, at some thousand values
 _FEW_VALUES = 0.1  # efficiency of values of the drivers, below which they tell nothing

@@ -48,7 +48,7 @@ from jaxvi.families import (
 from jaxvi.fit import fit_restarts
 from jaxvi.nested import Nested
 from jaxvi.noncentering import driver_names, find_noncentering
-from jaxvi.result import Fit, Stage, Stock, Timing, errors_of, evidence_of
+from jaxvi.results import Fit, Stage, Stock, Timing, errors_of, evidence_of
 from jaxvi.solvers import NaturalGradient
 from jaxvi.target import Target
 

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Key
 from jaxvi._numerics import fold_in
 from jaxvi._sampling import MOST_LEAPS, fewest_leaps
 from jaxvi.diagnostics import Drift, Groups, Movement, acceptance, compare, is_still, whitening
+from jaxvi.results import WORST_LOG_SD, WORST_MEAN
 from jaxvi.target import Target
-from jaxvi.verdict import WORST_LOG_SD, WORST_MEAN
 
 _WIDE_ROUNDS = 2  # of all chains: what is left then takes long chains, not many
 _SURE = 0.8  # of what "ok" has to rule out

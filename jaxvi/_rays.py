@@ -14,7 +14,7 @@ from jaxvi._sampling import values_of
 from jaxvi._types import Data
 from jaxvi.families import FullRank
 from jaxvi.families._full_rank import scale_tril_on_host
-from jaxvi.result import Fit
+from jaxvi.results import Fit
 from jaxvi.target import Target
 
 _UP_TO = 12  # dimensions: in more, too few rays pass anywhere near a mode of no known direction

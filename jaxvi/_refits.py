@@ -12,7 +12,7 @@ from jaxvi.families import CouplingFlow, FullRank, Noncentering, NoncenteringPar
 from jaxvi.fit import fit_restarts
 from jaxvi.noise import Antithetic
 from jaxvi.objectives import ELBO
-from jaxvi.result import Fit
+from jaxvi.results import Fit
 from jaxvi.solvers import NaturalGradient, Stochastic
 from jaxvi.target import pullback
 

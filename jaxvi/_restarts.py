@@ -15,7 +15,7 @@ from jaxvi._sampling import _values, values_of
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.families import Family, HasCovariance, HasMoments
-from jaxvi.result import Fit
+from jaxvi.results import Fit
 from jaxvi.target import Target
 
 _APART = 4.0  # sds between the means of separate modes, along the way from one to the other

@@ -5,8 +5,7 @@ from typing import TypeAlias
 from jaxvi._numerics import on_device
 from jaxvi.diagnostics import ALIKE, LEAST_EFFICIENCY, Weighing, is_small
 from jaxvi.nested import Nested
-from jaxvi.result import Stock, errors_of
-from jaxvi.verdict import Errors
+from jaxvi.results import Errors, Stock, errors_of
 
 Told: TypeAlias = tuple[Stock | None, Errors]  # None where q's plain draws serve
 

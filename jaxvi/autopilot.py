@@ -22,7 +22,7 @@ from jaxvi.fit import fit_restarts
 from jaxvi.mesh import check_mesh, processes, writes
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
-from jaxvi.result import Fit
+from jaxvi.results import Fit
 from jaxvi.solvers import Solver
 from jaxvi.target import Target
 

@@ -18,7 +18,7 @@ from jaxvi.families import Family
 from jaxvi.mesh import check_mesh, describe_mesh, writes
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
-from jaxvi.result import Fit
+from jaxvi.results import Fit
 from jaxvi.solvers import Solver
 from jaxvi.target import Target
 

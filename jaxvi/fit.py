@@ -67,7 +67,7 @@ from jaxvi._numerics import Keys, split_key
 from jaxvi._types import Data
 from jaxvi.data import Stream, placed
 from jaxvi.diagnostics import Weighing
-from jaxvi.result import Fit, Timing, evidence_of, warm_start
+from jaxvi.results import Fit, Timing, evidence_of, warm_start
 from jaxvi.target import Target
 
 CompileAlso: TypeAlias = Callable[[Setup, Any, Data], Iterable[Lowering]]

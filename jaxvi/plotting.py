@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
-from jaxvi.result import Fit
+from jaxvi.results import Fit
 
 # Okabe and Ito's palette without its yellow: told apart by colour-blind readers too
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from jaxvi import plotting
 from jaxvi._status import Status
-from jaxvi.result import Fit
+from jaxvi.results import Fit
 
 _MOST_OPTIMA = 8
 _TABLE_WIDTH = 100

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxvi
-from jaxvi.result import Fit, evidence_of
+from jaxvi.results._fit_result import Fit, evidence_of
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import jaxvi
 from jaxvi import Status, families
 from jaxvi.families import NormalNoiseFamily
 from jaxvi.objectives import Objective
-from jaxvi.resample import importance_resample
+from jaxvi.results._resample import importance_resample
 from jaxvi.solvers import Pathfinder
 from jaxvi.solvers._deterministic.path_gaussian import (
     PathGaussian,

@@ -14,7 +14,7 @@ from jaxvi import plotting, report
 from jaxvi._engine.history import History
 from jaxvi._engine.setup import Setup
 from jaxvi._status import Status
-from jaxvi.result import Fit, Timing
+from jaxvi.results._fit_result import Fit, Timing
 
 NUM_LANES = 6
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 import jaxvi
-from jaxvi import Status, resample
+from jaxvi import Status
 from jaxvi._engine.history import History
 from jaxvi._engine.setup import Setup
 from jaxvi.diagnostics import khat_threshold
 from jaxvi.families import FullRankParams
-from jaxvi.resample import Resampled, importance_resample
-from jaxvi.result import Fit, FitError, Timing
+from jaxvi.results import _resample
+from jaxvi.results._fit_result import Fit, FitError, Timing
+from jaxvi.results._resample import Resampled, importance_resample
 
 MEAN, SCALE = jnp.array([3.0, -1.0]), jnp.array([0.5, 2.0])
 OFFSET = 1.7
@@ -135,7 +136,7 @@ def test_the_evidence_has_the_error_that_is_reported() -> None:
     lanes = [(MODES[0] + 0.5, [1.4, 1.2]), (MODES[1], [1.2, 1.5])]
     fit = made_fit(TWO_MODES, lanes)
     draw = functools.partial(
-        resample._resample, setup=fit.setup, num=1, num_proposals=200, replace=True, smooth=False
+        _resample._resample, setup=fit.setup, num=1, num_proposals=200, replace=True, smooth=False
     )
     keys = jax.random.split(jax.random.key(8), 150)
     drawn = jax.jit(jax.vmap(lambda key: draw(key, fit.phi, None)))(keys)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from jaxvi._status import Status
-from jaxvi.verdict import Errors, Evidence, judge
+from jaxvi.results._verdict import Errors, Evidence, judge
 
 GOOD = Evidence(
     status=Status.CONVERGED,

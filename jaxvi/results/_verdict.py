@@ -7,7 +7,6 @@ from jaxvi._status import Status
 from jaxvi.diagnostics import LEAST_EFFICIENCY
 
 Level = Literal["ok", "caution", "failed"]
-
 # Errors in standard deviations, and of the log of standard deviations, that "ok" rules out.
 WORST_MEAN, WORST_LOG_SD = 0.25, 0.22
 _FORGOTTEN = 0.3  # correlation with the start above which chains have not mixed

@@ -5,20 +5,18 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxvi import _arguments
-from jaxvi._engine import History, LaneResult, PoolUse, Setup, WarmStart
+from jaxvi._engine import History, LaneResult, PoolUse, Setup
 from jaxvi._numerics import fold_in, generator_of, pytrees
 from jaxvi._sampling import Approximation, constrain_rows, draw_and_weigh, draws_each
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.data import in_memory, whole
 from jaxvi.diagnostics import Agreement, Drift, Weighing, agreement, pareto_smooth, weigh
-from jaxvi.families import FullRank, HasCovariance, HasGaussianInit, HasMoments
-from jaxvi.verdict import Errors, Evidence, Level, judge
+from jaxvi.results._verdict import Errors, Evidence, Level, judge
 
 _CLEARLY = 4.0  # standard errors
 _TOLD, _WORSE = 1.0, 10.0  # standard errors of bounds: nats, and times the best lane's
@@ -348,42 +346,3 @@ def errors_of(drift: Drift, by: str) -> Errors:
     """What a drift says of the errors of the draws that it is measured from."""
     least, most = drift.at_least(), drift.at_most()
     return Errors((least[0], most[0]), (least[1], most[1]), by)
-
-
-def warm_start(fit: Fit, setup: Setup, dtype: Any) -> WarmStart:
-    """The best lane of `fit` as a start for another setup of the same dimension.
-
-    Raises:
-        ValueError: another dimension, or moments that are not finite.
-        TypeError: families that differ and can't be carried over.
-    """
-    if fit.setup.target.dim != setup.target.dim:
-        raise ValueError(
-            f"start: expected a fit of dimension {setup.target.dim} like the target's; got one of "
-            f"dimension {fit.setup.target.dim}."
-        )
-    source, family = fit.setup.family, setup.family
-    phi = jax.tree.map(lambda leaf: leaf.astype(dtype), fit.lane(fit.best).phi)
-    if source == family:
-        draws = fit.sample_unconstrained(jax.random.key(0), 64).astype(dtype)
-        return WarmStart(jnp.median(draws, axis=0), phi, None)
-    if not isinstance(family, HasGaussianInit):
-        raise TypeError(
-            "start: expected a family with an init_gaussian method, to start from a fit of another "
-            f"one; got {family!r}; try a pytree of parameters as start."
-        )
-    if not (isinstance(source, HasMoments) and isinstance(source, HasCovariance)):
-        raise TypeError(
-            "start: expected a fit of a family with moments and covariance, such as "
-            f"jaxvi.FullRank(), or of {family!r} itself; got one of {source!r}."
-        )
-    if isinstance(source, FullRank):  # of the product, rounding may leave no factor
-        scale_tril = source.scale_tril(phi)
-    else:
-        scale_tril = jnp.linalg.cholesky(source.covariance(phi))
-    if not bool(jnp.isfinite(scale_tril).all()):
-        raise ValueError(
-            "start: expected a fit with a finite, positive definite covariance; got one of "
-            f"{source!r} without."
-        )
-    return WarmStart(source.moments(phi).mean, None, scale_tril)

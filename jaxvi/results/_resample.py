@@ -20,7 +20,7 @@ from jaxvi._types import Data, Phi, Scalar
 from jaxvi.data import in_memory
 from jaxvi.diagnostics import ParetoSmoothed, agreement, khat_threshold, pareto_smooth
 from jaxvi.families import transform_and_log_prob
-from jaxvi.result import Fit, FitError
+from jaxvi.results._fit_result import Fit, FitError
 from jaxvi.target import log_probs
 
 _USABLE = (Status.CONVERGED, Status.STEP_LIMIT, Status.STALLED, Status.INTERRUPTED)
