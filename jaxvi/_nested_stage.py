@@ -9,8 +9,7 @@ from jaxvi._numerics import fold_in
 from jaxvi._sampling import Approximation
 from jaxvi._types import Data
 from jaxvi.diagnostics import LEAST_EFFICIENCY
-from jaxvi.nested import Nested, NestedLaplace, nested_laplace
-from jaxvi.noncentering import find_drivers
+from jaxvi.hierarchical import Nested, NestedLaplace, find_drivers, nested_laplace
 from jaxvi.results import Fit
 
 _UP_TO = 256  # dimensions: Hessians of all others, at some thousand values

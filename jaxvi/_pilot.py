@@ -16,7 +16,6 @@ from jaxvi._checkpoint import Batch, Checkpoints
 from jaxvi._compilation import compile_clock, one_thread
 from jaxvi._door import NoStart, Unconstrained
 from jaxvi._engine import Reporter
-from jaxvi._nested_chains import nested_movement
 from jaxvi._nested_stage import approximation_of, given_drivers
 from jaxvi._numerics import fold_in, on_device
 from jaxvi._polish import polish
@@ -46,8 +45,7 @@ from jaxvi.families import (
     Transformed,
 )
 from jaxvi.fit import fit_restarts
-from jaxvi.nested import Nested
-from jaxvi.noncentering import driver_names, find_noncentering
+from jaxvi.hierarchical import Nested, driver_names, find_noncentering, nested_movement
 from jaxvi.results import Fit, Stage, Stock, Timing, errors_of, evidence_of
 from jaxvi.solvers import NaturalGradient
 from jaxvi.target import Target

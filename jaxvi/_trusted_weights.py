@@ -4,7 +4,7 @@ from typing import TypeAlias
 
 from jaxvi._numerics import on_device
 from jaxvi.diagnostics import ALIKE, LEAST_EFFICIENCY, Weighing, is_small
-from jaxvi.nested import Nested
+from jaxvi.hierarchical import Nested
 from jaxvi.results import Errors, Stock, errors_of
 
 Told: TypeAlias = tuple[Stock | None, Errors]  # None where q's plain draws serve

@@ -8,15 +8,16 @@ from scipy import integrate, stats
 
 import jaxvi
 from jaxvi._compilation.jaxprs import equations
-from jaxvi._conditionals import conditionals
-from jaxvi._mode_search import Search
-from jaxvi._nested_chains import nested_movement
-from jaxvi._proposals import Proposal, worth
-from jaxvi._split import Held, split
 from jaxvi.diagnostics import weigh
 from jaxvi.families._full_rank import scale_tril_on_host
-from jaxvi.nested import NestedLaplace, _masses, nested_laplace
-from jaxvi.noncentering import find_drivers
+from jaxvi.hierarchical._conditional_laplace import conditionals
+from jaxvi.hierarchical._hyperparameters import find_drivers
+from jaxvi.hierarchical._mode_search import Search
+from jaxvi.hierarchical._nested_family import NestedLaplace
+from jaxvi.hierarchical._nested_hmc import nested_movement
+from jaxvi.hierarchical._nested_laplace import _masses, nested_laplace
+from jaxvi.hierarchical._partition import Held, split
+from jaxvi.hierarchical._proposals import Proposal, worth
 from jaxvi.target._batched import hessian_products
 
 SEEN = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])

@@ -9,7 +9,7 @@ import jaxvi
 from jaxvi import _nested_stage
 from jaxvi.families import FullRank, Noncentering, NoncenteringParams, Transformed
 from jaxvi.families._transformed import TransformedParams
-from jaxvi.noncentering import find_noncentering
+from jaxvi.hierarchical._noncentering import find_noncentering
 from jaxvi.target._pullback import pullback, push
 
 GROUPS, STEPS, PHI = 40, 40, 0.7

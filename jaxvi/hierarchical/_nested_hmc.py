@@ -15,13 +15,14 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from jaxvi._compilation import STEPS, light_jit
-from jaxvi._conditionals import Conditional
 from jaxvi._numerics import fold_in, normals
 from jaxvi._sampling import LONGEST, MOST_LEAPS, SHORTEST, adapted, chance_of, fewest_leaps
-from jaxvi._split import Split
 from jaxvi._types import Scalar
 from jaxvi.diagnostics import KEPT, Groups, Movement, move
-from jaxvi.nested import Nested, NestedLaplaceParams
+from jaxvi.hierarchical._conditional_laplace import Conditional
+from jaxvi.hierarchical._nested_family import NestedLaplaceParams
+from jaxvi.hierarchical._nested_laplace import Nested
+from jaxvi.hierarchical._partition import Split
 from jaxvi.target import Target, log_probs, values_and_gradients
 
 _FIRST_STEP = 0.7  # sds: these scales are right

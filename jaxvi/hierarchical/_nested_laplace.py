@@ -2,28 +2,24 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import ndtr
 from jaxtyping import Array, Float, Int, Key
 
 from jaxvi._arguments import instance, typed_key
-from jaxvi._compilation import one_at_a_time, one_thread
-from jaxvi._conditionals import Conditional, conditional
-from jaxvi._mode_search import BLOCK, Search, nearest
+from jaxvi._compilation import one_thread
 from jaxvi._numerics import fold_in, generator_of, on_device
-from jaxvi._proposals import Proposal, worth
 from jaxvi._sampling import features, values_of
-from jaxvi._split import Split, split
-from jaxvi._types import Data, Scalar
+from jaxvi._types import Data
 from jaxvi.diagnostics import Weighing, weighing_of, without_lost
 from jaxvi.families import FullRankParams
-from jaxvi.families._base import NormalNoiseFamily
 from jaxvi.families._full_rank import scale_tril_on_host
+from jaxvi.hierarchical._conditional_laplace import Conditional
+from jaxvi.hierarchical._mode_search import BLOCK, Search, nearest
+from jaxvi.hierarchical._nested_family import NestedLaplaceParams
+from jaxvi.hierarchical._partition import Split, split
+from jaxvi.hierarchical._proposals import Proposal, worth
 from jaxvi.target import Target
 
 _TRIED = 512  # of them in a round
@@ -32,90 +28,6 @@ _LAST = 3  # proposals that draw the last values: one alone may miss a tail
 _GOOD, _LOST = 0.5, 0.01  # share of values with a mode at least; of their mass lost at most
 _NEAR = 2.0  # sds within which a value without a mode is as likely as one that has one
 _LEAST, _ROUNDS, _EVEN = 3, 8, 0.35  # rounds; efficiency at which the last one follows
-
-
-class NestedLaplaceParams(NamedTuple):
-    """Values of the drivers, where the others are most likely, and the logs of their weights."""
-
-    drivers: Float[Array, "values drivers"]
-    modes: Float[Array, "values others"]
-    log_weights: Float[Array, "values"]
-    log_evidence: Scalar
-    at: Split
-    data: Data
-
-
-@dataclass(frozen=True)
-class NestedLaplace(NormalNoiseFamily):
-    r"""q(drivers) q(others | drivers), as integrated nested Laplace approximations have it.
-
-    $q(z) = \tilde p(\phi) / \hat Z \cdot N(\theta;\, m(\phi),\, H(\phi)^{-1})$ with m the mode
-    of log p in the others $\theta$ at given drivers $\phi$, -H the Hessian there and
-    $\tilde p(\phi) = p(\phi, m) (2\pi)^{n/2} |H|^{-1/2}$ (Rue, Martino and Chopin 2009). Where log
-    p is quadratic in the others it is the posterior, funnels and all. Drivers are drawn from the
-    weighted values of `nested_laplace`, which makes its parameters. A draw or a density costs
-    Newton's method: some Hessians and Cholesky factors in as many dimensions as there are others.
-
-    Args:
-        target: the log density.
-    """
-
-    target: Target
-
-    def init(
-        self, key: Key[Array, ""], dim: int, *, start: Float[Array, "dim"] | None = None
-    ) -> NestedLaplaceParams:
-        """None: it is found, not optimised.
-
-        Raises:
-            TypeError: always.
-        """
-        raise TypeError(
-            "NestedLaplace: expected parameters from jaxvi.nested.nested_laplace; there is none to "
-            "start an optimisation from; try jaxvi.fit(key, target) or another family."
-        )
-
-    def noise_size(self, dim: int) -> int:
-        """One that picks the drivers, and more than enough for the others."""
-        return 1 + dim
-
-    def transform(
-        self, phi: NestedLaplaceParams, noise: Float[Array, "noise"]
-    ) -> Float[Array, "dim"]:
-        """The others drawn given the drivers that the first normal picks."""
-        return self.transform_and_log_prob(phi, noise)[0]
-
-    def transform_and_log_prob(
-        self, phi: NestedLaplaceParams, noise: Float[Array, "noise"]
-    ) -> tuple[Float[Array, "dim"], Scalar]:
-        """z and log q(z)."""
-        shares = jnp.cumsum(jax.nn.softmax(phi.log_weights))
-        which = jnp.searchsorted(shares / shares[-1], ndtr(noise[0]))
-        drivers = phi.drivers[which]
-        found = self._given(phi, drivers, phi.modes[which])
-        own = noise[1 : 1 + len(found.mode)]
-        z = phi.at.whole(drivers, found.mode + found.spread @ own)
-        return z, found.peak - phi.log_evidence - 0.5 * jnp.sum(own**2)
-
-    def log_prob(self, phi: NestedLaplaceParams, z: Float[Array, "dim"]) -> Scalar:
-        """log q(z)."""
-        drivers, others = phi.at.pick @ z, phi.at.rest @ z
-        which = nearest(phi.drivers, drivers[None], phi.at.sd)[0]
-        found = self._given(phi, drivers, phi.modes[which])
-        own = jnp.linalg.solve(found.spread, others - found.mode)
-        return found.peak - phi.log_evidence - 0.5 * jnp.sum(own**2)
-
-    def _given(
-        self,
-        phi: NestedLaplaceParams,
-        drivers: Float[Array, "drivers"],
-        start: Float[Array, "others"],
-    ) -> Conditional:
-        def find(phi: NestedLaplaceParams, drivers: Array, start: Array) -> Conditional:
-            return conditional(self.target, phi.at, drivers, start, phi.data)
-
-        found: Conditional = one_at_a_time(find)(phi, drivers, start)
-        return found
 
 
 class Nested(NamedTuple):

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxvi._conditionals import Conditional, conditionals
-from jaxvi._split import Split
 from jaxvi._types import Data
+from jaxvi.hierarchical._conditional_laplace import Conditional, conditionals
+from jaxvi.hierarchical._partition import Split
 from jaxvi.target import Target
 
 BLOCK = 128  # values of the drivers in one call

@@ -1,28 +1,19 @@
 """Finds which coordinates set the scale of others, and takes the scales out."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxvi._arguments import typed_key
-from jaxvi._compilation import ONCE, light_jit
-from jaxvi._numerics import generator_of
 from jaxvi._types import Data
 from jaxvi.families import FullRankParams, NoncenteringParams
-from jaxvi.families._full_rank import scale_tril_on_host
-from jaxvi.target import Target, hessian_products
+from jaxvi.hierarchical._curvature_slopes import _FEW, _MANY, _NOTABLE, _STRONG, _slopes, _third
+from jaxvi.target import Target
 
-_PAIRS = 4  # mirrored draws at which third derivatives are averaged
-_STRONG = 0.3  # nats that the children's scales alone move the density about, as a driver moves
-_NOTABLE = 0.1  # slope of a child, and relative to the largest
 _LEAST_RATE = 0.4  # of a scale; a log of one has 1 or 2
 _ALIKE = 0.25  # of that rate, by which those of the middle half of children may differ
 _LEFT = 0.01  # of a pivot: below it the others explain the coordinate
-_FEW, _MANY = 8, 64  # drivers there is room for
-_ORDER = 0.25  # of machine epsilon: differences lose 4 digits of 16 and 2 of 7, as does their step
 
 
 def find_noncentering(
@@ -94,120 +85,6 @@ def find_noncentering(
     rates = np.where(child[:, None], rates, 0.0)[:, known]
     loc = np.asarray(phi.loc, float)
     return _packed(unit, inverse, offset, drivers[known], loc, rates, z.dtype)
-
-
-def find_drivers(
-    key: Key[Array, ""], target: Target, phi: FullRankParams, data: Data = None
-) -> Int[np.ndarray, "drivers"]:
-    r"""Coordinates that the curvature of log p in all others depends on, at a dense Gaussian fit.
-
-    Given them the others are nearer to Gaussian: in a hierarchy they are its scales and
-    correlations. With h_i the second derivative of log p in z_i, averaged over q, and s_k q's
-    standard deviation of z_k, the effect of z_k is $s_k (\sum_i (h_i'/h_i)^2 / 2)^{1/2}$, primes
-    being slopes in z_k: the root of twice the nats by which a Gaussian for the others is off
-    where z_k is a standard deviation away. Of these sets the first is taken that is no more than 8
-    and no more than half of all, and in which one has an effect above 0.1: those above 0.3 and all
-    that are constrained; all that are constrained; those above 0.3 and of the constrained those
-    above 0.1; those above 0.1.
-
-    Args:
-        key: a random key.
-        target: the log density.
-        phi: parameters of `FullRank`.
-        data: handed to the log density.
-
-    Returns:
-        Their numbers, ascending; none where there is no such set.
-
-    Example:
-        >>> def funnel(z):
-        ...     return -0.5 * z[0] ** 2 - 0.5 * jnp.sum(z[1:] ** 2) * jnp.exp(-z[0]) - 2 * z[0]
-        >>> target = jaxvi.Target(funnel, jaxvi.Real((5,)))
-        >>> fit = jaxvi.fit(key, target, solver=jaxvi.NaturalGradient())
-        >>> find_drivers(key, target, fit.q.phi)
-        array([0])
-    """
-    found = _slopes(key, target, phi, data)
-    if found is None:
-        return np.empty(0, int)
-    effect = found.sd * np.sqrt(0.5 * (found.slopes**2).sum(axis=0))
-    constrained = target.constrained_coordinates()
-    strong, notable = effect > _STRONG, effect > _NOTABLE
-    for chosen in (strong | constrained, constrained, strong | (notable & constrained), notable):
-        if (chosen & notable).any() and chosen.sum() <= min(_FEW, target.dim // 2):
-            return np.flatnonzero(chosen)
-    return np.empty(0, int)
-
-
-class _Slopes(NamedTuple):
-    """Slopes of the log of each curvature (row) in each coordinate, and how they were seen.
-
-    That is: q's standard deviations, draws of it, and steps for differences along a coordinate.
-    """
-
-    slopes: Float[np.ndarray, "dim dim"]
-    sd: Float[np.ndarray, "dim"]
-    z: Float[Array, "draws dim"]
-    steps: Float[Array, "dim"]
-
-
-def _slopes(key: Key[Array, ""], target: Target, phi: FullRankParams, data: Data) -> _Slopes | None:
-    """None where some are not finite."""
-    dtype = phi.loc.dtype
-    factor = scale_tril_on_host(phi.log_diag, phi.lower)
-    # by NumPy: nothing is compiled for a few draws
-    half = generator_of(typed_key(key)).normal(size=(_PAIRS, target.dim))
-    mirrored = np.concatenate([half, -half]) @ factor.T
-    z = jnp.asarray(np.asarray(phi.loc, float)[None] + mirrored, dtype)
-    # in sds given all others: along one coordinate alone no more is near
-    own = 1.0 / np.linalg.norm(np.linalg.inv(factor), axis=0)
-    steps = jnp.asarray(float(jnp.finfo(dtype).eps) ** _ORDER * own, dtype)
-    eye, everywhere = jnp.eye(target.dim, dtype=dtype), jnp.ones(target.dim, dtype)
-    found = _third(z, eye, eye, steps, everywhere, data, target=target)
-    curvature, third, _ = (np.array(x, float) for x in found)
-    if not (np.isfinite(curvature).all() and np.isfinite(third).all()):
-        return None
-    concave = curvature < 0.0
-    slopes = np.where(concave[:, None], third / np.where(concave, curvature, 1.0)[:, None], 0.0)
-    np.fill_diagonal(slopes, 0.0)
-    return _Slopes(slopes, np.linalg.norm(factor, axis=1), z, steps)
-
-
-def driver_names(target: Target, params: NoncenteringParams) -> tuple[str, ...]:
-    """Names of the coordinates that set scales of others."""
-    names = target.coordinate_names()
-    return tuple(names[int(row.argmax())] for row in np.asarray(params.pick) if row.any())
-
-
-@light_jit(ONCE, static_argnames="target")
-def _third(
-    z: Float[Array, "draws dim"],
-    left: Float[Array, "rows dim"],
-    right: Float[Array, "rows dim"],
-    steps: Float[Array, "rows"],
-    others: Float[Array, "dim"],
-    data: Data,
-    *,
-    target: Target,
-) -> tuple[Float[Array, "rows"], Float[Array, "rows dim"], Float[Array, "rows"]]:
-    """For rows v of left and u of right, means over z of v^T H(z) u and its gradient g in z.
-
-    And of g^T z, over coordinates where `others` is one. The gradient is by differences of Hessian
-    products, `steps` v to both sides, and the value their mean: where log p is quadratic along v
-    both are exact. Third derivatives by JAX are a larger program, which no other has use for.
-    """
-
-    def one(row: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        v, u, step = row
-        away = (step * v)[None]
-        places = jnp.concatenate([z + away, z - away])
-        vectors = jnp.broadcast_to(u, (len(places), 1, u.size))
-        products = hessian_products(target, places, vectors, data)[:, 0]
-        gradients = (products[: len(z)] - products[len(z) :]) / (2.0 * step)
-        moments = jnp.sum(gradients * (z * others[None]), axis=1)
-        return products.mean(axis=0) @ v, gradients.mean(axis=0), moments.mean()
-
-    return lax.map(one, (left, right, steps), batch_size=min(8, len(left)))
 
 
 def _drivers(

@@ -9,8 +9,8 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Bool, Float
 
 from jaxvi._compilation import STEPS, light_jit, matrices_at_once
-from jaxvi._split import Split
 from jaxvi._types import Data, Scalar
+from jaxvi.hierarchical._partition import Split
 from jaxvi.target import Target, hessian_products, log_probs, values_and_gradients
 
 _MOST_STEPS = 24
@@ -18,7 +18,6 @@ _RAISED = 2.0  # by how much of the Gaussian's precision, where a density isn't 
 _NEAR = 1e-2  # squared length of a step, in sds of what is being found: the next one is its square
 _LENGTHS = np.array([1.0, 0.25, 0.03])  # of steps, of which the best is taken
 _SLICE = 32  # values of the drivers at a time
-
 # the others, log p there, steps so far, the length of the last one, whether it led higher
 _State: TypeAlias = tuple[Array, Array, Array, Array, Array]
 
