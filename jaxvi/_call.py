@@ -10,9 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from jaxvi import _specs
-from jaxvi._checkpoint import describe_data
-from jaxvi._fingerprint import fingerprint
+from jaxvi._persistence import describe_data, fingerprint, spec_json
 from jaxvi._types import Data
 from jaxvi.data import Stream
 from jaxvi.mesh import describe_mesh
@@ -108,4 +106,4 @@ def describe_target(target: Target) -> dict[str, Any]:
 
 def describe_part(part: Any) -> dict[str, Any]:
     """A digest, the part as JSON where it is of jaxvi's own, and its text."""
-    return {"digest": fingerprint(part), "spec": _specs.encode(part), "text": f"{part!r:.200}"}
+    return {"digest": fingerprint(part), "spec": spec_json.encode(part), "text": f"{part!r:.200}"}

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from jaxvi._checkpoint import Batch, Checkpoints
 from jaxvi._compilation import compile_clock, one_thread
 from jaxvi._door import NoStart, Unconstrained
 from jaxvi._engine import Reporter
 from jaxvi._nested_stage import approximation_of, given_drivers
 from jaxvi._numerics import fold_in, on_device
+from jaxvi._persistence import Batch, Checkpoints
 from jaxvi._polish import polish
 from jaxvi._rays import lower_rays, places_beyond
 from jaxvi._refits import LOST, flow_fit, noncentered_fit

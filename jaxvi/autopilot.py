@@ -8,9 +8,9 @@ from jaxtyping import Array
 
 from jaxvi import _arguments
 from jaxvi._call import Call, Parts, Width
-from jaxvi._checkpoint import Checkpoints, as_folder
 from jaxvi._door import check_reporter
 from jaxvi._engine import Reporter, default_draws
+from jaxvi._persistence import Checkpoints, as_folder
 from jaxvi._pilot import EFFORTS, GAUSSIAN_STEPS, Pilot
 from jaxvi._sampling import draws_each
 from jaxvi._types import Data

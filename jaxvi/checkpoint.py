@@ -8,10 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvi import _arguments, _call, _specs, _storage
-from jaxvi._checkpoint import RUN, Checkpoints, as_folder, describe_data, load_data, run_name
+from jaxvi import _arguments, _call
 from jaxvi._door import check_parts, check_reporter
 from jaxvi._engine import Reporter
+from jaxvi._persistence import (
+    RUN,
+    Checkpoints,
+    as_folder,
+    describe_data,
+    load_data,
+    npz_files,
+    run_name,
+    spec_json,
+)
 from jaxvi._types import Data
 from jaxvi.autopilot import launch
 from jaxvi.families import Family
@@ -117,7 +126,7 @@ def resume(
 
 def _header(folder: Path) -> dict[str, Any]:
     try:
-        header, _ = _storage.unpack(folder / RUN)
+        header, _ = npz_files.unpack(folder / RUN)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
             f"folder: expected one that jaxvi.fit(..., checkpoint=folder) has written to; got "
@@ -188,7 +197,7 @@ def _part(name: str, then: dict[str, Any], given: Any) -> Any:
             f"and can't be made from a file; got None; try jaxvi.resume(folder, target, "
             f"{name}=...) with the same."
         )
-    return _specs.decode(then["spec"])
+    return spec_json.decode(then["spec"])
 
 
 def _data(folder: Path, run: str, then: dict[str, Any], given: Data) -> Data:

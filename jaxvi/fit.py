@@ -15,7 +15,6 @@ from jaxtyping import Array
 
 from jaxvi import _arguments
 from jaxvi._call import Width
-from jaxvi._checkpoint import Batch
 from jaxvi._compilation import (
     Lowering,
     compile_clock,
@@ -64,6 +63,7 @@ from jaxvi._engine import (
     warn_of_memory,
 )
 from jaxvi._numerics import Keys, split_key
+from jaxvi._persistence import Batch
 from jaxvi._types import Data
 from jaxvi.data import Stream, placed
 from jaxvi.diagnostics import Weighing

@@ -20,12 +20,12 @@ import optax
 import pytest
 
 import jaxvi
-from jaxvi import _checkpoint, _specs, _storage, _trees_as_json
 from jaxvi._engine import limits
 from jaxvi._engine.setup import make_setup
 from jaxvi._engine.starts import WarmStart, start_lanes
-from jaxvi._fingerprint import fingerprint
 from jaxvi._numerics.random import split_key
+from jaxvi._persistence import checkpoints, npz_files, pytree_json, spec_json
+from jaxvi._persistence.fingerprint import fingerprint
 from jaxvi.fit import fit_restarts
 from jaxvi.supports import Positive, Real
 
@@ -266,9 +266,9 @@ def test_killed_at_random_moments_nothing_is_lost(
 
 def altered(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """The run's file with another header, as another version or machine would have written it."""
-    header, arrays = _storage.unpack(folder / "run.npz")
+    header, arrays = npz_files.unpack(folder / "run.npz")
     change(header)
-    _storage.write(folder / "run.npz", _storage.pack(header, arrays))
+    npz_files.write(folder / "run.npz", npz_files.pack(header, arrays))
 
 
 @pytest.fixture(scope="module")
@@ -349,12 +349,12 @@ def test_a_damaged_file_is_refused(stopped: Path, tmp_path: Path) -> None:
         path = tmp_path / name
         for place in np.linspace(0, len(content) - 1, 60).astype(int):
             path.write_bytes(content[:place])
-            with pytest.raises(_storage.DamagedFile, match="cut short or altered"):
-                _storage.unpack(path)
+            with pytest.raises(npz_files.DamagedFile, match="cut short or altered"):
+                npz_files.unpack(path)
             other = bytes([content[place] ^ 1])
             path.write_bytes(content[:place] + other + content[place + 1 :])
-            with pytest.raises(_storage.DamagedFile, match="cut short or altered"):
-                _storage.unpack(path)
+            with pytest.raises(npz_files.DamagedFile, match="cut short or altered"):
+                npz_files.unpack(path)
     for name in ("run.npz", "data.npz", "lanes-000.npz"):
         folder = tmp_path / f"without {name}"
         folder.mkdir()
@@ -380,17 +380,17 @@ def test_loading_executes_nothing(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, bomb=bomb)
     path = tmp_path / "run.npz"
-    packed = _storage.pack({}, {"bomb": np.zeros(1)})
-    assert _storage.pack({}, {"bomb": np.zeros(1)})[-64:] == packed[-64:]
+    packed = npz_files.pack({}, {"bomb": np.zeros(1)})
+    assert npz_files.pack({}, {"bomb": np.zeros(1)})[-64:] == packed[-64:]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(np, "savez", lambda file, **arrays: file.write(buffer.getvalue()))
-        path.write_bytes(_storage.pack({}, {}))
+        path.write_bytes(npz_files.pack({}, {}))
     with pytest.raises(ValueError, match="allow_pickle=False"):
-        _storage.unpack(path)
+        npz_files.unpack(path)
     assert not (tmp_path / "exploded").exists()
     for found in ({"spec": "Popen", "fields": {}}, {"optimiser": "__import__"}):
         with pytest.raises(ValueError, match=r"expected (one of|a specification)"):
-            _specs.decode([found])
+            spec_json.decode([found])
 
 
 def test_a_folder_in_use_or_without_a_checkpoint_is_refused(stopped: Path, tmp_path: Path) -> None:
@@ -406,7 +406,7 @@ def test_a_folder_in_use_or_without_a_checkpoint_is_refused(stopped: Path, tmp_p
     with pytest.raises(ValueError, match="a folder that can be written to"):
         cut(stopped / "run.npz" / "inside")
     with pytest.raises(TypeError, match="checkpoint: expected the path of a folder; got 3"):
-        _checkpoint.as_folder("checkpoint", 3)
+        checkpoints.as_folder("checkpoint", 3)
     with pytest.raises(ValueError, match="checkpoint_seconds: expected a finite number above 0"):
         cut(tmp_path / "new", checkpoint_seconds=0.0)
 
@@ -434,7 +434,7 @@ def test_data_that_are_not_kept_are_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Large ones, and containers that only their own code could make."""
-    monkeypatch.setattr(_checkpoint, "_MOST_DATA", 8)
+    monkeypatch.setattr(checkpoints, "_MOST_DATA", 8)
     cut(tmp_path / "large")
     monkeypatch.undo()
     own = jaxvi.Target(lambda params, data: log_density(params, data.y), SUPPORTS)
@@ -454,8 +454,8 @@ def test_data_that_are_not_kept_are_asked_for(
 def test_plain_trees_come_back_from_json(tree: Any) -> None:
     """The same structure and leaves; numbers stay plain numbers."""
     leaves = list(range(100, 100 + len(jax.tree.leaves(tree))))
-    found = json.loads(json.dumps(_trees_as_json.encode(tree)))
-    made = _trees_as_json.decode(found, leaves)
+    found = json.loads(json.dumps(pytree_json.encode(tree)))
+    made = pytree_json.decode(found, leaves)
     assert jax.tree.structure(made) == jax.tree.structure(tree)
     for i, (a, b) in enumerate(zip(jax.tree.leaves(made), jax.tree.leaves(tree), strict=True)):
         assert a == (b if type(b) in (int, float) else 100 + i)
@@ -529,13 +529,13 @@ def test_a_full_disk_stops_nothing(
 ) -> None:
     """One warning; the result is that of a run without checkpoints, and nothing is left lying."""
     whole = jaxvi.fit(KEY, TARGET, progress=False, **COARSE)
-    claim = _checkpoint.Checkpoints._claim
+    claim = checkpoints.Checkpoints._claim
 
-    def fills_up(checkpoints: _checkpoint.Checkpoints) -> None:
+    def fills_up(checkpoints: checkpoints.Checkpoints) -> None:
         claim(checkpoints)
         monkeypatch.setattr(*what, full_disk)
 
-    monkeypatch.setattr(_checkpoint.Checkpoints, "_claim", fills_up)
+    monkeypatch.setattr(checkpoints.Checkpoints, "_claim", fills_up)
     with pytest.warns(RuntimeWarning, match="could not be written.*No space left") as caught:
         fit = jaxvi.fit(
             *(KEY, TARGET), checkpoint=tmp_path, checkpoint_seconds=1e-6, progress=False, **COARSE
@@ -580,7 +580,7 @@ def test_interrupted_twice_the_last_checkpoint_is_whole(
         jaxvi.fit(KEY, TARGET, checkpoint=tmp_path, progress=first, **COARSE)
     monkeypatch.setattr(os, "fsync", sync)
     assert not list(tmp_path.glob("*.unfinished"))
-    header, _ = _storage.unpack(tmp_path / "lanes-000.npz")
+    header, _ = npz_files.unpack(tmp_path / "lanes-000.npz")
     assert header["numbers"]["step"] == 0  # from the beginning of the run
     assert_same(resume(tmp_path, TARGET), whole)
 
@@ -593,7 +593,7 @@ def test_one_interrupt_keeps_what_there_is(tmp_path: Path, short: None) -> None:
             signal.raise_signal(signal.SIGINT)
 
     fit = jaxvi.fit(KEY, TARGET, checkpoint=tmp_path, progress=report, **COARSE)
-    header, arrays = _storage.unpack(tmp_path / "lanes-000.npz")
+    header, arrays = npz_files.unpack(tmp_path / "lanes-000.npz")
     assert fit.interrupted
     assert header["numbers"]["step"] == 150 == fit.steps.max()
     assert_array_in(fit.phi, arrays)
@@ -626,9 +626,9 @@ def test_writing_takes_two_percent_at_most(
         writes.append(clock.now)
         clock.now += cost
 
-    monkeypatch.setattr(_checkpoint, "time", clock)
-    monkeypatch.setattr(_storage, "write", write)
-    kept = _checkpoint.Checkpoints(tmp_path, seconds, dict, None, "run")
+    monkeypatch.setattr(checkpoints, "time", clock)
+    monkeypatch.setattr(npz_files, "write", write)
+    kept = checkpoints.Checkpoints(tmp_path, seconds, dict, None, "run")
     kept.open()
     while clock.now < 10_000.0:
         clock.now += 0.01

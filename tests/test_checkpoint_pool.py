@@ -11,8 +11,8 @@ import pytest
 import test_checkpoint as plain
 
 import jaxvi
-from jaxvi import _storage
 from jaxvi._engine import history, limits
+from jaxvi._persistence import npz_files
 
 SMALL: dict[str, Any] = {"data": plain.X, "num_restarts": 14, "num_eval_draws": 64, "pool": 5}
 CASES: dict[str, dict[str, Any]] = {
@@ -140,7 +140,7 @@ def test_a_damaged_pool_is_refused(tmp_path: Path) -> None:
         altered = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
         for damaged in (content[:place], altered):
             path.write_bytes(damaged)
-            with pytest.raises(_storage.DamagedFile, match="cut short or altered"):
+            with pytest.raises(npz_files.DamagedFile, match="cut short or altered"):
                 plain.resume(tmp_path, plain.TARGET)
 
 

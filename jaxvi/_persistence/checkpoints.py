@@ -21,10 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from jaxvi import _storage, _trees_as_json
 from jaxvi._engine import Snapshot
-from jaxvi._fingerprint import fingerprint
-from jaxvi._stream_identity import identify
+from jaxvi._persistence import npz_files, pytree_json
+from jaxvi._persistence.fingerprint import fingerprint
+from jaxvi._persistence.stream_digest import identify
 from jaxvi._types import Data
 from jaxvi.data import Stream, checksum, is_spread
 
@@ -77,13 +77,13 @@ class Checkpoints:
             if (self.folder / RUN).exists():
                 self._refuse()
         if self.writes:
-            _storage.sweep(self.folder)
+            npz_files.sweep(self.folder)
         self._due = time.perf_counter() + self.seconds
 
     def _claim(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _storage.write(self.folder / "claim", b"")
+            npz_files.write(self.folder / "claim", b"")
             (self.folder / "claim").unlink()
         except OSError as error:
             raise ValueError(
@@ -93,8 +93,8 @@ class Checkpoints:
 
     def _refuse(self) -> None:
         try:
-            found, _ = _storage.unpack(self.folder / RUN)
-        except _storage.DamagedFile:
+            found, _ = npz_files.unpack(self.folder / RUN)
+        except npz_files.DamagedFile:
             found = {}
         if run_name(found) == self.run:
             raise ValueError(
@@ -124,9 +124,9 @@ class Checkpoints:
         try:
             if not self._begun:
                 self._write_data()  # before the lanes, and they before the run
-            _storage.write(self.folder / name, _storage.pack(header, arrays))
+            npz_files.write(self.folder / name, npz_files.pack(header, arrays))
             if not self._begun:
-                _storage.write(self.folder / RUN, _storage.pack(self._header, {}))
+                npz_files.write(self.folder / RUN, npz_files.pack(self._header, {}))
                 self._begun = True
             return True
         except (OSError, MemoryError) as error:
@@ -140,7 +140,7 @@ class Checkpoints:
         if self._header["data"]["structure"] is not None:
             leaves = jax.tree.leaves(self.data)
             arrays = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
-            _storage.write(self.folder / DATA, _storage.pack({"run": self.run}, arrays))
+            npz_files.write(self.folder / DATA, npz_files.pack({"run": self.run}, arrays))
 
     def _warn(self, error: Exception) -> None:
         if not self._warned:
@@ -183,7 +183,7 @@ class Batch:
         self._identity = fingerprint((parts, start if self.number else None))
         if not self.checkpoints.resumed or not self.path.exists():
             return None
-        header, arrays = _storage.unpack(self.path)
+        header, arrays = npz_files.unpack(self.path)
         same = header["run"] == self.checkpoints.run and header["batch"] == self._identity
         lanes = lanes_like(header["lanes"][0][1][0]) if same else None
         if not same or header["lanes"] != _shapes(lanes):
@@ -249,20 +249,20 @@ def describe_data(given: Data) -> dict[str, Any]:
         "kind": "arrays",
         "digest": fingerprint((str(jax.tree.structure(data)), contents)),
         "shapes": _shapes(data),
-        "structure": _trees_as_json.encode(given) if small else None,
+        "structure": pytree_json.encode(given) if small else None,
     }
 
 
 def load_data(folder: Path, run: str, structure: Any) -> Data:
     """The data that a run has written."""
-    header, arrays = _storage.unpack(folder / DATA)
+    header, arrays = npz_files.unpack(folder / DATA)
     if header["run"] != run:
         raise ValueError(
             f"resume: expected {DATA} of the run in {RUN}; got that of another one; try the whole "
             "folder as it was written."
         )
     leaves = [jnp.array(arrays[f"leaf{i}"]) for i in range(len(arrays))]
-    return _trees_as_json.decode(structure, leaves)
+    return pytree_json.decode(structure, leaves)
 
 
 def _shapes(tree: Any) -> list[list[Any]]:
