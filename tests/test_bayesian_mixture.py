@@ -15,7 +15,7 @@ from sklearn.mixture.tests import test_mixture as theirs_of_both
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from jaxvi.estimators import BayesianGaussianMixture
-from jaxvi.estimators._rows import layout
+from jaxvi.estimators._row_layout import layout
 
 Theirs = sklearn.mixture.BayesianGaussianMixture
 COVARIANCES = ("full", "tied", "diag", "spherical")

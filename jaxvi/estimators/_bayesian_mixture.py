@@ -19,9 +19,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from jaxvi._status import Status
 from jaxvi.diagnostics import agreement
 from jaxvi.estimators import _streaming
-from jaxvi.estimators._ascend import Ascended, ascend, in_groups, labels, log_joint
-from jaxvi.estimators._rows import Layout, as_data, in_blocks, layout, scatter
-from jaxvi.estimators._starts import Starter
+from jaxvi.estimators._coordinate_ascent import Ascended, ascend, in_groups, labels, log_joint
+from jaxvi.estimators._initialisation import Starter
+from jaxvi.estimators._row_layout import Layout, as_data, in_blocks, layout, scatter
 from jaxvi.models import ConjugateGaussianMixture, MixtureData, MixturePhi, MixturePrior
 
 _FLOATS = (np.float64, np.float32)

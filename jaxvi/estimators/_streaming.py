@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from jaxvi._types import Scalar
 from jaxvi.diagnostics import agreement
-from jaxvi.estimators._rows import as_data
+from jaxvi.estimators._row_layout import as_data
 from jaxvi.models import ConjugateGaussianMixture, MixtureData, MixturePhi, Sums
 
 

@@ -12,8 +12,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxvi._types import Scalar
-from jaxvi.estimators._ascend import first_step, from_responsibilities, given
-from jaxvi.estimators._rows import Layout, in_blocks
+from jaxvi.estimators._coordinate_ascent import first_step, from_responsibilities, given
+from jaxvi.estimators._row_layout import Layout, in_blocks
 from jaxvi.models import ConjugateGaussianMixture, MixtureData, MixturePhi
 
 ONE_BY_ONE = 10  # restarts for which k-means is scikit-learn's own, one after the other
