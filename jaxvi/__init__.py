@@ -18,7 +18,6 @@ from jaxvi.families import (
     Transformed,
 )
 from jaxvi.mesh import make_mesh
-from jaxvi.modes import Modes, find_modes
 from jaxvi.noise import Antithetic, Fresh, Frozen, MomentMatched, Sobol
 from jaxvi.objectives import ELBO
 from jaxvi.results import Fit, FitError, Resampled, importance_resample
@@ -67,7 +66,6 @@ __all__ = [
     "MeanField",
     "Minibatch",
     "Mixture",
-    "Modes",
     "MomentMatched",
     "NaturalGradient",
     "Ordered",
@@ -88,7 +86,6 @@ __all__ = [
     "Transformed",
     "diagnostics",
     "families",
-    "find_modes",
     "fit",
     "importance_resample",
     "interop",

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from jaxvi._compilation import compile_clock, one_thread
-from jaxvi._door import NoStart, Unconstrained
 from jaxvi._engine import Reporter
+from jaxvi._fitting import NoStart, Unconstrained, fit_restarts
 from jaxvi._nested_stage import approximation_of, given_drivers
 from jaxvi._numerics import fold_in, on_device
 from jaxvi._persistence import Batch, Checkpoints
@@ -44,7 +44,6 @@ from jaxvi.families import (
     Mixture,
     Transformed,
 )
-from jaxvi.fit import fit_restarts
 from jaxvi.hierarchical import Nested, driver_names, find_noncentering, nested_movement
 from jaxvi.results import Fit, Stage, Stock, Timing, errors_of, evidence_of
 from jaxvi.solvers import NaturalGradient

@@ -6,10 +6,10 @@ from typing import Any
 import optax
 from jaxtyping import Array, Key
 
+from jaxvi._fitting import fit_restarts
 from jaxvi._sampling import draws_each
 from jaxvi._status import Status
 from jaxvi.families import CouplingFlow, FullRank, Noncentering, NoncenteringParams
-from jaxvi.fit import fit_restarts
 from jaxvi.noise import Antithetic
 from jaxvi.objectives import ELBO
 from jaxvi.results import Fit

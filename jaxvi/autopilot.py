@@ -7,9 +7,8 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxvi import _arguments
-from jaxvi._call import Call, Parts, Width
-from jaxvi._door import check_reporter
-from jaxvi._engine import Reporter, default_draws
+from jaxvi._engine import Reporter
+from jaxvi._fitting import Call, Parts, Width, check_reporter, default_draws, fit_restarts
 from jaxvi._persistence import Checkpoints, as_folder
 from jaxvi._pilot import EFFORTS, GAUSSIAN_STEPS, Pilot
 from jaxvi._sampling import draws_each
@@ -18,7 +17,6 @@ from jaxvi.data import Minibatch
 from jaxvi.families import (
     Family,
 )
-from jaxvi.fit import fit_restarts
 from jaxvi.mesh import check_mesh, processes, writes
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective

@@ -8,9 +8,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvi import _arguments, _call
-from jaxvi._door import check_parts, check_reporter
+from jaxvi import _arguments
 from jaxvi._engine import Reporter
+from jaxvi._fitting import (
+    FORMAT,
+    Call,
+    Parts,
+    Width,
+    check_parts,
+    check_reporter,
+    describe_device,
+    describe_part,
+    describe_target,
+    describe_versions,
+    engine_dtype,
+)
 from jaxvi._persistence import (
     RUN,
     Checkpoints,
@@ -102,24 +114,24 @@ def resume(
     _arguments.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
     _arguments.number("checkpoint_seconds", checkpoint_seconds, above=0.0)
     check_reporter("progress", progress)
-    given = _call.Parts(family, objective, solver, noise, None)
+    given = Parts(family, objective, solver, noise, None)
     check_parts(family, objective, solver, noise)
     header = _header(where)
     name = run_name(header)
     _same_place(header)
     _same_target(header["target"], target)
-    parts = _call.Parts(
+    parts = Parts(
         *(_part(field, header["parts"][field], part) for field, part in given._asdict().items())
     )
     data = _data(where, name, header["data"], data)
-    _same("dtype", header["dtype"], _call.engine_dtype(target, data), "the dtype of then")
+    _same("dtype", header["dtype"], engine_dtype(target, data), "the dtype of then")
     key = jax.random.wrap_key_data(
         jnp.asarray(np.asarray(header["key"], np.uint32)), impl=header["key_impl"]
     )
     run = {"data": data, "start": None, "start_scale": 1.0} | header["numbers"]
     _same_mesh(header["width"]["mesh"], mesh)
-    width = _call.Width(**header["width"] | {"mesh": mesh})
-    call = _call.Call(key, target, parts, run, header["effort"], header["polish"], width)
+    width = Width(**header["width"] | {"mesh": mesh})
+    call = Call(key, target, parts, run, header["effort"], header["polish"], width)
     kept = Checkpoints(where, checkpoint_seconds, call.describe, data, name, writes(mesh))
     return launch(call, max_seconds, progress, kept)
 
@@ -132,20 +144,20 @@ def _header(folder: Path) -> dict[str, Any]:
             f"folder: expected one that jaxvi.fit(..., checkpoint=folder) has written to; got "
             f"{str(folder)!r}, where there is no {RUN}; try jaxvi.fit, which begins."
         ) from None
-    _same("format", header.get("format"), _call.FORMAT, "the version of jaxvi that wrote it")
+    _same("format", header.get("format"), FORMAT, "the version of jaxvi that wrote it")
     return header
 
 
 def _same_place(header: dict[str, Any]) -> None:
     """Versions and device, since others round differently."""
-    here, then = _call.describe_versions(), header["versions"]
+    here, then = describe_versions(), header["versions"]
     for name in sorted(here | then):
         _same(name, then.get(name), here.get(name), f"an environment with {name} {then.get(name)}")
-    _same("device", header["device"], _call.describe_device(), "the kind of device of then")
+    _same("device", header["device"], describe_device(), "the kind of device of then")
 
 
 def _same_target(then: dict[str, Any], target: Target) -> None:
-    now = _call.describe_target(target)
+    now = describe_target(target)
     _same("dimension", then["dim"], now["dim"], "the target of then")
     _same("supports", then["supports"], now["supports"], "the target of then")
     if then["digest"] != now["digest"]:
@@ -184,7 +196,7 @@ def _same(name: str, then: Any, now: Any, remedy: str) -> None:
 def _part(name: str, then: dict[str, Any], given: Any) -> Any:
     """The part that was given, if it is the same, else the one of the file."""
     if given is not None:
-        now = _call.describe_part(given)
+        now = describe_part(given)
         if now["digest"] != then["digest"]:
             raise ValueError(
                 f"{name}: expected that of the checkpoint, {then['text']}; got {given!r:.200}; try "

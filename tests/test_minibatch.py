@@ -12,16 +12,16 @@ from regression import TARGET, rows
 
 import jaxvi
 from jaxvi import Status
-from jaxvi._engine.data_source import default_draws
 from jaxvi._engine.lanes import lane_results
 from jaxvi._engine.ranking import rank_phis
 from jaxvi._engine.ranking_by_rows import rank_by_rows, slices
 from jaxvi._engine.setup import Setup
 from jaxvi._engine.starts import start_lanes
+from jaxvi._fitting.arguments import default_draws
+from jaxvi._fitting.fit_restarts import fit_restarts
 from jaxvi._numerics.random import split_key
 from jaxvi.data._batches import at_block, at_step, resident
 from jaxvi.data._minibatch import _divide, shifted, shuffle_seeds, shuffled_rows
-from jaxvi.fit import fit_restarts
 
 KEY = jax.random.key(4)
 SEEDS = shuffle_seeds(KEY)

@@ -1,15 +1,6 @@
 """The engine: setups, the step loop, lanes of restarts, chunks, pools, ranking."""
 
-from jaxvi._engine.data_source import (
-    EvalDraws,
-    Feed,
-    Streamed,
-    Whole,
-    check_data,
-    check_solver,
-    default_draws,
-    feeding,
-)
+from jaxvi._engine.data_source import EvalDraws, Feed, Streamed, Whole, feeding
 from jaxvi._engine.driver import Run, run_chunks, run_pool
 from jaxvi._engine.history import History
 from jaxvi._engine.interrupts import interrupts
@@ -53,9 +44,6 @@ __all__ = [
     "WarmStart",
     "Whole",
     "advance_lanes",
-    "check_data",
-    "check_solver",
-    "default_draws",
     "feeding",
     "interrupts",
     "lane_results",

@@ -35,65 +35,14 @@ from jaxvi.data import (
     stream_key,
 )
 from jaxvi.diagnostics import Weighing
-from jaxvi.solvers import Stochastic
-from jaxvi.target import Target, check_additive, num_rows
+from jaxvi.target import num_rows
 
 _CHUNK_BYTES = 2**25
 _RANKED = 16_384  # rows of a block of the last pass
-_ROWS_RANKED = 2**31  # rows times draws of all lanes, where nothing is asked for
-_FEWEST_DRAWS, _MOST_DRAWS = 64, 2_000
 
 
 class StreamBroke(Exception):
     """The source of a stream raised; its own exception is the cause."""
-
-
-def check_data(target: Target, data: Data, minibatch: Any) -> np.dtype:
-    """The engine's dtype; raises where target, data and minibatch don't go together."""
-    stream = isinstance(data, Stream)
-    if minibatch is None:
-        if stream:
-            raise TypeError(
-                "data: expected arrays, or a Stream with a minibatch; got a Stream alone; try "
-                "minibatch=jaxvi.Minibatch(256)."
-            )
-        dtype = target.check(data)
-        if target.has_rows:
-            check_additive(target, data, dtype)
-        return dtype
-    if not isinstance(minibatch, Minibatch):
-        raise TypeError(f"minibatch: expected jaxvi.Minibatch(256); got {minibatch!r:.80}.")
-    if not target.has_rows:
-        raise TypeError(
-            "minibatch: expected a target whose log likelihood is apart, so that it can be "
-            f"scaled; got {target!r:.80}; try Target(log_prior=..., log_likelihood=..., "
-            "supports=...)."
-        )
-    total = data.count() if stream else num_rows(data)
-    if not minibatch.size <= total < 2**31:
-        raise ValueError(
-            f"minibatch: expected a size of at most the number of rows, below 2**31; got "
-            f"{minibatch.size} for {total} rows; try Minibatch({min(total, 256)})."
-        )
-    rows = next(regular(data.blocks(), minibatch.size)) if stream else data
-    dtype = target.check(rows)
-    check_additive(target, rows, dtype)
-    return dtype
-
-
-def check_solver(setup: Setup, minibatch: Minibatch | None) -> None:
-    """Only a solver that follows noisy gradients takes some rows at a time."""
-    if minibatch is not None and not isinstance(setup.solver, Stochastic):
-        raise TypeError(
-            "minibatch: expected solver=jaxvi.Stochastic(...), which follows noisy gradients; got "
-            f"{setup.solver!r:.80}, which needs the exact density; try it without minibatch."
-        )
-
-
-def default_draws(data: Data, num_lanes: int) -> int:
-    """Fresh draws by which lanes are ranked: fewer where each is weighed on many rows."""
-    total = data.count() if isinstance(data, Stream) else num_rows(data)
-    return min(max(_ROWS_RANKED // (total * num_lanes), _FEWEST_DRAWS), _MOST_DRAWS)
 
 
 class EvalDraws(NamedTuple):

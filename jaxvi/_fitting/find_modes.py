@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxvi._arguments import whole
+from jaxvi._fitting.fit_restarts import fit_restarts
 from jaxvi._status import Status
 from jaxvi._types import Data
 from jaxvi.families import FullRank, FullRankParams
-from jaxvi.fit import fit_restarts
 from jaxvi.solvers import Laplace
 from jaxvi.target import Target, log_probs
 

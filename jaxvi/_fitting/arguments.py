@@ -1,4 +1,4 @@
-"""Checks of arguments before anything is compiled, each with a sentence, and the compile clock."""
+"""Checks of a call's arguments before anything is compiled."""
 
 import contextlib
 from functools import partial
@@ -10,15 +10,27 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxvi import _arguments
-from jaxvi._engine import Setup
+from jaxvi._engine import (
+    Setup,
+)
+from jaxvi._engine.setup import Setup
+from jaxvi._fitting.request import Width
 from jaxvi._status import Status
 from jaxvi._types import Data
-from jaxvi.data import is_spread
+from jaxvi.data import (
+    Minibatch,
+    Stream,
+    is_spread,
+    regular,
+)
 from jaxvi.families import Family
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
-from jaxvi.solvers import Solver
-from jaxvi.target import Target
+from jaxvi.solvers import Solver, Stochastic
+from jaxvi.target import Target, check_additive, num_rows
+
+_ROWS_RANKED = 2**31  # rows times draws of all lanes, where nothing is asked for
+_FEWEST_DRAWS, _MOST_DRAWS = 64, 2_000
 
 
 def check_parts(family: Any, objective: Any, solver: Any, noise: Any) -> None:
@@ -143,3 +155,73 @@ def check_some_start(status: np.ndarray, data: Data) -> None:
         "expected a log density that is finite, with a finite gradient, at some start; got none in "
         f"{len(status)} restarts with 20 tries each.{cause} {Status.NO_START.remedy}"
     )
+
+
+def check_data(target: Target, data: Data, minibatch: Any) -> np.dtype:
+    """The engine's dtype; raises where target, data and minibatch don't go together."""
+    stream = isinstance(data, Stream)
+    if minibatch is None:
+        if stream:
+            raise TypeError(
+                "data: expected arrays, or a Stream with a minibatch; got a Stream alone; try "
+                "minibatch=jaxvi.Minibatch(256)."
+            )
+        dtype = target.check(data)
+        if target.has_rows:
+            check_additive(target, data, dtype)
+        return dtype
+    if not isinstance(minibatch, Minibatch):
+        raise TypeError(f"minibatch: expected jaxvi.Minibatch(256); got {minibatch!r:.80}.")
+    if not target.has_rows:
+        raise TypeError(
+            "minibatch: expected a target whose log likelihood is apart, so that it can be "
+            f"scaled; got {target!r:.80}; try Target(log_prior=..., log_likelihood=..., "
+            "supports=...)."
+        )
+    total = data.count() if stream else num_rows(data)
+    if not minibatch.size <= total < 2**31:
+        raise ValueError(
+            f"minibatch: expected a size of at most the number of rows, below 2**31; got "
+            f"{minibatch.size} for {total} rows; try Minibatch({min(total, 256)})."
+        )
+    rows = next(regular(data.blocks(), minibatch.size)) if stream else data
+    dtype = target.check(rows)
+    check_additive(target, rows, dtype)
+    return dtype
+
+
+def check_solver(setup: Setup, minibatch: Minibatch | None) -> None:
+    """Only a solver that follows noisy gradients takes some rows at a time."""
+    if minibatch is not None and not isinstance(setup.solver, Stochastic):
+        raise TypeError(
+            "minibatch: expected solver=jaxvi.Stochastic(...), which follows noisy gradients; got "
+            f"{setup.solver!r:.80}, which needs the exact density; try it without minibatch."
+        )
+
+
+def default_draws(data: Data, num_lanes: int) -> int:
+    """Fresh draws by which lanes are ranked: fewer where each is weighed on many rows."""
+    total = data.count() if isinstance(data, Stream) else num_rows(data)
+    return min(max(_ROWS_RANKED // (total * num_lanes), _FEWEST_DRAWS), _MOST_DRAWS)
+
+
+def _check_width(asked: Width, minibatch: Any, data: Data) -> None:
+    """Raise where lanes, data and devices don't go together."""
+    pool, race, mesh = asked
+    pooled = pool is not None or race
+    if minibatch is not None and (race or mesh is not None):
+        raise ValueError(
+            "minibatch: expected race=False and mesh=None with it, since a race is decided on all "
+            f"rows, and batches are picked on one device; got race={race} and mesh={mesh}; try one "
+            "of the two."
+        )
+    if pooled and isinstance(data, Stream):
+        raise ValueError(
+            "pool: expected None with a Stream, whose batches come in order, since lanes of a pool "
+            f"are at steps of their own; got {pool}; try rows in memory, or pool=None."
+        )
+    if pooled and mesh is not None:
+        raise ValueError(
+            "pool: expected None, and race=False, with a mesh, whose devices each have a loop of "
+            f"their own; got pool={pool} and race={race}; try one of the two."
+        )

@@ -3,35 +3,20 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, wait
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array
 
 from jaxvi import _arguments
-from jaxvi._call import Width
 from jaxvi._compilation import (
-    Lowering,
     compile_clock,
-    compiling_ahead,
     one_thread,
-    waiting_for_compiler,
-)
-from jaxvi._door import (
-    check_concrete,
-    check_hashable,
-    check_parts,
-    check_some_start,
-    checked_start_scales,
-    unconstrained_starts,
 )
 from jaxvi._engine import (
-    MAX_BLOCKS,
     MOST_TOGETHER,
     EvalDraws,
     Feed,
@@ -48,11 +33,7 @@ from jaxvi._engine import (
     Spread,
     Starts,
     Streamed,
-    advance_lanes,
-    check_data,
-    check_solver,
     feeding,
-    lane_results,
     make_reporter,
     make_setup,
     out_of_memory,
@@ -62,6 +43,19 @@ from jaxvi._engine import (
     usual_width,
     warn_of_memory,
 )
+from jaxvi._fitting.arguments import (
+    _check_width,
+    check_concrete,
+    check_data,
+    check_hashable,
+    check_parts,
+    check_solver,
+    check_some_start,
+    checked_start_scales,
+    unconstrained_starts,
+)
+from jaxvi._fitting.precompile import CompileAlso, _await, _compiling, _Wanted
+from jaxvi._fitting.request import Width
 from jaxvi._numerics import Keys, split_key
 from jaxvi._persistence import Batch
 from jaxvi._types import Data
@@ -69,9 +63,6 @@ from jaxvi.data import Stream, placed
 from jaxvi.diagnostics import Weighing
 from jaxvi.results import Fit, Timing, evidence_of, warm_start
 from jaxvi.target import Target
-
-CompileAlso: TypeAlias = Callable[[Setup, Any, Data], Iterable[Lowering]]
-"""Of the lanes' parameters, which are shapes."""
 
 
 @one_thread()
@@ -191,28 +182,6 @@ def _as_fit(
     return fit if weighed is None else replace(fit, evidence=evidence_of(fit, weighed))
 
 
-def _check_width(asked: Width, minibatch: Any, data: Data) -> None:
-    """Raise where lanes, data and devices don't go together."""
-    pool, race, mesh = asked
-    pooled = pool is not None or race
-    if minibatch is not None and (race or mesh is not None):
-        raise ValueError(
-            "minibatch: expected race=False and mesh=None with it, since a race is decided on all "
-            f"rows, and batches are picked on one device; got race={race} and mesh={mesh}; try one "
-            "of the two."
-        )
-    if pooled and isinstance(data, Stream):
-        raise ValueError(
-            "pool: expected None with a Stream, whose batches come in order, since lanes of a pool "
-            f"are at steps of their own; got {pool}; try rows in memory, or pool=None."
-        )
-    if pooled and mesh is not None:
-        raise ValueError(
-            "pool: expected None, and race=False, with a mesh, whose devices each have a loop of "
-            f"their own; got pool={pool} and race={race}; try one of the two."
-        )
-
-
 def _width(asked: Width, num_restarts: int, feed: Feed, keys: Keys, starts: Starts) -> int | None:
     """Lanes of a pool; None where all restarts run together."""
     pool, race, mesh = asked
@@ -247,14 +216,6 @@ def _run_on_mesh(
     return run_chunks(keys, lanes, feed, limits, report, checkpoint, found, place)
 
 
-class _Wanted(NamedTuple):
-    """What programs are compiled for before the run, and which others."""
-
-    num_lanes: int
-    num_eval_draws: int
-    also: CompileAlso | None
-
-
 def _run_together(
     keys: Keys,
     starts: Starts,
@@ -286,39 +247,6 @@ def _run_together(
     data = feed.at(0)[0]
     pool = Pool(keys, setup, starts, data, num_lanes, num_lanes // 2, limits.max_steps, False)
     return run_pool(pool, limits, report, checkpoint, None)
-
-
-def _compiling(
-    feed: Feed,
-    keys: Keys,
-    starts: Starts,
-    wanted: _Wanted,
-    first: list[Lowering],
-) -> contextlib.AbstractContextManager[list[Future[None]] | None]:
-    """The `first` programs, those of starts, steps and ranking, and what else is wanted."""
-    step, setup, (data, _) = np.int32(0), feed.setup, feed.at(0)
-    arguments, num_lanes = tuple(starts), wanted.num_lanes
-
-    def lowerings() -> Iterator[Lowering]:
-        yield from first
-        start: dict[str, Any] = {"setup": setup, "num_lanes": num_lanes}
-        yield partial(start_lanes.lower, keys, *arguments, **start)
-        lanes = jax.eval_shape(partial(start_lanes, **start), keys, *arguments)
-        yield from feed.lower_rest(keys, lanes, wanted.num_eval_draws)
-        if wanted.also is not None:
-            phis = jax.eval_shape(partial(lane_results, setup=setup), lanes)
-            yield from wanted.also(setup, phis, data)
-        steps: dict[str, Any] = {"setup": setup, "rows": MAX_BLOCKS}
-        yield partial(advance_lanes.lower, keys, lanes, step, step, data, **steps)
-        yield partial(lane_results.lower, lanes, setup=setup)
-
-    return compiling_ahead((setup, num_lanes), (keys, arguments, data), lowerings())
-
-
-def _await(coming: list[Future[None]]) -> None:
-    """What passes meanwhile counts as compiling."""
-    with waiting_for_compiler():
-        wait(coming)
 
 
 def _find(

@@ -1,0 +1,39 @@
+"""One solver, many restarts: arguments, the request, compiling ahead, the search for modes."""
+
+from jaxvi._fitting.arguments import (
+    NoStart,
+    Unconstrained,
+    check_parts,
+    check_reporter,
+    default_draws,
+)
+from jaxvi._fitting.fit_restarts import fit_restarts
+from jaxvi._fitting.request import (
+    FORMAT,
+    Call,
+    Parts,
+    Width,
+    describe_device,
+    describe_part,
+    describe_target,
+    describe_versions,
+    engine_dtype,
+)
+
+__all__ = [
+    "FORMAT",
+    "Call",
+    "NoStart",
+    "Parts",
+    "Unconstrained",
+    "Width",
+    "check_parts",
+    "check_reporter",
+    "default_draws",
+    "describe_device",
+    "describe_part",
+    "describe_target",
+    "describe_versions",
+    "engine_dtype",
+    "fit_restarts",
+]

@@ -1,0 +1,71 @@
+"""Programs that are compiled before and while the first one runs."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+
+from jaxvi._compilation import (
+    Lowering,
+    compiling_ahead,
+    waiting_for_compiler,
+)
+from jaxvi._engine import (
+    MAX_BLOCKS,
+    Feed,
+    Setup,
+    Starts,
+    advance_lanes,
+    lane_results,
+    start_lanes,
+)
+from jaxvi._numerics import Keys
+from jaxvi._types import Data
+
+CompileAlso: TypeAlias = Callable[[Setup, Any, Data], Iterable[Lowering]]
+"""Of the lanes' parameters, which are shapes."""
+
+
+class _Wanted(NamedTuple):
+    """What programs are compiled for before the run, and which others."""
+
+    num_lanes: int
+    num_eval_draws: int
+    also: CompileAlso | None
+
+
+def _compiling(
+    feed: Feed,
+    keys: Keys,
+    starts: Starts,
+    wanted: _Wanted,
+    first: list[Lowering],
+) -> contextlib.AbstractContextManager[list[Future[None]] | None]:
+    """The `first` programs, those of starts, steps and ranking, and what else is wanted."""
+    step, setup, (data, _) = np.int32(0), feed.setup, feed.at(0)
+    arguments, num_lanes = tuple(starts), wanted.num_lanes
+
+    def lowerings() -> Iterator[Lowering]:
+        yield from first
+        start: dict[str, Any] = {"setup": setup, "num_lanes": num_lanes}
+        yield partial(start_lanes.lower, keys, *arguments, **start)
+        lanes = jax.eval_shape(partial(start_lanes, **start), keys, *arguments)
+        yield from feed.lower_rest(keys, lanes, wanted.num_eval_draws)
+        if wanted.also is not None:
+            phis = jax.eval_shape(partial(lane_results, setup=setup), lanes)
+            yield from wanted.also(setup, phis, data)
+        steps: dict[str, Any] = {"setup": setup, "rows": MAX_BLOCKS}
+        yield partial(advance_lanes.lower, keys, lanes, step, step, data, **steps)
+        yield partial(lane_results.lower, lanes, setup=setup)
+
+    return compiling_ahead((setup, num_lanes), (keys, arguments, data), lowerings())
+
+
+def _await(coming: list[Future[None]]) -> None:
+    """What passes meanwhile counts as compiling."""
+    with waiting_for_compiler():
+        wait(coming)
