@@ -2,9 +2,9 @@
 
 from jaxvi import diagnostics, families, interop, models, objectives, solvers, supports
 from jaxvi._engine import Progress, run
+from jaxvi._fit import fit
+from jaxvi._resume import resume
 from jaxvi._status import Status
-from jaxvi.autopilot import fit
-from jaxvi.checkpoint import resume
 from jaxvi.data import Minibatch, Stream
 from jaxvi.diagnostics import linear_response
 from jaxvi.families import (

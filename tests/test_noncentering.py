@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxvi
-from jaxvi import _nested_stage
+from jaxvi.autopilot import _nested_laplace
 from jaxvi.families import FullRank, Noncentering, NoncenteringParams, Transformed
 from jaxvi.families._transformed import TransformedParams
 from jaxvi.hierarchical._noncentering import find_noncentering
@@ -197,7 +197,7 @@ def test_what_is_not_finite_has_none():
 
 def test_the_autopilot_takes_it_and_tells(monkeypatch):
     """Where drivers can't be given: q is non-centred and exact there, and so are its weights."""
-    monkeypatch.setattr(_nested_stage, "_UP_TO", 0)
+    monkeypatch.setattr(_nested_laplace, "_UP_TO", 0)
     dim = 41
     target = jaxvi.Target(funnel, jaxvi.Real((dim,)))
     fit = jaxvi.fit(jax.random.key(0), target, progress=False)

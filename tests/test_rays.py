@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxvi
-from jaxvi._rays import tops_on_rays
+from jaxvi.autopilot._line_searches import tops_on_rays
 
 KEY = jax.random.key(0)
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxvi._trusted_weights import can_tell
+from jaxvi.autopilot._weights import can_tell
 from jaxvi.diagnostics import Drift, Weighing
 
 

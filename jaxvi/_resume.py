@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxvi import _arguments
 from jaxvi._engine import Reporter
+from jaxvi._fit import launch
 from jaxvi._fitting import (
     FORMAT,
     Call,
@@ -34,7 +35,6 @@ from jaxvi._persistence import (
     spec_json,
 )
 from jaxvi._types import Data
-from jaxvi.autopilot import launch
 from jaxvi.families import Family
 from jaxvi.mesh import check_mesh, describe_mesh, writes
 from jaxvi.noise import NoiseSource

@@ -8,7 +8,6 @@ from jaxvi.hierarchical import Nested
 from jaxvi.results import Errors, Stock, errors_of
 
 Told: TypeAlias = tuple[Stock | None, Errors]  # None where q's plain draws serve
-
 _QUADRATIC = 0.999  # importance efficiency
 _MANY_VALUES = 0.5  # likewise, of the values of drivers
 _EVEN = 0.75  # importance efficiency of heavier draws

@@ -9,9 +9,9 @@ from jaxtyping import Array, Float, Key
 from jaxvi._compilation import Lowering
 from jaxvi._engine import Setup
 from jaxvi._numerics import generator_of
-from jaxvi._restarts import lower_separation
 from jaxvi._sampling import values_of
 from jaxvi._types import Data
+from jaxvi.autopilot._modes import lower_separation
 from jaxvi.families import FullRank
 from jaxvi.families._full_rank import scale_tril_on_host
 from jaxvi.results import Fit

@@ -10,9 +10,9 @@ from jaxvi import _arguments
 from jaxvi._engine import Reporter
 from jaxvi._fitting import Call, Parts, Width, check_reporter, default_draws, fit_restarts
 from jaxvi._persistence import Checkpoints, as_folder
-from jaxvi._pilot import EFFORTS, GAUSSIAN_STEPS, Pilot
 from jaxvi._sampling import draws_each
 from jaxvi._types import Data
+from jaxvi.autopilot import EFFORTS, GAUSSIAN_STEPS, Pilot
 from jaxvi.data import Minibatch
 from jaxvi.families import (
     Family,

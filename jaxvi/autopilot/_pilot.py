@@ -15,17 +15,17 @@ from jaxtyping import Array, Key
 from jaxvi._compilation import compile_clock, one_thread
 from jaxvi._engine import Reporter
 from jaxvi._fitting import NoStart, Unconstrained, fit_restarts
-from jaxvi._nested_stage import approximation_of, given_drivers
 from jaxvi._numerics import fold_in, on_device
 from jaxvi._persistence import Batch, Checkpoints
-from jaxvi._polish import polish
-from jaxvi._rays import lower_rays, places_beyond
-from jaxvi._refits import LOST, flow_fit, noncentered_fit
-from jaxvi._restarts import lanes_within, moments_rhat, of_lanes, separate_lanes
 from jaxvi._sampling import Approximation, can_be_heavier, noncentered
 from jaxvi._status import Status
-from jaxvi._trusted_weights import Told, by_nested_weights, by_weights, can_tell, weighted
 from jaxvi._types import Data
+from jaxvi.autopilot._chains import polish
+from jaxvi.autopilot._flow import LOST, flow_fit, noncentered_fit
+from jaxvi.autopilot._line_searches import lower_rays, places_beyond
+from jaxvi.autopilot._modes import lanes_within, moments_rhat, of_lanes, separate_lanes
+from jaxvi.autopilot._nested_laplace import approximation_of, given_drivers
+from jaxvi.autopilot._weights import Told, by_nested_weights, by_weights, can_tell, weighted
 from jaxvi.diagnostics import (
     ALIKE,
     LEAST_EFFICIENCY,
