@@ -12,7 +12,7 @@ import pytest
 
 import jaxvi
 from jaxvi import cli
-from jaxvi._csv import read_table
+from jaxvi.cli._table import read_table
 
 ROWS = 120
 

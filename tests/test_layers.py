@@ -52,9 +52,7 @@ LAYERS = [
     "estimators",
     "interop",
     "plotting",
-    "report",
     "jaxvi",
-    "_csv",
     "cli",
     "__main__",
 ]

@@ -10,10 +10,11 @@ import pytest
 
 import jaxvi
 import jaxvi.models
-from jaxvi import plotting, report
+from jaxvi import plotting
 from jaxvi._engine.history import History
 from jaxvi._engine.setup import Setup
 from jaxvi._status import Status
+from jaxvi.cli import _report
 from jaxvi.results._fit_result import Fit, Timing
 
 NUM_LANES = 6
@@ -176,7 +177,7 @@ def test_telling_features_are_those_that_separate():
 
 
 def test_the_report_tells_optima_statuses_times_and_speeds():
-    text = "\n".join(report.fit_lines(known_fit()))
+    text = "\n".join(_report.fit_lines(known_fit()))
     assert "2 distinct; restarts in each: 3 at -10.00, 2 at -30.00" in text
     assert "-10.000 +- 0.010 nats (restart 3)" in text
     assert "5 of 6 ended with a finite bound" in text
@@ -193,7 +194,7 @@ def test_the_report_marks_what_cannot_be_trusted():
         status=np.full(NUM_LANES, int(Status.INTERRUPTED)),
         num_bad_draws=np.full(NUM_LANES, 7),
     )
-    text = "\n".join(report.fit_lines(fit))
+    text = "\n".join(_report.fit_lines(fit))
     assert text.startswith("INTERRUPTED")
     assert Status.INTERRUPTED.remedy in text
     assert "not finite at 7 of 100" in text
@@ -203,7 +204,7 @@ def test_components_are_ordered_by_weight_in_all_draws_alike():
     rng = np.random.default_rng(0)
     means = rng.normal(size=(50, 3, 2))
     weights = rng.dirichlet([10.0, 60.0, 30.0], 50)
-    ordered = report.order_by_weight({"weights": weights, "means": means, "scales": means**2})
+    ordered = _report.order_by_weight({"weights": weights, "means": means, "scales": means**2})
     np.testing.assert_array_equal(ordered["weights"], weights[:, [1, 2, 0]])
     np.testing.assert_array_equal(ordered["means"], means[:, [1, 2, 0]])
     np.testing.assert_array_equal(ordered["scales"], means[:, [1, 2, 0]] ** 2)
@@ -217,9 +218,9 @@ def test_the_table_is_aligned_and_wraps():
         "means": 1000.0 + rng.normal(size=shape),
         "scales": 0.01 + 0.001 * rng.uniform(size=shape),
     }
-    posterior = report.mixture_posterior(draws)
+    posterior = _report.mixture_posterior(draws)
     np.testing.assert_allclose(posterior.means_sd, draws["means"].std(0))
-    lines = report.mixture_lines(posterior, ["height (cm)", "mass (kg)"], range(9))
+    lines = _report.mixture_lines(posterior, ["height (cm)", "mass (kg)"], range(9))
     assert max(map(len, lines)) <= 100
     assert sum(line.count("component") for line in lines) == 9
     tables = "\n".join(lines).split("\n\n")

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from jaxvi._csv import Table, UsageError, read_table
+from jaxvi.cli._table import Table, UsageError, read_table
 
 if TYPE_CHECKING:
-    from jaxvi.report import MixtureReport
+    from jaxvi.cli._report import MixtureReport
+
 
 _FAMILIES = ("mean-field", "full-rank")
 _NUM_DRAWS = 4000
@@ -98,9 +99,6 @@ def _at_least(least: int) -> Callable[[str], int]:
     return whole
 
 
-# Commands
-
-
 def _demo(args: argparse.Namespace) -> int:
     from sklearn.datasets import load_iris
 
@@ -153,9 +151,6 @@ def _run(
     return _INTERRUPTED
 
 
-# Fitting
-
-
 def _progress() -> Any:
     """What `jaxvi.fit` is given as `progress`: a bar on a terminal."""
     return None
@@ -174,7 +169,7 @@ def _fit_mixture(
 
     import jaxvi
     from jaxvi import models
-    from jaxvi.report import mixture_report, order_by_weight
+    from jaxvi.cli._report import mixture_report, order_by_weight
 
     centre, spread = table.rows.mean(axis=0), table.rows.std(axis=0)
     # float32 is enough for columns of unit scale, and takes half the time of float64
@@ -206,9 +201,6 @@ def _fit_mixture(
     return mixture_report(name, fit, draws, probabilities, table.rows, table.names, table.labels)
 
 
-# Files
-
-
 def _check_matplotlib() -> None:
     try:
         import matplotlib as _  # noqa: F401
@@ -235,7 +227,7 @@ def _make_folder(folder: Path) -> None:
 
 def _write(args: argparse.Namespace, table: Table, reports: list["MixtureReport"]) -> list[str]:
     """Everything that was found, and the names of the files."""
-    from jaxvi.report import write_reports
+    from jaxvi.cli._report import write_reports
 
     picture = not args.no_plot
     try:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jaxvi import plotting
 from jaxvi._status import Status
+from jaxvi.plotting import new_figure, plot_bounds, plot_mixture, telling_features
 from jaxvi.results import Fit
 
 _MOST_OPTIMA = 8
@@ -180,7 +180,7 @@ def mixture_report(
     posterior = mixture_posterior(draws)
     assigned = probabilities.argmax(axis=1)
     counts = np.bincount(assigned, minlength=probabilities.shape[1])
-    features = plotting.telling_features(rows, draws, probabilities)
+    features = telling_features(rows, draws, probabilities)
     # the density of the data as given has 1 / spread for every row and column
     bound_as_given = fit.bound - len(rows) * float(np.log(rows.std(axis=0)).sum())
     numbers = {"family": family} | fit_numbers(fit)
@@ -249,10 +249,10 @@ def draw_reports(
 ) -> Any:
     """A line of two panels for each fit: the rows with their components, and the bounds."""
     size = (11.0, 4.6 * len(reports))
-    figure, axes = plotting.new_figure(len(reports), 2, size=size)
+    figure, axes = new_figure(len(reports), 2, size=size)
     for (left, right), report in zip(axes, reports, strict=True):
         mark = " (interrupted)" if report.fit.interrupted else ""
-        plotting.plot_mixture(
+        plot_mixture(
             rows,
             report.draws,
             report.features,
@@ -261,7 +261,7 @@ def draw_reports(
             names=names,
         )
         left.set_title(f"{report.family} q: components at their posterior means{mark}")
-        plotting.plot_bounds(report.fit, right)
+        plot_bounds(report.fit, right)
         right.set_title(f"{report.family} q: the bound of every restart{mark}")
     return figure
 
