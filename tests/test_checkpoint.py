@@ -23,10 +23,10 @@ import jaxvi
 from jaxvi._engine import limits
 from jaxvi._engine.setup import make_setup
 from jaxvi._engine.starts import WarmStart, start_lanes
-from jaxvi._fitting.fit_restarts import fit_restarts
+from jaxvi._fitting.restarts import fit_restarts
 from jaxvi._numerics.random import split_key
 from jaxvi._persistence import checkpoints, npz_files, pytree_json, spec_json
-from jaxvi._persistence.fingerprint import fingerprint
+from jaxvi._persistence.fingerprints import fingerprint
 from jaxvi.supports import Positive, Real
 
 KEY = jax.random.key(7)

@@ -16,7 +16,7 @@ import jaxvi
 from jaxvi import Status
 from jaxvi._engine.history import Recorder
 from jaxvi._engine.progress import Progress, describe, make_reporter
-from jaxvi._fitting.fit_restarts import fit_restarts
+from jaxvi._fitting.restarts import fit_restarts
 
 KEY = jax.random.key(5)
 ROWS = np.random.default_rng(0).normal([2.0, -7.0], [0.5, 3.0], (40, 2)).astype(np.float32)

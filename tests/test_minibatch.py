@@ -18,7 +18,7 @@ from jaxvi._engine.ranking_by_rows import rank_by_rows, slices
 from jaxvi._engine.setup import Setup
 from jaxvi._engine.starts import start_lanes
 from jaxvi._fitting.arguments import default_draws
-from jaxvi._fitting.fit_restarts import fit_restarts
+from jaxvi._fitting.restarts import fit_restarts
 from jaxvi._numerics.random import split_key
 from jaxvi.data._batches import at_block, at_step, resident
 from jaxvi.data._minibatch import _divide, shifted, shuffle_seeds, shuffled_rows

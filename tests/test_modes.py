@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxvi
-from jaxvi._fitting.find_modes import find_modes
+from jaxvi._fitting.modes import find_modes
 from jaxvi.supports import Positive, Real
 
 NEAR, FAR = np.array([3.0, -1.0]), np.array([-5.0, 4.0])

@@ -280,9 +280,7 @@ def test_a_mesh_has_no_pool(monkeypatch):
     def never(*arguments):
         raise AssertionError("the width of a pool was asked for")
 
-    monkeypatch.setattr(
-        importlib.import_module("jaxvi._fitting.fit_restarts"), "usual_width", never
-    )
+    monkeypatch.setattr(importlib.import_module("jaxvi._fitting.restarts"), "usual_width", never)
     found = quick(70, max_steps=50, mesh=jaxvi.make_mesh(devices=jax.devices()[:1]))
     assert found.pool is None
     assert found.num_restarts == 70

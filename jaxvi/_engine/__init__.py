@@ -3,17 +3,17 @@
 from jaxvi._engine.data_source import EvalDraws, Feed, Streamed, Whole, feeding
 from jaxvi._engine.driver import Run, run_chunks, run_pool
 from jaxvi._engine.history import History
-from jaxvi._engine.interrupts import interrupts
+from jaxvi._engine.interruption import interrupts
 from jaxvi._engine.lanes import advance_lanes, lane_results
 from jaxvi._engine.limits import MAX_BLOCKS, Limits
 from jaxvi._engine.loop import Lane, start_lane
 from jaxvi._engine.memory import MOST_TOGETHER, out_of_memory, usual_width, warn_of_memory
 from jaxvi._engine.on_mesh import OnMesh, Spread
+from jaxvi._engine.one_lane import LaneResult, run
 from jaxvi._engine.placement import OneDevice
 from jaxvi._engine.pool import Pool, PoolUse
 from jaxvi._engine.progress import Progress, Reporter, make_reporter
 from jaxvi._engine.ranking import Ranking
-from jaxvi._engine.run import LaneResult, run
 from jaxvi._engine.setup import ConjugateSetup, Setup, make_setup
 from jaxvi._engine.snapshot import Snapshot
 from jaxvi._engine.starts import Starts, WarmStart, start_lanes

@@ -12,7 +12,7 @@ import numpy as np
 from jaxvi._compilation import compile_clock
 from jaxvi._engine.data_source import Feed, StreamBroke, tell
 from jaxvi._engine.history import History, Recorder
-from jaxvi._engine.interrupts import interrupts
+from jaxvi._engine.interruption import interrupts
 from jaxvi._engine.limits import MAX_BLOCKS, Limits, next_blocks
 from jaxvi._engine.loop import Lane, block_length
 from jaxvi._engine.memory import out_of_memory, warn_of_memory

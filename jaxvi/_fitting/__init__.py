@@ -7,7 +7,6 @@ from jaxvi._fitting.arguments import (
     check_reporter,
     default_draws,
 )
-from jaxvi._fitting.fit_restarts import fit_restarts
 from jaxvi._fitting.request import (
     FORMAT,
     Call,
@@ -19,6 +18,7 @@ from jaxvi._fitting.request import (
     describe_versions,
     engine_dtype,
 )
+from jaxvi._fitting.restarts import fit_restarts
 
 __all__ = [
     "FORMAT",

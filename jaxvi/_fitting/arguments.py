@@ -13,7 +13,6 @@ from jaxvi import _arguments
 from jaxvi._engine import (
     Setup,
 )
-from jaxvi._engine.setup import Setup
 from jaxvi._fitting.request import Width
 from jaxvi._status import Status
 from jaxvi._types import Data

@@ -10,7 +10,7 @@ from jaxvi._persistence.checkpoints import (
     load_data,
     run_name,
 )
-from jaxvi._persistence.fingerprint import fingerprint
+from jaxvi._persistence.fingerprints import fingerprint
 
 __all__ = [
     "RUN",

@@ -23,7 +23,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 from jaxvi._engine import Snapshot
 from jaxvi._persistence import npz_files, pytree_json
-from jaxvi._persistence.fingerprint import fingerprint
+from jaxvi._persistence.fingerprints import fingerprint
 from jaxvi._persistence.stream_digest import identify
 from jaxvi._types import Data
 from jaxvi.data import Stream, checksum, is_spread

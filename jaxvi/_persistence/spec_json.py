@@ -9,7 +9,7 @@ from typing import Any
 
 import optax
 
-from jaxvi import families, objectives, solvers
+from jaxvi import data, families, noise, objectives, solvers
 from jaxvi.solvers import Stochastic
 
 _OPTIMISERS = (
@@ -72,11 +72,11 @@ def _decode(text: Any) -> Any:
 
 
 def _classes() -> dict[str, Any]:
-    """The specifications among the public names of families, objectives, solvers and noise."""
+    """Specifications among the public names of data, families, noise, objectives and solvers."""
     named: dict[str, Any] = {
         name: getattr(package, name)
-        for package in (families, minibatch, noise, objectives, solvers)
-        for name in getattr(package, "__all__", dir(package))
+        for package in (data, families, noise, objectives, solvers)
+        for name in package.__all__
     }
     return {
         name: kind

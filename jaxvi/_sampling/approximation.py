@@ -17,10 +17,10 @@ from jaxvi.families import (
     Family,
     Noncentering,
     NoncenteringParams,
+    NormalNoiseFamily,
     Transformed,
     TransformedParams,
 )
-from jaxvi.families._base import NormalNoiseFamily
 from jaxvi.target import Target
 
 _FEWEST, _MOST_PADDED = 1_024, 2**14  # draws that are made at a time

@@ -11,8 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxvi._numerics import generator_of
-from jaxvi.families import CouplingFlow, Family, FullRank, MeanField
-from jaxvi.families._full_rank import scale_tril_on_host
+from jaxvi.families import CouplingFlow, Family, FullRank, MeanField, scale_tril_on_host
 
 _DF = 5  # degrees of freedom
 

@@ -12,8 +12,7 @@ from jaxvi._numerics import generator_of
 from jaxvi._sampling import values_of
 from jaxvi._types import Data
 from jaxvi.autopilot._modes import lower_separation
-from jaxvi.families import FullRank
-from jaxvi.families._full_rank import scale_tril_on_host
+from jaxvi.families import FullRank, scale_tril_on_host
 from jaxvi.results import Fit
 from jaxvi.target import Target
 

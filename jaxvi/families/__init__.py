@@ -15,10 +15,13 @@ from jaxvi.families._base import (
     NormalNoiseFamily,
     transform_and_log_prob,
 )
+from jaxvi.families._base import standard_normal_log_prob as standard_normal_log_prob
 from jaxvi.families._coupling import CouplingFlow
 from jaxvi.families._fixed_array import FixedArray
 from jaxvi.families._flow_base import FlowParams
 from jaxvi.families._full_rank import FullRank, FullRankParams
+from jaxvi.families._full_rank import cholesky_factor as cholesky_factor
+from jaxvi.families._full_rank import scale_tril_on_host as scale_tril_on_host
 from jaxvi.families._low_rank import LowRank, LowRankParams
 from jaxvi.families._mean_field import MeanField, MeanFieldParams
 from jaxvi.families._mixture import Mixture, MixtureParams

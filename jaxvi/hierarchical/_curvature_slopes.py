@@ -11,8 +11,7 @@ from jaxvi._arguments import typed_key
 from jaxvi._compilation import ONCE, light_jit
 from jaxvi._numerics import generator_of
 from jaxvi._types import Data
-from jaxvi.families import FullRankParams
-from jaxvi.families._full_rank import scale_tril_on_host
+from jaxvi.families import FullRankParams, scale_tril_on_host
 from jaxvi.target import Target, hessian_products
 
 _PAIRS = 4  # mirrored draws at which third derivatives are averaged

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxvi._compilation import one_at_a_time
 from jaxvi._types import Data, Scalar
-from jaxvi.families._base import NormalNoiseFamily
+from jaxvi.families import NormalNoiseFamily
 from jaxvi.hierarchical._conditional_laplace import Conditional, conditional
 from jaxvi.hierarchical._mode_search import nearest
 from jaxvi.hierarchical._partition import Split

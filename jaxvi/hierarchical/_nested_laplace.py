@@ -13,8 +13,7 @@ from jaxvi._numerics import fold_in, generator_of, on_device
 from jaxvi._sampling import features, values_of
 from jaxvi._types import Data
 from jaxvi.diagnostics import Weighing, weighing_of, without_lost
-from jaxvi.families import FullRankParams
-from jaxvi.families._full_rank import scale_tril_on_host
+from jaxvi.families import FullRankParams, scale_tril_on_host
 from jaxvi.hierarchical._conditional_laplace import Conditional
 from jaxvi.hierarchical._mode_search import BLOCK, Search, nearest
 from jaxvi.hierarchical._nested_family import NestedLaplaceParams

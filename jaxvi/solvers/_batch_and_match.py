@@ -11,9 +11,14 @@ from jaxvi._arguments import check_field, number
 from jaxvi._numerics import pytrees
 from jaxvi._status import Status
 from jaxvi._types import Noise, Phi, Scalar
-from jaxvi.families import Family, FullRank, LowRank, transform_and_log_prob
-from jaxvi.families._full_rank import FullRankParams
-from jaxvi.families._low_rank import LowRankParams
+from jaxvi.families import (
+    Family,
+    FullRank,
+    FullRankParams,
+    LowRank,
+    LowRankParams,
+    transform_and_log_prob,
+)
 from jaxvi.noise import Antithetic, NoiseSource
 from jaxvi.objectives import ELBO, Objective
 from jaxvi.solvers._base import BlockTrace, Defaults, Problem, Solver, StepInfo

@@ -6,6 +6,7 @@ from jaxvi.supports._greater_than import GreaterThan
 from jaxvi.supports._interval import Interval
 from jaxvi.supports._less_than import LessThan
 from jaxvi.supports._numpyro import NumPyro
+from jaxvi.supports._numpyro import is_numpyro_constraint as is_numpyro_constraint
 from jaxvi.supports._ordered import Ordered
 from jaxvi.supports._positive import Positive
 from jaxvi.supports._positive_definite import PositiveDefinite

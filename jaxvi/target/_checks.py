@@ -11,8 +11,7 @@ from jaxtyping import Array
 
 from jaxvi._numerics import pytrees
 from jaxvi._types import Data
-from jaxvi.supports import NumPyro, Support
-from jaxvi.supports._numpyro import is_numpyro_constraint
+from jaxvi.supports import NumPyro, Support, is_numpyro_constraint
 
 _ENGINE_DTYPES = ("float32", "float64")
 _SHAPE_WORDS = ("shape", "broadcast", "dimension", "dot_general", "concatenate", "rank")

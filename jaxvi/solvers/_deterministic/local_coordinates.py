@@ -14,8 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from jaxvi._types import Noise, Phi
-from jaxvi.families import Family
-from jaxvi.families._full_rank import cholesky_factor
+from jaxvi.families import Family, cholesky_factor
 
 Move: TypeAlias = Callable[[Float[Array, "size"]], Phi]
 _MOST_SHRINKING = -0.9

@@ -22,8 +22,8 @@ from jaxvi.families import (
     LowRankParams,
     MeanField,
     MeanFieldParams,
+    standard_normal_log_prob,
 )
-from jaxvi.families._base import standard_normal_log_prob
 
 _NEAREST_UP_TO = 32  # dimensions: factor analysis takes long above
 # accelerators would round float32 products to fewer bits

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxvi.families._low_rank import LowRankParams
+from jaxvi.families import LowRankParams
 
 
 def em_step(

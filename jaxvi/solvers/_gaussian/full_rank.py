@@ -4,8 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxvi._types import Noise, Scalar
-from jaxvi.families import FullRank
-from jaxvi.families._full_rank import FullRankParams
+from jaxvi.families import FullRank, FullRankParams
 from jaxvi.solvers._base import Problem
 from jaxvi.solvers._gaussian.base import Update, _diagonal, _mean_products, growth
 from jaxvi.solvers._gaussian.step_control import share

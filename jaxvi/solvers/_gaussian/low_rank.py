@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxvi._types import Noise, Scalar
-from jaxvi.families import LowRank
-from jaxvi.families._low_rank import LowRankParams
+from jaxvi.families import LowRank, LowRankParams
 from jaxvi.solvers._base import Problem
 from jaxvi.solvers._gaussian.base import Update, _mean_products, _scaled_diagonal, growth
 from jaxvi.solvers._gaussian.factor_analysis import em_step, inverse_half, inverse_products

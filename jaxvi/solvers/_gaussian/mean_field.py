@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxvi._types import Noise, Scalar
-from jaxvi.families._mean_field import MeanFieldParams
+from jaxvi.families import MeanFieldParams
 from jaxvi.solvers._base import Problem
 from jaxvi.solvers._deterministic.trust_region import solve_within
 from jaxvi.solvers._gaussian.base import Update, _mean_products, _scaled_diagonal, growth

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxvi._arguments import whole
-from jaxvi._fitting.fit_restarts import fit_restarts
+from jaxvi._fitting.restarts import fit_restarts
 from jaxvi._status import Status
 from jaxvi._types import Data
 from jaxvi.families import FullRank, FullRankParams
