@@ -22,40 +22,39 @@ SUBPACKAGES = sorted(
 )
 MOST_FUNCTION_LINES, MOST_FILE_LINES = 60, 400
 
-# Each layer imports only from those before it. "jaxvi" is jaxvi/__init__.py: what stands after it
-# is reached by a command or a user's own import.
-LAYERS = [
-    "_compilation",
-    "_arguments",
-    "_types",
-    "_numerics",
-    "_status",
-    "supports",
-    "families",
-    "target",
-    "_sampling",
-    "mesh",
-    "data",
-    "noise",
-    "objectives",
-    "solvers",
-    "diagnostics",
-    "hierarchical",
-    "_engine",
-    "_persistence",
-    "results",
-    "_fitting",
-    "autopilot",
-    "_fit",
-    "_resume",
-    "models",
-    "estimators",
-    "interop",
-    "plotting",
-    "jaxvi",
-    "cli",
-    "__main__",
-]
+# Packages and modules at the root. Each imports only from rows above its own (and from what stands
+# to its left), and of another package only what its __init__ names. "jaxvi" is jaxvi/__init__.py:
+# what stands after it is reached by a command or a user's own import. CONTRIBUTING.md has the same.
+LAYERS = {
+    "_types, _status, _arguments": "aliases, status codes with remedies, checks of arguments",
+    "_compilation": "compiling quickly and ahead of time, the compile clock, LAPACK and BLAS",
+    "_numerics": "pytrees, packed matrices, triangular algebra, random numbers, gamma",
+    "supports": "bijectors, one a file",
+    "families": "distributions q, one a file",
+    "target": "a log density and its supports as one function of z",
+    "noise": "sources of base noise, one a file",
+    "mesh": "meshes of devices",
+    "data": "minibatches, streams, column files, rows dealt out to devices",
+    "objectives": "loss and bound, one a file",
+    "models": "ready-made targets and conjugate models",
+    "_sampling": "draws with weights, heavy-tailed proposals, Hamiltonian Monte Carlo",
+    "solvers": "steps, adaptation, stopping, one solver a file",
+    "diagnostics": "importance weights, short chains, drift, agreement, linear response",
+    "_engine": "lanes: starting, advancing, ranking; the loop, the driver, the pool; run",
+    "results": "the fit, its text and verdict, resampling, warm starts",
+    "hierarchical": "hyperparameters, non-centring, nested Laplace",
+    "_persistence": "files, fingerprints, checkpoints",
+    "estimators": "scikit-learn's interface",
+    "_fitting": "one solver, many restarts: request, compiling ahead, search for modes",
+    "autopilot": "stages of the default call, one a file",
+    "_fit, _resume": "the entries: jaxvi.fit, jaxvi.resume",
+    "interop": "families and models of other packages",
+    "plotting": "figures",
+    "jaxvi": "public names",
+    "cli, __main__": "the command line",
+}
+PLACES = {name: place for place, name in enumerate(", ".join(LAYERS).split(", "))}
+MOST_ROOT_FILES = 10
 # Imported where they are used, never by `import jaxvi`.
 OPTIONAL = [
     "arviz",
@@ -85,8 +84,8 @@ def is_module(name: str) -> bool:
     return (ROOT / f"{name}.py").is_file() or (ROOT / name / "__init__.py").is_file()
 
 
-def imported_layers(path: Path) -> set[tuple[int, str]]:
-    """(line, layer) of every import of jaxvi in a file, those inside functions too."""
+def imported(path: Path) -> set[tuple[int, str]]:
+    """(line, dotted name) of every import of jaxvi in a file, those inside functions too."""
     package = ["jaxvi", *path.relative_to(ROOT).parts[:-1]]
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -100,12 +99,21 @@ def imported_layers(path: Path) -> set[tuple[int, str]]:
             ]
         else:
             continue
-        for name in names:
-            parts = name.split(".")
-            if parts[0] == "jaxvi":
-                inner = len(parts) > 1 and is_module(parts[1])
-                found.add((node.lineno, parts[1] if inner else "jaxvi"))
+        found |= {(node.lineno, name) for name in names if name.split(".")[0] == "jaxvi"}
     return found
+
+
+def layer_named(name: str) -> str:
+    """The layer of a dotted name."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and is_module(parts[1]) else "jaxvi"
+
+
+def named_by(package: str) -> set[str]:
+    """What a package's __init__ binds."""
+    tree = ast.parse((ROOT / package / "__init__.py").read_text())
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return {alias.asname or alias.name for node in imports for alias in node.names}
 
 
 def test_annotations_are_enforced_in_tests() -> None:
@@ -123,20 +131,46 @@ def test_ranks_are_not_promoted_in_tests() -> None:
 
 
 @by_file
-def test_each_layer_imports_only_from_those_above(path: Path) -> None:
-    """No import runs against the order in LAYERS."""
+def test_each_layer_imports_only_from_rows_above(path: Path) -> None:
+    """No import runs against the table."""
     layer = layer_of(path)
-    assert layer in LAYERS, (
-        f"jaxvi/{layer} is in no layer: add it to LAYERS in tests/test_layers.py, after all that "
-        "it imports and before all that imports it."
+    assert layer in PLACES, (
+        f"jaxvi/{layer} is in no row: add it to LAYERS in tests/test_layers.py and to the table in "
+        "CONTRIBUTING.md, below all that it imports and above all that imports it."
     )
-    for line, other in sorted(imported_layers(path)):
-        assert other in LAYERS, f"add jaxvi/{other} to LAYERS in tests/test_layers.py."
+    for line, name in sorted(imported(path)):
+        other = layer_named(name)
         place = f"{path.relative_to(ROOT.parent)}:{line}"
-        assert other == layer or LAYERS.index(other) < LAYERS.index(layer), (
-            f"{place} imports {other}, which comes after {layer}: move what they share up, or "
+        assert other == layer or PLACES[other] < PLACES[layer], (
+            f"{place} imports {name}, which is no row above {layer}: move what they share up, or "
             "pass it in as an argument."
         )
+
+
+@by_file
+def test_packages_are_entered_by_their_init(path: Path) -> None:
+    """Of another package only names that its __init__ binds are imported."""
+    for line, name in sorted(imported(path)):
+        other, parts = layer_named(name), name.split(".")
+        if other in (layer_of(path), "jaxvi") or not (ROOT / other).is_dir() or len(parts) == 2:
+            continue
+        place = f"{path.relative_to(ROOT.parent)}:{line}"
+        assert len(parts) == 3, (
+            f"{place} reaches into {other}: import {parts[-1]} from jaxvi.{other}."
+        )
+        assert parts[2] in named_by(other), f"{place}: jaxvi/{other}/__init__.py lacks {parts[2]}."
+
+
+def test_the_root_has_few_files() -> None:
+    """A new concept goes into a package."""
+    assert len(list(ROOT.glob("*.py"))) <= MOST_ROOT_FILES
+
+
+def test_contributing_has_the_same_table() -> None:
+    """Rows, order and words."""
+    text = (ROOT.parent / "CONTRIBUTING.md").read_text()
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| (.+?) \|$", text.split("## Layers")[1], re.M)
+    assert [(names.replace("`", ""), words) for names, words in rows] == list(LAYERS.items())
 
 
 def test_importing_jaxvi_is_light() -> None:

@@ -1,6 +1,6 @@
 """Snapshots: all that a batch of lanes needs to go on."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,6 +23,7 @@ class Snapshot(NamedTuple):
         return self.width, self.numbers["step"]
 
 
+@runtime_checkable
 class SnapshotSink(Protocol):
     """Where a run leaves its snapshots; when one is due is not the run's to know."""
 

@@ -39,11 +39,7 @@ from jaxvi.diagnostics import (
     of_drift,
     weigh,
 )
-from jaxvi.families import (
-    FullRank,
-    Mixture,
-    Transformed,
-)
+from jaxvi.families import FullRank, Mixture, Transformed
 from jaxvi.hierarchical import Nested, driver_names, find_noncentering, nested_movement
 from jaxvi.results import Fit, Stage, Stock, Timing, errors_of, evidence_of
 from jaxvi.solvers import NaturalGradient
