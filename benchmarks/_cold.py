@@ -18,7 +18,7 @@ def jaxvi_fit(num_steps: int) -> Fit:
     import jax
 
     import jaxvi
-    from benchmarks._engine_sides import setup_for
+    from benchmarks.engine._sides import setup_for
 
     def fit(problem: Any) -> Any:
         setup = setup_for(problem)
@@ -44,7 +44,7 @@ def numpyro_run(num_steps: int) -> Fit:
     import jax
     import jax.numpy as jnp
 
-    from benchmarks import _engine_sides as sides
+    from benchmarks.engine import _sides as sides
 
     svi: Any = None
 
@@ -65,7 +65,7 @@ def numpyro_jit(num_steps: int) -> Fit:
     """NumPyro's start and updates in one function jitted by hand, which then stays compiled."""
     import jax
 
-    from benchmarks import _engine_sides as sides
+    from benchmarks.engine import _sides as sides
 
     program: Any = None
 
@@ -97,8 +97,8 @@ KINDS: dict[str, Callable[[int], Fit]] = {
 
 def main(kind: str, num_steps: int) -> None:
     """Two timed fits; everything that both need is imported and made before the clock starts."""
-    from benchmarks._engine_sides import fresh_bounds
     from benchmarks._problems import mixture
+    from benchmarks.engine._sides import fresh_bounds
 
     if kind != "jaxvi":
         import numpyro  # noqa: F401

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import _machine
-from benchmarks._table import write_section
+from benchmarks._markdown import write_section
 
 if TYPE_CHECKING:
-    from benchmarks._solvers_methods import Method
+    from benchmarks._methods import Method
 
 HERE = Path(__file__).resolve().parent
 Rows = Iterator[tuple[str, dict[str, Any]]]
@@ -134,7 +134,7 @@ def _name(command: Command, results: dict[str, Any]) -> str:
 
 def _measure(args: argparse.Namespace, command: Command) -> dict[str, Any]:
     """All sections that are asked for, into the results that there are."""
-    from benchmarks._solvers_peers import version
+    from benchmarks._peers import version
 
     plan = command.plan(args.quick)
     methods = command.methods(plan)

@@ -48,6 +48,15 @@ def dtype(request: pytest.FixtureRequest) -> Iterator[np.dtype]:
         yield jnp.dtype(request.param)
 
 
+@pytest.fixture(scope="module")
+def compiled_quickly() -> Iterator[None]:
+    """For modules whose time goes into compiling, not running: programs are optimised less."""
+    quick = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", quick)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _room() -> Iterator[None]:
     """Each module's compiled programs are dropped after it.

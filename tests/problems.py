@@ -2,7 +2,7 @@
 
 Every problem is off-centre and off-scale, and its log evidence is not 0. `PROBLEMS` is crossed
 with families, objectives and solvers; `FAMILIES`, `OBJECTIVES` and `SOURCES` are read from the
-packages, so that a new member is tested without a new line. tests/test_objectives.py checks the
+packages, so that a new member is tested without a new line. tests/objectives/ checks the
 catalogue's own numbers.
 """
 

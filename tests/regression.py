@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -77,3 +78,19 @@ def errors(fit, exact):
         np.abs((np.asarray(mean) - exact.mean) / sd).max(),
         np.abs(np.sqrt(np.asarray(variance)) / sd - 1.0).max(),
     )
+
+
+class Blocks:
+    """Blocks that can be gone through again; may raise after so many."""
+
+    def __init__(self, data, size, breaks_after=None, error=OSError("the disk is gone")):
+        self.data, self.size, self.error = data, size, error
+        self.left = breaks_after
+
+    def __iter__(self):
+        for first in range(0, len(jax.tree.leaves(self.data)[0]), self.size):
+            if self.left is not None:
+                self.left -= 1
+                if self.left < 0:
+                    raise self.error
+            yield jax.tree.map(lambda leaf, i=first: leaf[i : i + self.size], self.data)

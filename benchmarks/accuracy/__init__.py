@@ -1,0 +1,1 @@
+"""The benchmark `posteriors`: accuracy, verdicts and time on posteriors with reference draws."""

@@ -1,0 +1,1 @@
+"""The benchmark `engine`: time of a step beside NumPyro's."""

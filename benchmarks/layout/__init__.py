@@ -1,0 +1,1 @@
+"""The benchmark `layout`: how a mixture's density is written."""

@@ -1,0 +1,1 @@
+"""The benchmark `mixture`: the Bayesian Gaussian mixture beside scikit-learn's."""

@@ -1,0 +1,1 @@
+"""The benchmark `scale`: many restarts, many rows, many devices."""

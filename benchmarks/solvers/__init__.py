@@ -1,0 +1,1 @@
+"""The benchmark `solvers`: every solver and its peers on common problems."""
