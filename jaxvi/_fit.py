@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from jaxvi import _arguments
 from jaxvi._engine import Reporter
-from jaxvi._fitting import Call, Parts, Width, check_reporter, default_draws, fit_restarts
+from jaxvi._fitting import Layout, Parts, Request, check_reporter, default_draws, fit_restarts
 from jaxvi._persistence import Checkpoints, as_folder
 from jaxvi._sampling import draws_each
 from jaxvi._types import Data
@@ -164,7 +164,7 @@ def fit(
         "num_eval_draws": num_eval_draws,
     }
     pool = None if pool is None else _arguments.whole("pool", pool, 1)
-    width = Width(pool, _arguments.flag("race", race), mesh)
+    layout = Layout(pool, _arguments.flag("race", race), mesh)
     if auto and mesh is not None and len(processes(check_mesh(mesh))) > 1:
         raise ValueError(
             "expected a family or a solver with a mesh of several processes, since stages after "
@@ -175,7 +175,7 @@ def fit(
             "race: expected False with the default call, whose restarts look for separate modes; "
             "got True; try a family or a solver with it, such as jaxvi.FullRank()."
         )
-    call = Call(key, target, parts, run, effort, polish, width)
+    call = Request(key, target, parts, run, effort, polish, layout)
     if checkpoint is None:
         return launch(call, max_seconds, progress, None)
     folder = as_folder("checkpoint", checkpoint)
@@ -184,7 +184,7 @@ def fit(
 
 
 def launch(
-    call: Call,
+    call: Request,
     max_seconds: float | None,
     progress: bool | Reporter | None,
     checkpoints: Checkpoints | None,
@@ -202,7 +202,7 @@ def launch(
             max_seconds=max_seconds,
             progress=progress,
             checkpoint=kept,
-            width=call.width,
+            layout=call.layout,
         )
     pilot = Pilot(
         call.key,
@@ -214,7 +214,7 @@ def launch(
         progress,
         checkpoints,
     )
-    return pilot.fly(call.run | {"width": call.width})
+    return pilot.fly(call.run | {"layout": call.layout})
 
 
 def _restarts_for(dim: int) -> int:

@@ -13,9 +13,9 @@ from jaxvi._engine import Reporter
 from jaxvi._fit import launch
 from jaxvi._fitting import (
     FORMAT,
-    Call,
+    Layout,
     Parts,
-    Width,
+    Request,
     check_parts,
     check_reporter,
     describe_device,
@@ -129,9 +129,9 @@ def resume(
         jnp.asarray(np.asarray(header["key"], np.uint32)), impl=header["key_impl"]
     )
     run = {"data": data, "start": None, "start_scale": 1.0} | header["numbers"]
-    _same_mesh(header["width"]["mesh"], mesh)
-    width = Width(**header["width"] | {"mesh": mesh})
-    call = Call(key, target, parts, run, header["effort"], header["polish"], width)
+    _same_mesh(header["layout"]["mesh"], mesh)
+    layout = Layout(**header["layout"] | {"mesh": mesh})
+    call = Request(key, target, parts, run, header["effort"], header["polish"], layout)
     kept = Checkpoints(where, checkpoint_seconds, call.describe, data, name, writes(mesh))
     return launch(call, max_seconds, progress, kept)
 

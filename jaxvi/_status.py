@@ -19,7 +19,7 @@ class Status(IntEnum):
     NO_START = 6
     UNBOUNDED = 7
     SINGULAR = 8
-    OVERTAKEN = 9
+    PRUNED = 9
 
     @property
     def text(self) -> str:
@@ -74,7 +74,7 @@ _TEXTS: dict[Status, tuple[str, str]] = {
         "where the search ended: add a prior, or use a solver that needs gradients only, such "
         "as BatchAndMatch.",
     ),
-    Status.OVERTAKEN: (
+    Status.PRUNED: (
         "overtaken",
         "Fell behind another restart in a race and was dropped: leave race out to see it end.",
     ),

@@ -13,7 +13,7 @@ from benchmarks._methods import Method, Outcome, Task
 from benchmarks.accuracy._peers import flows, nuts
 from benchmarks.posteriors import Posterior, Score
 from jaxvi import Status
-from jaxvi.results._fit_result import evidence_of
+from jaxvi.results._fit_result import findings_of
 from jaxvi.results._verdict import judge
 
 LOOSE = 0.15  # sds, and relative of sds: what the larger posteriors are judged on
@@ -54,7 +54,7 @@ def judge_posterior(posterior: Posterior, draws: int) -> Judge:
             cell.update(outcome.facts())
         if outcome.fit is not None:
             cell.update(_said(outcome.fit))
-            same = outcome.fit.stock is None
+            same = outcome.fit.corrected_draws is None
             z = z if same else outcome.fit.q.sample_unconstrained(key, draws)
             cell["q"] = _errors(scorer.score(z))
         return cell
@@ -79,13 +79,13 @@ def _errors(found: Score) -> Cell:
 
 def _said(fit: jaxvi.Fit) -> dict[str, Any]:
     """Verdict and evidence; of a single solver's fit the weights are had here, after its times."""
-    seen = fit.evidence or evidence_of(fit)
+    seen = fit.findings or findings_of(fit)
     verdict = judge(seen)
     return {
         "verdict": verdict.level,
         "reasons": list(verdict.reasons),
         "khat": seen.khat,
-        "efficiency": seen.efficiency,
+        "efficiency": seen.relative_ess,
         "corrected": seen.corrected,
         "log": [str(stage) for stage in fit.log],
     }

@@ -1,6 +1,6 @@
 """The engine: setups, the step loop, lanes of restarts, chunks, pools, ranking."""
 
-from jaxvi._engine.data_source import EvalDraws, Feed, Streamed, Whole, feeding
+from jaxvi._engine.data_sources import DataSource, EvalDraws, Streamed, Whole, data_source
 from jaxvi._engine.driver import Run, run_chunks, run_pool
 from jaxvi._engine.history import History
 from jaxvi._engine.interruption import interrupts
@@ -22,8 +22,8 @@ __all__ = [
     "MAX_BLOCKS",
     "MOST_TOGETHER",
     "ConjugateSetup",
+    "DataSource",
     "EvalDraws",
-    "Feed",
     "History",
     "Lane",
     "LaneResult",
@@ -44,7 +44,7 @@ __all__ = [
     "WarmStart",
     "Whole",
     "advance_lanes",
-    "feeding",
+    "data_source",
     "interrupts",
     "lane_results",
     "make_reporter",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvi._compilation import compile_clock
-from jaxvi._engine.data_source import Feed, StreamBroke, tell
+from jaxvi._engine.data_sources import DataSource, StreamBroke, tell
 from jaxvi._engine.history import History, Recorder
 from jaxvi._engine.interruption import interrupts
 from jaxvi._engine.limits import MAX_BLOCKS, Limits, next_blocks
@@ -19,7 +19,7 @@ from jaxvi._engine.memory import out_of_memory, warn_of_memory
 from jaxvi._engine.placement import Placement, Seen
 from jaxvi._engine.pool import Pool, PoolUse
 from jaxvi._engine.pool_snapshot import restore, snapshot
-from jaxvi._engine.progress import Progress, Reporter, tell_of
+from jaxvi._engine.progress import Progress, Reporter, report_progress
 from jaxvi._engine.snapshot import Snapshot, SnapshotSink
 from jaxvi._numerics import Keys
 from jaxvi._status import Status
@@ -39,7 +39,7 @@ class Run(NamedTuple):
 def run_chunks(
     keys: Keys,
     lanes: Lane,
-    feed: Feed,
+    source: DataSource,
     limits: Limits,
     report: Reporter,
     checkpoint: SnapshotSink | None,
@@ -48,7 +48,7 @@ def run_chunks(
 ) -> Run:
     """Chunks until every lane has ended, a limit, or an interrupt between two chunks."""
     max_steps, seen = limits.max_steps, place.look(lanes)
-    setup, length = feed.setup, block_length(feed.setup)
+    setup, length = source.setup, block_length(source.setup)
     recorder = Recorder(len(seen.status))
     blocks, step, seconds, began, stop = 1, 0, 0.0, time.perf_counter(), False
     if found is not None:
@@ -66,7 +66,7 @@ def run_chunks(
             save()
         while step < max_steps and bool((seen.status == Status.RUNNING).any()):
             try:
-                data, end = feed.at(step)
+                data, end = source.at(step)
             except StreamBroke as error:
                 tell(error, step)
                 stop = True
@@ -113,7 +113,7 @@ def report_run(
     running = int((lanes.status == Status.RUNNING).sum())
     best = float(finite.max()) if finite.size else math.nan
     progress = Progress(step, max_steps, len(bounds), running, best, seconds)
-    tell_of(progress, report, interrupted)
+    report_progress(progress, report, interrupted)
 
 
 def run_pool(
@@ -160,4 +160,4 @@ def _report(report: Reporter, pool: Pool, seconds: float, interrupted: threading
     progress = Progress(
         pool.last_step, pool.max_steps, pool.num_restarts, pool.num_left, pool.best_bound, seconds
     )
-    tell_of(progress, report, interrupted)
+    report_progress(progress, report, interrupted)

@@ -16,7 +16,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
-from jaxvi._engine.data_source import EvalDraws, Whole
+from jaxvi._engine.data_sources import EvalDraws, Whole
 from jaxvi._engine.lanes import lane_results, noise_keys
 from jaxvi._engine.loop import Lane, block_length, run_lanes
 from jaxvi._engine.placement import Seen
@@ -24,11 +24,11 @@ from jaxvi._engine.ranking import Ranking, in_calls, is_sharp, ranking_of
 from jaxvi._engine.setup import Setup
 from jaxvi._engine.starts import WarmStart, lanes_at_starts
 from jaxvi._numerics import Keys, split_key
-from jaxvi._sampling import draw_and_weigh
+from jaxvi._sampling import draw_with_log_weights
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.data import is_spread, rows_here
-from jaxvi.diagnostics import Weighing
+from jaxvi.diagnostics import ImportanceWeights
 from jaxvi.mesh import LANES, ROWS, is_first, processes, round_up
 
 _EVERYWHERE = PartitionSpec()
@@ -317,7 +317,7 @@ def _weigh(
 
     def here(key: Array, call: Any, phis: Phi, data: Data) -> Array:
         key, target, family = jax.random.fold_in(key, call), setup.target, setup.family
-        return draw_and_weigh(
+        return draw_with_log_weights(
             key, phis, data, target=target, family=family, num=num, common=True
         ).log_weights
 
@@ -339,7 +339,7 @@ class Spread(Whole):
 
     def rank(
         self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], draws: EvalDraws
-    ) -> tuple[Ranking, Weighing | None]:
+    ) -> tuple[Ranking, ImportanceWeights | None]:
         """There, too."""
         return self._place.rank(
             keys, phi, status, self.first, setup=self.setup, **draws._asdict()

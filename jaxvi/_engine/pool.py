@@ -321,7 +321,7 @@ class Pool:
             phis = lane_results(self.lanes, setup=self.setup)
             running = self.occupied & (status == Status.RUNNING)
             behind = self.race.look(phis, self.places.restart, steps, running, self.occupied)
-            status[behind] = Status.OVERTAKEN
+            status[behind] = Status.PRUNED
         if ending is not None:
             status[status == Status.RUNNING] = ending
         done = np.flatnonzero(self.occupied & (status != Status.RUNNING))

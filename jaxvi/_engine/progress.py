@@ -25,7 +25,7 @@ class Progress(NamedTuple):
 Reporter = Callable[[Progress], None]
 
 
-def tell_of(progress: Progress, report: Reporter, interrupted: threading.Event) -> None:
+def report_progress(progress: Progress, report: Reporter, interrupted: threading.Event) -> None:
     """Tell the observer; a KeyboardInterrupt raised in it stops the run as Ctrl-C does.
 
     Anything else that it raises is warned of, and costs no step of the fit.

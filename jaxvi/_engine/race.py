@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxvi._engine.loop import block_length
 from jaxvi._engine.setup import Setup
 from jaxvi._numerics import fold_in
-from jaxvi._sampling import draw_and_weigh
+from jaxvi._sampling import draw_with_log_weights
 from jaxvi._types import Data, Phi
 
 NUM_DRAWS = 512
@@ -25,7 +25,7 @@ _NOISE = 3.0  # standard errors
 _TOLERANCE = 0.2  # nats that two lanes at one optimum may differ by
 
 
-def overtaken(
+def should_prune(
     gap: Float[np.ndarray, "lanes"],
     gap_se: Float[np.ndarray, "lanes"],
     gain: Float[np.ndarray, "lanes"],
@@ -50,7 +50,7 @@ class Race:
 
     def __init__(self, key: Key[Array, ""], setup: Setup, data: Data, num_restarts: int) -> None:
         self._weigh = partial(
-            draw_and_weigh,
+            draw_with_log_weights,
             fold_in(key, 1),
             target=setup.target,
             family=setup.family,
@@ -111,7 +111,7 @@ class Race:
             gain = bounds[lanes] - self._before[restart[lanes]]
             se = gaps.std(axis=1, ddof=1) / NUM_DRAWS**0.5
             # a first look only sees where a lane is
-            behind[lanes] = np.isfinite(gain) & overtaken(gaps.mean(axis=1), se, gain)
+            behind[lanes] = np.isfinite(gain) & should_prune(gaps.mean(axis=1), se, gain)
         seen = restart[due]
         self._before[seen] = np.where(finite[due], bounds[due], np.nan)
         self._next[seen] = np.ceil(steps[due] * _GROWTH)

@@ -12,7 +12,7 @@ from jaxvi._compilation import Lowering
 from jaxvi._engine.lanes import lane_results
 from jaxvi._engine.setup import Setup
 from jaxvi._numerics import Keys, fold_in
-from jaxvi._sampling import draw_and_weigh, draws_each, lower_draws
+from jaxvi._sampling import draw_with_log_weights, draws_each, lower_draws
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 
@@ -120,7 +120,7 @@ def log_weights(
             group = jax.tree.map(lambda leaf, some=some: leaf[some], phis)
 
         def weigh(call: int, num: int, group: Phi = group) -> Array:
-            return draw_and_weigh(
+            return draw_with_log_weights(
                 fold_in(keys.ranking, call),
                 group,
                 data,

@@ -19,7 +19,7 @@ from jaxvi._engine.ranking import Ranking, ranking_of
 from jaxvi._engine.setup import Setup
 from jaxvi._numerics import Keys
 from jaxvi._types import Data, Phi
-from jaxvi.diagnostics import Weighing, weighing_of
+from jaxvi.diagnostics import ImportanceWeights, importance_weights_of
 from jaxvi.families import Family, transform_and_log_prob
 from jaxvi.target import Target, num_rows
 
@@ -77,7 +77,7 @@ def rank_by_rows(
     target: Target,
     setup: Setup,
     num_draws: int,
-) -> tuple[Ranking, Weighing]:
+) -> tuple[Ranking, ImportanceWeights]:
     """As `rank_phis`, on draws common to all lanes, each weighed on all rows.
 
     Sums over blocks are taken in float64. Where fewer rows came than there are, their log
@@ -92,7 +92,9 @@ def rank_by_rows(
         weights = np.asarray(base, float) + total * (blocks.total / seen)
     ranking = ranking_of(weights, status)
     best = ranking.best
-    return ranking, weighing_of(np.asarray(z[best]), np.asarray(params[best]), weights[best])
+    return ranking, importance_weights_of(
+        np.asarray(z[best]), np.asarray(params[best]), weights[best]
+    )
 
 
 def lower_ranking_by_rows(

@@ -9,9 +9,9 @@ from jaxvi._fitting.arguments import (
 )
 from jaxvi._fitting.request import (
     FORMAT,
-    Call,
+    Layout,
     Parts,
-    Width,
+    Request,
     describe_device,
     describe_part,
     describe_target,
@@ -22,11 +22,11 @@ from jaxvi._fitting.restarts import fit_restarts
 
 __all__ = [
     "FORMAT",
-    "Call",
+    "Layout",
     "NoStart",
     "Parts",
+    "Request",
     "Unconstrained",
-    "Width",
     "check_parts",
     "check_reporter",
     "default_draws",

@@ -13,7 +13,7 @@ from jaxvi import _arguments
 from jaxvi._engine import (
     Setup,
 )
-from jaxvi._fitting.request import Width
+from jaxvi._fitting.request import Layout
 from jaxvi._status import Status
 from jaxvi._types import Data
 from jaxvi.data import (
@@ -204,7 +204,7 @@ def default_draws(data: Data, num_lanes: int) -> int:
     return min(max(_ROWS_RANKED // (total * num_lanes), _FEWEST_DRAWS), _MOST_DRAWS)
 
 
-def _check_width(asked: Width, minibatch: Any, data: Data) -> None:
+def check_layout(asked: Layout, minibatch: Any, data: Data) -> None:
     """Raise where lanes, data and devices don't go together."""
     pool, race, mesh = asked
     pooled = pool is not None or race

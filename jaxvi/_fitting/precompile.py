@@ -16,7 +16,7 @@ from jaxvi._compilation import (
 )
 from jaxvi._engine import (
     MAX_BLOCKS,
-    Feed,
+    DataSource,
     Setup,
     Starts,
     advance_lanes,
@@ -39,14 +39,14 @@ class _Wanted(NamedTuple):
 
 
 def _compiling(
-    feed: Feed,
+    source: DataSource,
     keys: Keys,
     starts: Starts,
     wanted: _Wanted,
     first: list[Lowering],
 ) -> contextlib.AbstractContextManager[list[Future[None]] | None]:
     """The `first` programs, those of starts, steps and ranking, and what else is wanted."""
-    step, setup, (data, _) = np.int32(0), feed.setup, feed.at(0)
+    step, setup, (data, _) = np.int32(0), source.setup, source.at(0)
     arguments, num_lanes = tuple(starts), wanted.num_lanes
 
     def lowerings() -> Iterator[Lowering]:
@@ -54,7 +54,7 @@ def _compiling(
         start: dict[str, Any] = {"setup": setup, "num_lanes": num_lanes}
         yield partial(start_lanes.lower, keys, *arguments, **start)
         lanes = jax.eval_shape(partial(start_lanes, **start), keys, *arguments)
-        yield from feed.lower_rest(keys, lanes, wanted.num_eval_draws)
+        yield from source.lower_rest(keys, lanes, wanted.num_eval_draws)
         if wanted.also is not None:
             phis = jax.eval_shape(partial(lane_results, setup=setup), lanes)
             yield from wanted.also(setup, phis, data)

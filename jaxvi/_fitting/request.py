@@ -17,10 +17,10 @@ from jaxvi.mesh import describe_mesh
 from jaxvi.results import Fit
 from jaxvi.target import Target
 
-FORMAT = 2
+FORMAT = 3
 
 
-class Width(NamedTuple):
+class Layout(NamedTuple):
     """Lanes at once, None where memory says; whether they race; devices that they are spread on."""
 
     pool: int | None = None
@@ -39,7 +39,7 @@ class Parts(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class Request:
     """The arguments that make a run: time limits and whom to tell are not among them."""
 
     key: Key[Array, ""]
@@ -48,7 +48,7 @@ class Call:
     run: dict[str, Any]  # data, start, start_scale, numbers
     effort: str
     polish: bool | str
-    width: Width = Width()
+    layout: Layout = Layout()
 
     def describe(self) -> dict[str, Any]:
         """The header of a checkpoint."""
@@ -69,7 +69,7 @@ class Call:
             "numbers": {name: int(self.run[name]) for name in NUMBERS},
             "effort": self.effort,
             "polish": self.polish,
-            "width": self.width._asdict() | {"mesh": describe_mesh(self.width.mesh)},
+            "layout": self.layout._asdict() | {"mesh": describe_mesh(self.layout.mesh)},
         }
 
 

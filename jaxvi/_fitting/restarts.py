@@ -18,8 +18,8 @@ from jaxvi._compilation import (
 )
 from jaxvi._engine import (
     MOST_TOGETHER,
+    DataSource,
     EvalDraws,
-    Feed,
     Lane,
     Limits,
     OneDevice,
@@ -33,7 +33,7 @@ from jaxvi._engine import (
     Spread,
     Starts,
     Streamed,
-    feeding,
+    data_source,
     make_reporter,
     make_setup,
     out_of_memory,
@@ -44,10 +44,10 @@ from jaxvi._engine import (
     warn_of_memory,
 )
 from jaxvi._fitting.arguments import (
-    _check_width,
     check_concrete,
     check_data,
     check_hashable,
+    check_layout,
     check_parts,
     check_solver,
     check_some_start,
@@ -55,13 +55,13 @@ from jaxvi._fitting.arguments import (
     unconstrained_starts,
 )
 from jaxvi._fitting.precompile import CompileAlso, _await, _compiling, _Wanted
-from jaxvi._fitting.request import Width
+from jaxvi._fitting.request import Layout
 from jaxvi._numerics import Keys, split_key
 from jaxvi._persistence import Batch
 from jaxvi._types import Data
 from jaxvi.data import Stream, placed
-from jaxvi.diagnostics import Weighing
-from jaxvi.results import Fit, Timing, evidence_of, warm_start
+from jaxvi.diagnostics import ImportanceWeights
+from jaxvi.results import Fit, Timing, findings_of, warm_start
 from jaxvi.target import Target
 
 
@@ -84,7 +84,7 @@ def fit_restarts(
     patience: float | None = None,
     stop_when_sharp: bool = False,
     compile_also: CompileAlso | None = None,
-    width: Width = Width(),
+    layout: Layout = Layout(),
     progress: bool | Reporter | None = None,
     checkpoint: Batch | None = None,
     minibatch: Any = None,
@@ -101,13 +101,13 @@ def fit_restarts(
     began = time.perf_counter()
     key = _arguments.typed_key(key)
     _arguments.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
-    _check_width(width, minibatch, data)
+    check_layout(layout, minibatch, data)
     check_concrete(data)
-    on_one = width.mesh is None
+    on_one = layout.mesh is None
     dtype = check_data(target, data, minibatch) if on_one else target.check(data)
     mesh, num_rows = None, 0
     if not isinstance(data, Stream):
-        data, mesh, num_rows = placed(target, data, width.mesh)
+        data, mesh, num_rows = placed(target, data, layout.mesh)
     check_parts(family, objective, solver, noise)
     setup = make_setup(target, family, objective, solver, noise)
     check_hashable(setup)
@@ -124,27 +124,27 @@ def fit_restarts(
     keys = split_key(key)
     with compile_clock() as compiling, contextlib.ExitStack() as stack:
         setup = setup.prepared(data, dtype)
-        feed = stack.enter_context(feeding(setup, keys.noise, data, minibatch, dtype))
+        source = stack.enter_context(data_source(setup, keys.noise, data, minibatch, dtype))
         place = None if mesh is None else OnMesh(mesh, num_restarts, num_rows)
         report, close = make_reporter(progress if place is None or place.reports else False)
         budget = math.inf if max_seconds is None else began + max_seconds
         limits = Limits(max_steps, budget, patience)
-        starts = Starts(z, scale, feed.first, warm)
-        found = _find(checkpoint, feed.setup, keys, starts, max_steps)
-        lanes = found.width if found else _width(width, num_restarts, feed, keys, starts)
+        starts = Starts(z, scale, source.first, warm)
+        found = _find(checkpoint, source.setup, keys, starts, max_steps)
+        lanes = found.width if found else _pool_width(layout, num_restarts, source, keys, starts)
         if place is not None:
-            feed, keys = Spread(place, setup, data), place.place_keys(key)
-            run = _run_on_mesh(place, keys, starts, feed, limits, report, checkpoint, found)
+            source, keys = Spread(place, setup, data), place.place_keys(key)
+            run = _run_on_mesh(place, keys, starts, source, limits, report, checkpoint, found)
         elif lanes is None:
             wanted = _Wanted(num_restarts, num_eval_draws, compile_also)
-            run = _run_together(keys, starts, feed, wanted, limits, report, checkpoint, found)
+            run = _run_together(keys, starts, source, wanted, limits, report, checkpoint, found)
         else:
-            loop = (keys, feed.setup, starts, feed.at(0)[0])
-            pool = Pool(*loop, num_restarts, lanes, max_steps, width.race)
+            loop = (keys, source.setup, starts, source.at(0)[0])
+            pool = Pool(*loop, num_restarts, lanes, max_steps, layout.race)
             run = run_pool(pool, limits, report, checkpoint, found)
         close()
-        check_some_start(run.status, feed.first)
-        ranking, weighed = feed.rank(
+        check_some_start(run.status, source.first)
+        ranking, weighed = source.rank(
             keys, run.phi, run.status, EvalDraws(num_eval_draws, stop_when_sharp)
         )
     timing = Timing(compiling.seconds, run.seconds, time.perf_counter() - began)
@@ -155,7 +155,7 @@ def _as_fit(
     setup: Setup,
     run: Run,
     ranking: Ranking,
-    weighed: Weighing | None,
+    weighed: ImportanceWeights | None,
     timing: Timing,
     key: Array,
     data: Data,
@@ -179,18 +179,20 @@ def _as_fit(
         data=data,
         pool=run.pool,
     )
-    return fit if weighed is None else replace(fit, evidence=evidence_of(fit, weighed))
+    return fit if weighed is None else replace(fit, findings=findings_of(fit, weighed))
 
 
-def _width(asked: Width, num_restarts: int, feed: Feed, keys: Keys, starts: Starts) -> int | None:
+def _pool_width(
+    asked: Layout, num_restarts: int, source: DataSource, keys: Keys, starts: Starts
+) -> int | None:
     """Lanes of a pool; None where all restarts run together."""
     pool, race, mesh = asked
     if pool is None:
-        together = mesh is not None or isinstance(feed, Streamed)
+        together = mesh is not None or isinstance(source, Streamed)
         together |= num_restarts <= MOST_TOGETHER
         pool = num_restarts
         if not together:
-            pool = usual_width(feed.setup, keys, starts, num_restarts)
+            pool = usual_width(source.setup, keys, starts, num_restarts)
     return min(pool, num_restarts) if race or pool < num_restarts else None
 
 
@@ -198,7 +200,7 @@ def _run_on_mesh(
     place: OnMesh,
     keys: Keys,
     starts: Starts,
-    feed: Feed,
+    source: DataSource,
     limits: Limits,
     report: Reporter,
     checkpoint: Batch | None,
@@ -209,17 +211,17 @@ def _run_on_mesh(
     if checkpoint is not None:
         place.check_same(-1 if found is None else int(found.numbers["step"]))
     if found is None:
-        lanes = place.start_lanes(keys, z, scale, feed.first, warm, setup=feed.setup)
+        lanes = place.start_lanes(keys, z, scale, source.first, warm, setup=source.setup)
         check_some_start(place.look(lanes).status, data)
     else:
         lanes = place.place_lanes(found.lanes)
-    return run_chunks(keys, lanes, feed, limits, report, checkpoint, found, place)
+    return run_chunks(keys, lanes, source, limits, report, checkpoint, found, place)
 
 
 def _run_together(
     keys: Keys,
     starts: Starts,
-    feed: Feed,
+    source: DataSource,
     wanted: _Wanted,
     limits: Limits,
     report: Reporter,
@@ -227,10 +229,10 @@ def _run_together(
     found: Snapshot | None,
 ) -> Run:
     """All restarts as one batch; where it doesn't fit in memory, as a pool of half as many."""
-    setup, num_lanes = feed.setup, wanted.num_lanes
+    setup, num_lanes = source.setup, wanted.num_lanes
     try:
-        first = feed.lower_first(keys, num_lanes, wanted.num_eval_draws)
-        with _compiling(feed, keys, starts, wanted, first) as coming:
+        first = source.lower_first(keys, num_lanes, wanted.num_eval_draws)
+        with _compiling(source, keys, starts, wanted, first) as coming:
             if found is None:
                 _await(coming[: len(first) + 1] if coming else [])
                 lanes = start_lanes(keys, *starts, setup=setup, num_lanes=num_lanes)
@@ -238,13 +240,13 @@ def _run_together(
             else:
                 lanes = found.lanes
             _await(coming or [])
-        return run_chunks(keys, lanes, feed, limits, report, checkpoint, found, OneDevice())
+        return run_chunks(keys, lanes, source, limits, report, checkpoint, found, OneDevice())
     except Exception as error:
-        can_halve = num_lanes > 1 and found is None and not isinstance(feed, Streamed)
+        can_halve = num_lanes > 1 and found is None and not isinstance(source, Streamed)
         if not (can_halve and out_of_memory(error)):
             raise
         warn_of_memory(num_lanes)
-    data = feed.at(0)[0]
+    data = source.at(0)[0]
     pool = Pool(keys, setup, starts, data, num_lanes, num_lanes // 2, limits.max_steps, False)
     return run_pool(pool, limits, report, checkpoint, None)
 

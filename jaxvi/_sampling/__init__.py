@@ -8,7 +8,7 @@ from jaxvi._sampling.approximation import (
     sampling_rows,
 )
 from jaxvi._sampling.evaluate import _values, features, values_of
-from jaxvi._sampling.heavy_tailed_draws import can_be_heavier, widened
+from jaxvi._sampling.heavy_tailed_draws import has_heavy_tailed_draws, widened
 from jaxvi._sampling.hmc import (
     LONGEST,
     MOST_LEAPS,
@@ -20,8 +20,8 @@ from jaxvi._sampling.hmc import (
     start_chains,
 )
 from jaxvi._sampling.weighted_draws import (
-    draw_and_weigh,
     draw_noise,
+    draw_with_log_weights,
     draws_each,
     lower_draws,
     tiled,
@@ -36,14 +36,14 @@ __all__ = [
     "_values",
     "adapted",
     "advance_chains",
-    "can_be_heavier",
     "chance_of",
     "constrain_rows",
-    "draw_and_weigh",
     "draw_noise",
+    "draw_with_log_weights",
     "draws_each",
     "features",
     "fewest_leaps",
+    "has_heavy_tailed_draws",
     "lower_draws",
     "lower_sampling",
     "noncentered",

@@ -16,7 +16,7 @@ from jaxvi.families import CouplingFlow, Family, FullRank, MeanField, scale_tril
 _DF = 5  # degrees of freedom
 
 
-def can_be_heavier(family: Family) -> bool:
+def has_heavy_tailed_draws(family: Family) -> bool:
     """Whether q maps as many normals as there are coordinates, one to one."""
     return isinstance(family, FullRank | MeanField | CouplingFlow)
 

@@ -35,7 +35,7 @@ def draws_each(num_lanes: int, dim: int) -> int:
     return max(most // num_lanes, _FEWEST)
 
 
-def draw_and_weigh(
+def draw_with_log_weights(
     key: Key[Array, ""],
     phis: Phi,
     data: Data,
@@ -106,7 +106,7 @@ def _weigh_draws(
 def lower_draws(
     key: Key[Array, ""], phis: Any, data: Data, target: Target, family: Family, num: int
 ) -> jax.stages.Lowered:
-    """The program for `phis` of these shapes, but for its noise; as `draw_and_weigh`."""
+    """The program for `phis` of these shapes, but for its noise; as `draw_with_log_weights`."""
     first = jax.tree.leaves(phis)[0]
     rows, dim = len(first) * num, target.dim
     noise = jax.eval_shape(lambda key: draw_noise(key, family, rows, dim, first.dtype), key)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxvi._numerics import fold_in
 from jaxvi._sampling import MOST_LEAPS, fewest_leaps
-from jaxvi.diagnostics import Drift, Groups, Movement, acceptance, compare, is_still, whitening
+from jaxvi.diagnostics import Drift, Groups, ShortChains, acceptance, compare, is_still, whitening
 from jaxvi.results import WORST_LOG_SD, WORST_MEAN
 from jaxvi.target import Target
 
@@ -28,7 +28,7 @@ class Polished(NamedTuple):
 def polish(
     key: Key[Array, ""],
     target: Target,
-    moved: Movement,
+    moved: ShortChains,
     rounds: range,
     go_on: Callable[[], bool],
 ) -> Polished:

@@ -17,36 +17,36 @@ from jaxvi._engine import Reporter
 from jaxvi._fitting import NoStart, Unconstrained, fit_restarts
 from jaxvi._numerics import fold_in, on_device
 from jaxvi._persistence import Batch, Checkpoints
-from jaxvi._sampling import Approximation, can_be_heavier, noncentered
+from jaxvi._sampling import Approximation, has_heavy_tailed_draws, noncentered
 from jaxvi._status import Status
 from jaxvi._types import Data
 from jaxvi.autopilot._chains import polish
 from jaxvi.autopilot._flow import LOST, flow_fit, noncentered_fit
 from jaxvi.autopilot._line_searches import lower_rays, places_beyond
 from jaxvi.autopilot._modes import lanes_within, moments_rhat, of_lanes, separate_lanes
-from jaxvi.autopilot._nested_laplace import approximation_of, given_drivers
+from jaxvi.autopilot._nested_laplace import approximation_of, given_hyperparameters
 from jaxvi.autopilot._weights import Told, by_nested_weights, by_weights, can_tell, weighted
 from jaxvi.diagnostics import (
     ALIKE,
-    LEAST_EFFICIENCY,
+    MIN_RELATIVE_ESS,
     SMALL,
-    Movement,
-    Weighing,
+    ImportanceWeights,
+    ShortChains,
     drift_from,
+    importance_weights,
     is_still,
-    memory,
-    movement,
+    largest_start_correlation,
     of_drift,
-    weigh,
+    short_chains,
 )
 from jaxvi.families import FullRank, Mixture, Transformed
-from jaxvi.hierarchical import Nested, driver_names, find_noncentering, nested_movement
-from jaxvi.results import Fit, Stage, Stock, Timing, errors_of, evidence_of
+from jaxvi.hierarchical import Nested, find_noncentering, hyperparameter_names, nested_short_chains
+from jaxvi.results import CorrectedDraws, Fit, Stage, Timing, errors_of, findings_of
 from jaxvi.solvers import NaturalGradient
 from jaxvi.target import Target
 
 _FLOW_UP_TO = 30  # dimensions
-_BETTER_BELOW = {"quick": 0.0, "normal": 0.55, "thorough": 0.98}  # importance efficiency
+_BETTER_BELOW = {"quick": 0.0, "normal": 0.55, "thorough": 0.98}  # relative effective sample size
 _EXACT = 0.99  # likewise: of a q that has no tails to look for
 _GOOD = 0.95  # of a flow that needs no further cycle
 _FLOW_CYCLES = {"quick": 0, "normal": 4, "thorough": 8}
@@ -76,7 +76,7 @@ class Pilot:
     checkpoints: Checkpoints | None = None
     began: float = field(default_factory=time.perf_counter)
     log: list[Stage] = field(default_factory=list)
-    drivers: tuple[str, ...] = ()
+    hyperparameters: tuple[str, ...] = ()
     nested: Nested | None = None
 
     def left(self) -> float:
@@ -96,14 +96,14 @@ class Pilot:
             self._note("gaussian", None, fit, of_lanes(fit))
             usable = Status(int(fit.status[fit.best])) not in LOST
             if not (usable and math.isfinite(fit.bound)):
-                fit = dataclasses.replace(fit, evidence=evidence_of(fit))
+                fit = dataclasses.replace(fit, findings=findings_of(fit))
             elif not fit.interrupted:
                 fit, modes = self._gather(fit, run)
                 weighed = self._weigh(fit)
                 told = self._told(fit, weighed, modes)
                 if modes == 1 and (told is None or self.effort == "thorough"):
                     before, (fit, weighed) = fit, self._improve(fit, weighed)
-                    if fit is not before or self.drivers:
+                    if fit is not before or self.hyperparameters:
                         told = self._told(fit, weighed, modes)
                 fit = self._settle(fit, weighed, modes, told)
         seconds = time.perf_counter() - self.began
@@ -135,7 +135,12 @@ class Pilot:
         return None if self.checkpoints is None else self.checkpoints.batch()
 
     def _note(
-        self, name: str, before: Fit | None, of: Fit | Weighing, note: str, khat: float = math.nan
+        self,
+        name: str,
+        before: Fit | None,
+        of: Fit | ImportanceWeights,
+        note: str,
+        khat: float = math.nan,
     ) -> None:
         """A line of the log; after what was interrupted nothing new begins."""
         if isinstance(of, Fit) and of.interrupted:
@@ -185,20 +190,22 @@ class Pilot:
             return [other] if status.ok and math.isfinite(other.bound) else []
         return []
 
-    def _weigh(self, fit: Fit) -> Weighing:
+    def _weigh(self, fit: Fit) -> ImportanceWeights:
         key, q = fold_in(self.key, 1), fit.q
-        weighed = weigh(key, self.target, q.family, q.phi, self.data, num_batches=fit.num_restarts)
-        note = f"importance efficiency {100.0 * weighed.efficiency:.1f} %"
+        weighed = importance_weights(
+            key, self.target, q.family, q.phi, self.data, num_batches=fit.num_restarts
+        )
+        note = f"relative effective sample size {100.0 * weighed.relative_ess:.1f} %"
         if weighed.bad_share:
             note += f", not finite at {100.0 * weighed.bad_share:.2g} % of draws"
         self._note("weights", None, weighed, note, weighed.khat)
         return weighed
 
-    def _improve(self, gauss: Fit, weighed: Weighing) -> tuple[Fit, Weighing]:
-        """A Gaussian given a few drivers, one in non-centred coordinates, or a flow."""
+    def _improve(self, gauss: Fit, weighed: ImportanceWeights) -> tuple[Fit, ImportanceWeights]:
+        """A Gaussian given a few hyperparameters, one in non-centred coordinates, or a flow."""
         fit, start = gauss, gauss
         if self._is_poor(weighed) and isinstance(gauss.setup.family, FullRank):
-            better = self._given_drivers(gauss)
+            better = self._given_hyperparameters(gauss)
             if better is not None:
                 return better
             inner = self._noncentered(gauss)
@@ -207,16 +214,16 @@ class Pilot:
                 if funnel:
                     start = inner
                 else:
-                    self.drivers = ()
+                    self.hyperparameters = ()
                 fit, weighed = self._better(inner, "noncenter", gauss, (fit, weighed), funnel)
         if self.target.dim <= _FLOW_UP_TO and self._is_poor(weighed):
             fit, weighed = self._flow(start, (fit, weighed))
         return fit, weighed
 
-    def _given_drivers(self, gauss: Fit) -> tuple[Fit, Weighing] | None:
+    def _given_hyperparameters(self, gauss: Fit) -> tuple[Fit, ImportanceWeights] | None:
         """The nested Laplace approximation, where few coordinates set scales and it serves."""
         least = gauss.bound - _NO_FUNNEL
-        tried = given_drivers(self.key, gauss, self.data, least, _FLOW_UP_TO, self._in_time)
+        tried = given_hyperparameters(self.key, gauss, self.data, least, _FLOW_UP_TO, self._in_time)
         if tried is None:
             return None
         nested = tried.nested
@@ -230,27 +237,27 @@ class Pilot:
         q = approximation_of(gauss, nested)
         return dataclasses.replace(gauss, approximation=q), nested.weighed
 
-    def _is_poor(self, weighed: Weighing) -> bool:
+    def _is_poor(self, weighed: ImportanceWeights) -> bool:
         """Something better is called for, and there is time for it."""
-        return weighed.efficiency < _BETTER_BELOW[self.effort] and self._in_time()
+        return weighed.relative_ess < _BETTER_BELOW[self.effort] and self._in_time()
 
     def _better(
         self,
         new: Fit,
         name: str,
         start: Fit,
-        old: tuple[Fit, Weighing],
+        old: tuple[Fit, ImportanceWeights],
         taken: bool = False,
-    ) -> tuple[Fit, Weighing]:
+    ) -> tuple[Fit, ImportanceWeights]:
         """The new q where its weights are more even or it is `taken` anyway, else the old one."""
         q = new.q if new.q.target is self.target else noncentered(new.q, self.target, new.data[0])
         key = fold_in(self.key, 1)
-        weighed = weigh(key, self.target, q.family, q.phi, self.data)
+        weighed = importance_weights(key, self.target, q.family, q.phi, self.data)
         # efficiencies of next to nothing are noise; the bound tells these apart
         no_worse = new.bound >= start.bound - _NO_FUNNEL
-        better = taken or (no_worse and weighed.efficiency > old[1].efficiency)
+        better = taken or (no_worse and weighed.relative_ess > old[1].relative_ess)
         left = "" if better else "; left"
-        note = f"importance efficiency {100.0 * weighed.efficiency:.1f} %{left}"
+        note = f"relative effective sample size {100.0 * weighed.relative_ess:.1f} %{left}"
         self._note(name, start, new, note, weighed.khat)
         return (dataclasses.replace(old[0], approximation=q), weighed) if better else old
 
@@ -261,9 +268,9 @@ class Pilot:
         if params is None:
             self._note("scales", None, gauss, "no coordinate sets those of others")
             return None
-        self.drivers = driver_names(self.target, params)
-        children = int(np.asarray(params.rates).any(axis=1).sum())
-        note = f"{', '.join(self.drivers[:3])} set those of {children} coordinates"
+        self.hyperparameters = hyperparameter_names(self.target, params)
+        dependents = int(np.asarray(params.rates).any(axis=1).sum())
+        note = f"{', '.join(self.hyperparameters[:3])} set those of {dependents} coordinates"
         self._note("scales", None, gauss, note)
         return noncentered_fit(
             fold_in(self.key, 3),
@@ -285,47 +292,51 @@ class Pilot:
     def _budget(self) -> float | None:
         return None if math.isinf(self.left()) else max(self.left(), 1e-3)
 
-    def _flow(self, gauss: Fit, old: tuple[Fit, Weighing]) -> tuple[Fit, Weighing]:
+    def _flow(
+        self, gauss: Fit, old: tuple[Fit, ImportanceWeights]
+    ) -> tuple[Fit, ImportanceWeights]:
         """A coupling flow from a Gaussian, in cycles of falling rates, where it is better."""
         start = gauss
         for cycle in range(_FLOW_CYCLES[self.effort]):
             flow = flow_fit(fold_in(self.key, 10 + cycle), gauss, start, **self._rest())
             old = self._better(flow, "flow", start, old)
-            if old[1].efficiency >= _GOOD or not self._in_time() or not math.isfinite(flow.bound):
+            if old[1].relative_ess >= _GOOD or not self._in_time() or not math.isfinite(flow.bound):
                 break
             start = flow
         return old
 
-    def _settle(self, fit: Fit, weighed: Weighing, modes: int, told: Told | None) -> Fit:
+    def _settle(self, fit: Fit, weighed: ImportanceWeights, modes: int, told: Told | None) -> Fit:
         """The draws to hand out, and the evidence for them."""
         # where q is not the Gaussian any more, whether Gaussians agree says nothing of it
         rhat = moments_rhat(fit) if fit.approximation is None else 1.0
-        evidence = evidence_of(fit, weighed)._replace(modes=modes, rhat=rhat)
+        evidence = findings_of(fit, weighed)._replace(modes=modes, rhat=rhat)
         stock = None
         if self.nested is not None:  # draws of q are at hand, and dear to make again
-            stock = Stock(on_device(weighed.z), None, "q")
+            stock = CorrectedDraws(on_device(weighed.z), None, "q")
             alike = lanes_within(fit, evidence.bound - fit.bounds[fit.best])
             evidence = evidence._replace(lanes_at_best=max(alike, evidence.lanes_at_best))
         if told is not None and self.polish is not True:
             stock, errors = told
             corrected = "" if stock is None else "weights"
             return dataclasses.replace(
-                fit, stock=stock, evidence=evidence._replace(errors=errors, corrected=corrected)
+                fit,
+                corrected_draws=stock,
+                findings=evidence._replace(errors=errors, corrected=corrected),
             )
         if not self._in_time():
             evidence = evidence._replace(interrupted=True)
-            return dataclasses.replace(fit, stock=stock, evidence=evidence)
+            return dataclasses.replace(fit, corrected_draws=stock, findings=evidence)
         moved = self._moved(fit)
         drift, acceptance = moved.drift, moved.acceptance
         if self.polish is False or (self.polish is not True and is_still(drift, _UNCLEAR)):
             self._note("chains", None, weighed, of_drift(drift))
         else:
             key = fold_in(self.key, 5)
-            least = min(_OF_FUNNELS, _ROUNDS[self.effort]) if self.drivers else 1
+            least = min(_OF_FUNNELS, _ROUNDS[self.effort]) if self.hyperparameters else 1
             rounds = range(least, _ROUNDS[self.effort] + 1)
             polished = polish(key, self.target, moved, rounds, self._in_time)
             drift, acceptance = polished.drift, polished.acceptance
-            stock = Stock(polished.z, None, "chains")
+            stock = CorrectedDraws(polished.z, None, "chains")
             note = f"q: {of_drift(moved.drift)}; end: {of_drift(drift)}"
             self._note("chains", None, weighed, note)
         if self.nested is not None:
@@ -333,28 +344,22 @@ class Pilot:
         evidence = evidence._replace(
             errors=errors_of(drift, "chains"),
             corrected="chains" if stock is not None and stock.by == "chains" else "",
-            memory=memory(drift),
+            start_correlation=largest_start_correlation(drift),
             acceptance=acceptance,
-            drivers=self.drivers,
+            hyperparameters=self.hyperparameters,
         )
-        return dataclasses.replace(fit, stock=stock, evidence=evidence)
+        return dataclasses.replace(fit, corrected_draws=stock, findings=evidence)
 
-    def _moved(self, fit: Fit) -> Movement:
+    def _moved(self, fit: Fit) -> ShortChains:
         """What chains do that start at draws of q."""
         q, key, num = fit.q, fold_in(self.key, 4), _CHAINS[self.effort]
         if self.nested is not None:
-            return nested_movement(key, self.target, self.nested, num_chains=num)
-        return movement(
-            key,
-            self.target,
-            q.family,
-            q.phi,
-            self.data,
-            num_chains=num,
-            num_batches=_batches(fit),
-        )
+            return nested_short_chains(key, self.target, self.nested, num_chains=num)
+        batches = _batches(fit)
+        at = (key, self.target, q.family, q.phi, self.data)
+        return short_chains(*at, num_chains=num, num_batches=batches)
 
-    def _told(self, fit: Fit, weighed: Weighing, modes: int) -> Told | None:
+    def _told(self, fit: Fit, weighed: ImportanceWeights, modes: int) -> Told | None:
         """Draws that weights vouch for, and the errors left; None where weights can't tell.
 
         Weights see only where q's draws fall. Unless they are all alike, draws of q with heavier
@@ -364,30 +369,25 @@ class Pilot:
         q, key = fit.q, fold_in(self.key, 6)
         if self.nested is not None:
             return by_nested_weights(self.nested)
-        if weighed.bad_share or (self.drivers and not isinstance(q.family, Transformed)):
+        if weighed.bad_share or (self.hyperparameters and not isinstance(q.family, Transformed)):
             return None
-        if weighed.ok and (weighed.efficiency >= _EXACT or modes > 1):
+        if weighed.ok and (weighed.relative_ess >= _EXACT or modes > 1):
             return by_weights(weighed)
         inner = q.family.family if isinstance(q.family, Transformed) else q.family
-        if self.target.dim > _FLOW_UP_TO or not can_be_heavier(inner):
-            return by_weights(weighed) if weighed.ok and weighed.efficiency >= ALIKE else None
-        if weighed.efficiency < LEAST_EFFICIENCY:
+        if self.target.dim > _FLOW_UP_TO or not has_heavy_tailed_draws(inner):
+            return by_weights(weighed) if weighed.ok and weighed.relative_ess >= ALIKE else None
+        if weighed.relative_ess < MIN_RELATIVE_ESS:
             return None
-        tails = weigh(
-            key,
-            self.target,
-            q.family,
-            q.phi,
-            self.data,
-            num_batches=_batches(fit),
-            heavier=True,
+        at = (key, self.target, q.family, q.phi, self.data)
+        tails = importance_weights(*at, num_batches=_batches(fit), heavy_tailed=True)
+        note = (
+            f"heavy-tailed draws: relative effective sample size {100.0 * tails.relative_ess:.1f} %"
         )
-        note = f"heavier ones: importance efficiency {100.0 * tails.efficiency:.1f} %"
         self._note("tails", None, weighed, note, tails.khat)
         if not can_tell(weighed, tails):
             return None
         drift = drift_from(weighed, tails)
-        if weighed.efficiency >= ALIKE and max(drift.at_least(_UNCLEAR)) < SMALL:
+        if weighed.relative_ess >= ALIKE and max(drift.at_least(_UNCLEAR)) < SMALL:
             return None, errors_of(drift, "weights")
         return weighted(tails), errors_of(tails.error, "weights")
 

@@ -3,27 +3,27 @@
 from typing import TypeAlias
 
 from jaxvi._numerics import on_device
-from jaxvi.diagnostics import ALIKE, LEAST_EFFICIENCY, Weighing, is_small
+from jaxvi.diagnostics import ALIKE, MIN_RELATIVE_ESS, ImportanceWeights, is_small
 from jaxvi.hierarchical import Nested
-from jaxvi.results import Errors, Stock, errors_of
+from jaxvi.results import CorrectedDraws, Errors, errors_of
 
-Told: TypeAlias = tuple[Stock | None, Errors]  # None where q's plain draws serve
-_QUADRATIC = 0.999  # importance efficiency
-_MANY_VALUES = 0.5  # likewise, of the values of drivers
-_EVEN = 0.75  # importance efficiency of heavier draws
+Told: TypeAlias = tuple[CorrectedDraws | None, Errors]  # None where q's plain draws serve
+_QUADRATIC = 0.999  # relative effective sample size
+_MANY_VALUES = 0.5  # likewise, of the values of hyperparameters
+_EVEN = 0.75  # relative effective sample size of heavier draws
 _GOOD_KHAT = 0.5  # of q's own draws; of heavier ones, where q's own are above it
 _FEW_BAD = 0.01  # share of them that may be lost
 
 
-def can_tell(weighed: Weighing, tails: Weighing) -> bool:
+def can_tell(weighed: ImportanceWeights, tails: ImportanceWeights) -> bool:
     """Whether heavier draws tell marginals, by less of a q whose own weights are alike.
 
     Where q's own weights have a tail that condemns them, though next to nothing be in it, these
     must have none at all.
     """
-    alike = weighed.efficiency >= ALIKE
+    alike = weighed.relative_ess >= ALIKE
     limit = tails.khat_limit if weighed.khat <= _GOOD_KHAT else _GOOD_KHAT
-    even = tails.efficiency >= (LEAST_EFFICIENCY if alike else _EVEN)
+    even = tails.relative_ess >= (MIN_RELATIVE_ESS if alike else _EVEN)
     # so far out densities may overflow, which is for these draws to see and not for q's
     return even and tails.khat <= limit and tails.bad_share < _FEW_BAD
 
@@ -34,19 +34,19 @@ def by_nested_weights(nested: Nested) -> Told | None:
     Where log p is quadratic in the others, weights are all alike wherever these are. Where it
     isn't, weights see only where the conditionals have mass, and chains had better look.
     """
-    quadratic = nested.weighed.efficiency >= _QUADRATIC and nested.weighed.bad_share == 0.0
-    if not quadratic or nested.of_values.efficiency < _MANY_VALUES:
+    quadratic = nested.weighed.relative_ess >= _QUADRATIC and nested.weighed.bad_share == 0.0
+    if not quadratic or nested.of_values.relative_ess < _MANY_VALUES:
         return None
     return weighted(nested.of_values), errors_of(nested.of_values.error, "weights")
 
 
-def by_weights(weighed: Weighing) -> Told:
+def by_weights(weighed: ImportanceWeights) -> Told:
     """Plain draws where weights would change nothing that matters, else weighted ones."""
     if is_small(weighed.drift):
         return None, errors_of(weighed.drift, "weights")
     return weighted(weighed), errors_of(weighed.error, "weights")
 
 
-def weighted(weighed: Weighing) -> Stock:
+def weighted(weighed: ImportanceWeights) -> CorrectedDraws:
     """Draws with their weights."""
-    return Stock(on_device(weighed.z), on_device(weighed.log_weights), "weights")
+    return CorrectedDraws(on_device(weighed.z), on_device(weighed.log_weights), "weights")

@@ -7,13 +7,13 @@ from jaxvi.diagnostics._drift import Drift
 from jaxvi.diagnostics._drift import compare as compare
 from jaxvi.diagnostics._drift import is_small as is_small
 from jaxvi.diagnostics._drift import is_still as is_still
-from jaxvi.diagnostics._drift import memory as memory
+from jaxvi.diagnostics._drift import largest_start_correlation as largest_start_correlation
 from jaxvi.diagnostics._drift import of_drift as of_drift
 from jaxvi.diagnostics._importance_weights import ALIKE as ALIKE
-from jaxvi.diagnostics._importance_weights import LEAST_EFFICIENCY as LEAST_EFFICIENCY
-from jaxvi.diagnostics._importance_weights import Weighing, weigh
+from jaxvi.diagnostics._importance_weights import MIN_RELATIVE_ESS as MIN_RELATIVE_ESS
+from jaxvi.diagnostics._importance_weights import ImportanceWeights, importance_weights
 from jaxvi.diagnostics._importance_weights import drift_from as drift_from
-from jaxvi.diagnostics._importance_weights import weighing_of as weighing_of
+from jaxvi.diagnostics._importance_weights import importance_weights_of as importance_weights_of
 from jaxvi.diagnostics._importance_weights import without_lost as without_lost
 from jaxvi.diagnostics._linear_response import (
     FrozenError,
@@ -24,7 +24,7 @@ from jaxvi.diagnostics._linear_response import (
 from jaxvi.diagnostics._pareto import ParetoSmoothed, khat_threshold, pareto_smooth
 from jaxvi.diagnostics._short_chains import KEPT as KEPT
 from jaxvi.diagnostics._short_chains import Groups as Groups
-from jaxvi.diagnostics._short_chains import Movement, movement
+from jaxvi.diagnostics._short_chains import ShortChains, short_chains
 from jaxvi.diagnostics._short_chains import acceptance as acceptance
 from jaxvi.diagnostics._short_chains import move as move
 from jaxvi.diagnostics._short_chains import whitening as whitening
@@ -33,15 +33,15 @@ __all__ = [
     "Agreement",
     "Drift",
     "FrozenError",
+    "ImportanceWeights",
     "LinearResponse",
-    "Movement",
     "ParetoSmoothed",
-    "Weighing",
+    "ShortChains",
     "agreement",
     "frozen_error",
+    "importance_weights",
     "khat_threshold",
     "linear_response",
-    "movement",
     "pareto_smooth",
-    "weigh",
+    "short_chains",
 ]

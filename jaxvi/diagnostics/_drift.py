@@ -21,9 +21,9 @@ _FORGOTTEN = 0.15  # correlation with the start
 class Drift(NamedTuple):
     """How far marginals moved, a row for every coordinate: of z first, then of the parameters.
 
-    `mean` is in q's standard deviations, `log_sd` the log of the ratio of standard deviations;
-    each with its standard error. `memory` is the largest correlation, of ranks of values or of
-    distances from the median, between where chains started and where they are, less what chance
+    `mean` is in q's standard deviations, `log_sd` the log of the ratio of standard deviations; each
+    with its standard error. `start_correlation` is the largest correlation, of ranks of values or
+    of distances from the median, between where chains started and where they are, less what chance
     gives: 0 where they have forgotten. `sd_told` is false for parameters whose tails are so heavy
     that so many draws don't tell their sd.
     """
@@ -32,7 +32,7 @@ class Drift(NamedTuple):
     mean_mcse: Float[np.ndarray, "coordinates"]
     log_sd: Float[np.ndarray, "coordinates"]
     log_sd_mcse: Float[np.ndarray, "coordinates"]
-    memory: Float[np.ndarray, "coordinates"]
+    start_correlation: Float[np.ndarray, "coordinates"]
     sd_told: Bool[np.ndarray, "coordinates"]
 
     def at_least(self, errors: float = CLEAR) -> tuple[float, float]:
@@ -87,11 +87,13 @@ def compare(
         mean_error = np.sqrt(by_chain.var(axis=0) / size + 1.0 / pool_size)
         spread = square_by_chain.var(axis=0) / variance**2 / size + own.var(axis=0) / pool_size
         last = rows.reshape(kept, num_chains, -1)[-1]
-        memory = np.maximum(_memory(first, last), _memory(_folded(first), _folded(last)))
-        memory = np.where(constant, 0.0, memory)
+        correlation = np.maximum(
+            _start_correlation(first, last), _start_correlation(_folded(first), _folded(last))
+        )
+        correlation = np.where(constant, 0.0, correlation)
         log_sd_error = 0.5 * np.sqrt(spread)
-        told = (log_sd_error < _TOLD) | (np.arange(memory.size) < dim)
-        return Drift(mean, mean_error, 0.5 * np.log(variance), log_sd_error, memory, told)
+        told = (log_sd_error < _TOLD) | (np.arange(correlation.size) < dim)
+        return Drift(mean, mean_error, 0.5 * np.log(variance), log_sd_error, correlation, told)
 
 
 def _folded(
@@ -101,7 +103,7 @@ def _folded(
     return np.abs(rows - np.median(rows, axis=0)[None])
 
 
-def _memory(
+def _start_correlation(
     one: Float[np.ndarray, "chains coordinates"], other: Float[np.ndarray, "chains coordinates"]
 ) -> Float[np.ndarray, "coordinates"]:
     """Correlation of ranks, which one chain far out doesn't decide, beyond that of chance."""
@@ -119,8 +121,8 @@ def _memory(
 
 
 def is_still(drift: Drift, errors: float = CLEAR) -> bool:
-    """No drift both clear, by so many standard errors, and worth mending; little memory."""
-    return max(drift.at_least(errors)) < SMALL and memory(drift) < _FORGOTTEN
+    """Whether chains are at rest: no drift clear by `errors` standard errors and worth mending."""
+    return max(drift.at_least(errors)) < SMALL and largest_start_correlation(drift) < _FORGOTTEN
 
 
 def is_small(drift: Drift) -> bool:
@@ -128,9 +130,9 @@ def is_small(drift: Drift) -> bool:
     return bool(max(np.abs(drift.mean).max(), np.abs(drift.log_sd).max()) < SMALL)
 
 
-def memory(drift: Drift) -> float:
+def largest_start_correlation(drift: Drift) -> float:
     """The largest correlation with the start."""
-    return float(np.nanmax(drift.memory))
+    return float(np.nanmax(drift.start_correlation))
 
 
 def of_drift(drift: Drift) -> str:
@@ -138,5 +140,6 @@ def of_drift(drift: Drift) -> str:
     mean, log_sd = np.abs(drift.mean), np.abs(drift.log_sd)
     return (
         f"means drift by up to {np.nanmax(mean):.2f} sd, sds by "
-        f"{100.0 * math.expm1(np.nanmax(log_sd)):.0f} %, memory {memory(drift):.2f}"
+        f"{100.0 * math.expm1(np.nanmax(log_sd)):.0f} %, "
+        f"correlation with the start {largest_start_correlation(drift):.2f}"
     )

@@ -9,10 +9,10 @@ from jaxtyping import Array, Float, Key
 
 from jaxvi._numerics import fold_in
 from jaxvi._sampling import (
-    can_be_heavier,
     draw_noise,
     draws_each,
     features,
+    has_heavy_tailed_draws,
     tiled,
     weigh_draws,
     widened,
@@ -24,14 +24,14 @@ from jaxvi.diagnostics._short_chains import Space
 from jaxvi.families import Family
 from jaxvi.target import Target
 
-ALIKE = 0.95  # importance efficiency
-LEAST_EFFICIENCY = 0.3  # of weights that are to say anything of marginals
+ALIKE = 0.95  # relative effective sample size
+MIN_RELATIVE_ESS = 0.3  # of weights that are to say anything of marginals
 
 
-class Weighing(NamedTuple):
+class ImportanceWeights(NamedTuple):
     """Draws z of q, the parameters they stand for, their smoothed log weights, what these say.
 
-    `efficiency` is the share of equally weighted draws that they are worth, before smoothing;
+    `relative_ess` is the share of equally weighted draws that they are worth, before smoothing;
     `drift` how far the weighted marginals are from q's own, `error` the same but for what is left
     where weighted draws are handed out, `bad_share` the share of draws at which the log density
     was not finite (they weigh nothing).
@@ -42,7 +42,7 @@ class Weighing(NamedTuple):
     log_weights: Float[np.ndarray, "draws"]
     khat: float
     khat_limit: float
-    efficiency: float
+    relative_ess: float
     bound: float
     bound_mcse: float
     bad_share: float
@@ -55,12 +55,12 @@ class Weighing(NamedTuple):
 
         Where nearly all weights are alike, a tail that khat condemns holds next to nothing.
         """
-        alike = self.efficiency >= ALIKE and self.khat <= 1.0
-        good = self.khat <= 0.5 and self.efficiency >= LEAST_EFFICIENCY
+        alike = self.relative_ess >= ALIKE and self.khat <= 1.0
+        good = self.khat <= 0.5 and self.relative_ess >= MIN_RELATIVE_ESS
         return (alike or good) and self.bad_share == 0.0
 
 
-def weigh(
+def importance_weights(
     key: Key[Array, ""],
     target: Target,
     family: Family,
@@ -69,8 +69,8 @@ def weigh(
     *,
     num_draws: int | None = None,
     num_batches: int = 1,
-    heavier: bool = False,
-) -> Weighing:
+    heavy_tailed: bool = False,
+) -> ImportanceWeights:
     """Weigh draws of q by p / q, and compare weighted with plain moments.
 
     Where q is `Transformed`, draws are made and weighed in the coordinates of the family within.
@@ -85,32 +85,33 @@ def weigh(
             take 256 MiB.
         num_batches: of which they are made; with the number of a fit's restarts, and as many draws
             as by default, the program that has ranked these may serve again.
-        heavier: of a `FullRank`, `MeanField` or `CouplingFlow`, or of one within a `Transformed`,
-            with t's of 5 degrees of freedom in its normal base, which see mass that q's own tails
-            miss: half of the draws with a multivariate one, half with one in a coordinate each.
+        heavy_tailed: of a `FullRank`, `MeanField` or `CouplingFlow`, or of one within a
+            `Transformed`, with t's of 5 degrees of freedom in its normal base, which see mass that
+            q's own tails miss: half of the draws with a multivariate one, half with one in a
+            coordinate each.
 
     Raises:
-        TypeError: `heavier` of another family.
+        TypeError: `heavy_tailed` of another family.
 
     Example:
         >>> fit = jaxvi.fit(key, target, solver=jaxvi.NaturalGradient())
-        >>> weighed = jaxvi.diagnostics.weigh(key, target, fit.q.family, fit.q.phi)
-        >>> weighed.efficiency > 0.9
+        >>> weighed = jaxvi.diagnostics.importance_weights(key, target, fit.q.family, fit.q.phi)
+        >>> weighed.relative_ess > 0.9
         True
     """
     each = draws_each(num_batches, target.dim)
     if num_draws is not None:
         each = max(num_draws // num_batches, 1)
     space = Space.of(target, family, phi, data)
-    if heavier and not can_be_heavier(space.family):
+    if heavy_tailed and not has_heavy_tailed_draws(space.family):
         raise TypeError(
-            "heavier: expected a FullRank, MeanField or CouplingFlow, whose base is normal; got "
-            f"{space.family!r:.80}; try heavier=False."
+            "heavy_tailed: expected a FullRank, MeanField or CouplingFlow, of normal base; got "
+            f"{space.family!r:.80}; try heavy_tailed=False."
         )
     dtype = jax.tree.leaves(space.phi)[0].dtype
     noise = draw_noise(key, space.family, num_batches * each, target.dim, dtype)
     over: Any = 0.0
-    if heavier:
+    if heavy_tailed:
         noise, over = widened(fold_in(key, 1), space.phi, noise)
     drawn = weigh_draws(
         noise,
@@ -124,9 +125,9 @@ def weigh(
         z = np.asarray(space.seen(jnp.asarray(z)))
         params = features(target, z)[:, z.shape[1] :]
     weights = (weights - over).astype(weights.dtype)
-    if heavier:
+    if heavy_tailed:
         z, params = without_lost(z, params, weights)
-    return weighing_of(z, params, weights)
+    return importance_weights_of(z, params, weights)
 
 
 def without_lost(
@@ -140,24 +141,24 @@ def without_lost(
     return np.where(kept, z, np.zeros_like(z)), np.where(kept, params, np.zeros_like(params))
 
 
-def weighing_of(
+def importance_weights_of(
     z: Float[np.ndarray, "draws dim"],
     params: Float[np.ndarray, "draws params"],
     raw: Float[np.ndarray, "draws"],
-) -> Weighing:
+) -> ImportanceWeights:
     """Of draws, the parameters they stand for, and log p - log q."""
     weights = np.where(np.isfinite(raw), raw, -np.inf).astype(raw.dtype)
     smoothed, khat = smooth_on_host(weights)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         drift, error = _drift(np.concatenate([z, params], axis=1), _softmax(smoothed))
         share = _softmax(weights)
-        return Weighing(
+        return ImportanceWeights(
             z=z,
             params=params,
             log_weights=smoothed,
             khat=khat,
             khat_limit=khat_threshold(len(raw)),
-            efficiency=float(1.0 / np.sum(share**2) / len(raw)),
+            relative_ess=float(1.0 / np.sum(share**2) / len(raw)),
             bound=float(raw.mean()),
             bound_mcse=float(raw.std() / len(raw) ** 0.5),
             bad_share=float(np.mean(~np.isfinite(raw))),
@@ -166,7 +167,7 @@ def weighing_of(
         )
 
 
-def drift_from(plain: Weighing, better: Weighing) -> Drift:
+def drift_from(plain: ImportanceWeights, better: ImportanceWeights) -> Drift:
     """How far q's own marginals are from the weighted ones of other draws of the same target."""
     one, other = (np.concatenate([seen.z, seen.params], axis=1) for seen in (plain, better))
     centre, scale = one.mean(axis=0), one.std(axis=0)

@@ -11,7 +11,7 @@ from jaxvi._compilation import side_by_side
 from jaxvi._numerics import fold_in
 from jaxvi._sampling import (
     advance_chains,
-    draw_and_weigh,
+    draw_with_log_weights,
     draws_each,
     start_chains,
     tiled,
@@ -92,7 +92,7 @@ def on_processor(x: Array) -> bool:
     return all(device.platform == "cpu" for device in x.devices())
 
 
-class Movement(NamedTuple):
+class ShortChains(NamedTuple):
     """What chains that start at draws of q do.
 
     `drift` is of their last states against q, `x` those states (kept, chains, dim) where the
@@ -111,7 +111,7 @@ class Movement(NamedTuple):
     space: Space
 
 
-def movement(
+def short_chains(
     key: Key[Array, ""],
     target: Target,
     family: Family,
@@ -120,7 +120,7 @@ def movement(
     *,
     num_chains: int = 500,
     num_batches: int = 1,
-) -> Movement:
+) -> ShortChains:
     r"""Start short Hamiltonian chains at draws of q, and see whether their marginals drift.
 
     Where q is the posterior, draws of it stay so under transitions that leave the posterior as it
@@ -138,17 +138,18 @@ def movement(
         phi: q's parameters.
         data: handed to the log density.
         num_chains: chains; standard errors fall with their root.
-        num_batches: of which draws of q are made, as for `weigh`, whose program serves.
+        num_batches: of which draws of q are made, as for `importance_weights`, whose program
+            serves.
 
     Example:
         >>> fit = jaxvi.fit(key, target, solver=jaxvi.NaturalGradient())
-        >>> moved = jaxvi.diagnostics.movement(key, target, fit.q.family, fit.q.phi)
+        >>> moved = jaxvi.diagnostics.short_chains(key, target, fit.q.family, fit.q.phi)
         >>> max(moved.drift.at_least()) < 0.1
         True
     """
     space = Space.of(target, family, phi, data)
     keys = [fold_in(key, i) for i in range(3)]
-    drawn = draw_and_weigh(
+    drawn = draw_with_log_weights(
         keys[0],
         tiled(space.phi, num_batches),
         space.data,
@@ -168,14 +169,14 @@ def move(
     pool: Float[np.ndarray, "pool dim"],
     start: Float[Array, "chains dim"],
     scale: Float[Array, "..."],
-) -> Movement:
+) -> ShortChains:
     """Chains from some draws, held against all of them; `space` is a `Space` or one like it."""
     groups = space.start(start, scale)
     num_bad = sum(int(np.sum(~np.isfinite(np.asarray(chains.value)))) for chains in groups)
     groups, _ = space.advance(keys[0], groups, scale)
     groups, x = space.advance(keys[1], groups, scale)
     drift = compare(target, *(space.seen(rows) for rows in (pool, start, x)))
-    return Movement(drift, x, start, acceptance(groups), num_bad, groups, scale, space)
+    return ShortChains(drift, x, start, acceptance(groups), num_bad, groups, scale, space)
 
 
 def acceptance(groups: Groups) -> float:

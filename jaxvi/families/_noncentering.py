@@ -12,31 +12,31 @@ from jaxvi.families._affine import Bijector
 
 
 class NoncenteringParams(NamedTuple):
-    """What is subtracted, and how scales go with their drivers.
+    """What is subtracted, and how scales go with their hyperparameters.
 
     `unit` is U of the residuals r = U z, unit triangular in some order, `inverse` its inverse.
-    `pick` has a row for each driver, with a one where it stands; `rates` are the slopes of the
-    children's log precisions in the drivers.
+    `pick` has a row for each hyperparameter, with a one where it stands; `rates` are the slopes of
+    the dependents's log precisions in the hyperparameters.
     """
 
     unit: Float[Array, "dim dim"]
     inverse: Float[Array, "dim dim"]
     offset: Float[Array, "dim"]
-    pick: Float[Array, "drivers dim"]
-    centre: Float[Array, "drivers"]
-    rates: Float[Array, "dim drivers"]
+    pick: Float[Array, "hyperparameters dim"]
+    centre: Float[Array, "hyperparameters"]
+    rates: Float[Array, "dim hyperparameters"]
 
 
 @dataclass(frozen=True)
 class Noncentering(Bijector):
-    r"""$U z = c + x e^{-R (t - t_0) / 2}$, t being the drivers, which are the same in z and x.
+    r"""$U z = c + x e^{-R (t - t_0) / 2}$, t the hyperparameters, which are the same in z and x.
 
     In a hierarchy the scale of some coordinates (effects of groups, steps of a random walk) is a
     coordinate itself: a funnel, which no Gaussian fits and short steps only get through. Here
     x are the residuals r = U z (an effect minus the mean of all, a step minus what the one before
     leads to expect) over their scale. With R = -2 for the log of a standard deviation that is
     the non-centred parameterisation (Papaspiliopoulos, Roberts and Sköld 2007), with less a
-    partial one (Gorinova, Moore and Hoffman 2020). `jaxvi.noncentering.find_noncentering` finds
+    partial one (Gorinova, Moore and Hoffman 2020). `jaxvi.hierarchical.find_noncentering` finds
     one from a Gaussian fit.
     """
 

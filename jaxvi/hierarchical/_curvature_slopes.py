@@ -1,4 +1,4 @@
-"""How coordinates change the curvature in others: third derivatives."""
+"""How coordinates change the curvature in latents: third derivatives."""
 
 from typing import NamedTuple
 
@@ -15,9 +15,11 @@ from jaxvi.families import FullRankParams, scale_tril_on_host
 from jaxvi.target import Target, hessian_products
 
 _PAIRS = 4  # mirrored draws at which third derivatives are averaged
-_STRONG = 0.3  # nats that the children's scales alone move the density about, as a driver moves
-_NOTABLE = 0.1  # slope of a child, and relative to the largest
-_FEW, _MANY = 8, 64  # drivers there is room for
+_STRONG = (
+    0.3  # nats that the dependents's scales alone move the density about, as a hyperparameter moves
+)
+_NOTABLE = 0.1  # slope of a dependent, and relative to the largest
+_FEW, _MANY = 8, 64  # hyperparameters there is room for
 _ORDER = 0.25  # of machine epsilon: differences lose 4 digits of 16 and 2 of 7, as does their step
 
 
@@ -41,7 +43,7 @@ def _slopes(key: Key[Array, ""], target: Target, phi: FullRankParams, data: Data
     half = generator_of(typed_key(key)).normal(size=(_PAIRS, target.dim))
     mirrored = np.concatenate([half, -half]) @ factor.T
     z = jnp.asarray(np.asarray(phi.loc, float)[None] + mirrored, dtype)
-    # in sds given all others: along one coordinate alone no more is near
+    # in sds given all latents: along one coordinate alone no more is near
     own = 1.0 / np.linalg.norm(np.linalg.inv(factor), axis=0)
     steps = jnp.asarray(float(jnp.finfo(dtype).eps) ** _ORDER * own, dtype)
     eye, everywhere = jnp.eye(target.dim, dtype=dtype), jnp.ones(target.dim, dtype)
@@ -61,14 +63,14 @@ def _third(
     left: Float[Array, "rows dim"],
     right: Float[Array, "rows dim"],
     steps: Float[Array, "rows"],
-    others: Float[Array, "dim"],
+    latents: Float[Array, "dim"],
     data: Data,
     *,
     target: Target,
 ) -> tuple[Float[Array, "rows"], Float[Array, "rows dim"], Float[Array, "rows"]]:
     """For rows v of left and u of right, means over z of v^T H(z) u and its gradient g in z.
 
-    And of g^T z, over coordinates where `others` is one. The gradient is by differences of Hessian
+    And of g^T z, over coordinates where `latents` is one. The gradient is by differences of Hessian
     products, `steps` v to both sides, and the value their mean: where log p is quadratic along v
     both are exact. Third derivatives by JAX are a larger program, which no other has use for.
     """
@@ -80,7 +82,7 @@ def _third(
         vectors = jnp.broadcast_to(u, (len(places), 1, u.size))
         products = hessian_products(target, places, vectors, data)[:, 0]
         gradients = (products[: len(z)] - products[len(z) :]) / (2.0 * step)
-        moments = jnp.sum(gradients * (z * others[None]), axis=1)
+        moments = jnp.sum(gradients * (z * latents[None]), axis=1)
         return products.mean(axis=0) @ v, gradients.mean(axis=0), moments.mean()
 
     return lax.map(one, (left, right, steps), batch_size=min(8, len(left)))

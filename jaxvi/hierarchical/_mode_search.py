@@ -9,14 +9,15 @@ from jaxvi.hierarchical._conditional_laplace import Conditional, conditionals
 from jaxvi.hierarchical._partition import Split
 from jaxvi.target import Target
 
-BLOCK = 128  # values of the drivers in one call
+BLOCK = 128  # values of the hyperparameters in one call
 
 
 class Search:
     """Finds conditionals, beginning at the mode of the nearest value that has one.
 
-    The mode moves little where the drivers do: Newton's method ends sooner, and far out it ends at
-    all. Values that are left without a mode get a second chance, from what the others have found.
+    The mode moves little where the hyperparameters do: Newton's method ends sooner, and far out it
+    ends at all. Values that are left without a mode get a second chance, from what the latents have
+    found.
     """
 
     def __init__(self, target: Target, at: Split, data: Data) -> None:
@@ -25,7 +26,7 @@ class Search:
         self._values = np.asarray(at.centre, float)[None]
         self._modes = np.asarray(at.loc)[None]
 
-    def __call__(self, values: Float[np.ndarray, "values drivers"]) -> Conditional:
+    def __call__(self, values: Float[np.ndarray, "values hyperparameters"]) -> Conditional:
         """Of all values."""
         found = self._found(values)
         self._keep(values, found)
@@ -33,16 +34,18 @@ class Search:
         if 0 < poor.size < len(values):
             again = self._found(values[poor])
             self._keep(values[poor], again)
-            better = again.good | (~again.lost & found.lost[poor])
+            better = again.good | (~again.indefinite & found.indefinite[poor])
             for old, new in zip(found, again, strict=True):
                 old[poor[better]] = new[better]
         return found
 
-    def _keep(self, values: Float[np.ndarray, "values drivers"], found: Conditional) -> None:
+    def _keep(
+        self, values: Float[np.ndarray, "values hyperparameters"], found: Conditional
+    ) -> None:
         self._values = np.concatenate([self._values, values[found.good]])
         self._modes = np.concatenate([self._modes, found.mode[found.good]])
 
-    def _found(self, values: Float[np.ndarray, "values drivers"]) -> Conditional:
+    def _found(self, values: Float[np.ndarray, "values hyperparameters"]) -> Conditional:
         """Block by block: one program serves any number of values.
 
         One at a time: two of these programs in threads kept each other from ending (see `_lapack`).
@@ -59,9 +62,9 @@ class Search:
 
 
 def nearest(
-    known: Float[Array | np.ndarray, "known drivers"],
-    values: Float[Array | np.ndarray, "values drivers"],
-    sd: Float[Array | np.ndarray, "drivers"],
+    known: Float[Array | np.ndarray, "known hyperparameters"],
+    values: Float[Array | np.ndarray, "values hyperparameters"],
+    sd: Float[Array | np.ndarray, "hyperparameters"],
 ) -> Int[Array | np.ndarray, "values"]:
     """Which known value is nearest to each, in standard deviations."""
     known, values = known / sd[None], values / sd[None]

@@ -18,10 +18,10 @@ from jaxvi.target import Target
 
 
 class NestedLaplaceParams(NamedTuple):
-    """Values of the drivers, where the others are most likely, and the logs of their weights."""
+    """Values of the hyperparameters, modes of the latents there, and log weights."""
 
-    drivers: Float[Array, "values drivers"]
-    modes: Float[Array, "values others"]
+    hyperparameters: Float[Array, "values hyperparameters"]
+    modes: Float[Array, "values latents"]
     log_weights: Float[Array, "values"]
     log_evidence: Scalar
     at: Split
@@ -30,14 +30,14 @@ class NestedLaplaceParams(NamedTuple):
 
 @dataclass(frozen=True)
 class NestedLaplace(NormalNoiseFamily):
-    r"""q(drivers) q(others | drivers), as integrated nested Laplace approximations have it.
+    r"""q(hyperparameters) q(latents | hyperparameters): an integrated nested Laplace approximation.
 
-    $q(z) = \tilde p(\phi) / \hat Z \cdot N(\theta;\, m(\phi),\, H(\phi)^{-1})$ with m the mode
-    of log p in the others $\theta$ at given drivers $\phi$, -H the Hessian there and
-    $\tilde p(\phi) = p(\phi, m) (2\pi)^{n/2} |H|^{-1/2}$ (Rue, Martino and Chopin 2009). Where log
-    p is quadratic in the others it is the posterior, funnels and all. Drivers are drawn from the
-    weighted values of `nested_laplace`, which makes its parameters. A draw or a density costs
-    Newton's method: some Hessians and Cholesky factors in as many dimensions as there are others.
+    $q(z) = \tilde p(\phi) / \hat Z \cdot N(\theta;\, m(\phi),\, H(\phi)^{-1})$ with m the mode of
+    log p in the latents $\theta$ at given hyperparameters $\phi$, -H the Hessian there and $\tilde
+    p(\phi) = p(\phi, m) (2\pi)^{n/2} |H|^{-1/2}$ (Rue, Martino and Chopin 2009). Where log p is
+    quadratic in the latents it is the posterior, funnels and all. Hyperparameters are drawn from
+    the weighted values of `nested_laplace`, which makes its parameters. A draw or a density costs
+    Newton's method: some Hessians and Cholesky factors in as many dimensions as there are latents.
 
     Args:
         target: the log density.
@@ -54,18 +54,18 @@ class NestedLaplace(NormalNoiseFamily):
             TypeError: always.
         """
         raise TypeError(
-            "NestedLaplace: expected parameters from jaxvi.nested.nested_laplace; there is none to "
+            "NestedLaplace: expected parameters of jaxvi.hierarchical.nested_laplace; got none to "
             "start an optimisation from; try jaxvi.fit(key, target) or another family."
         )
 
     def noise_size(self, dim: int) -> int:
-        """One that picks the drivers, and more than enough for the others."""
+        """One that picks the hyperparameters, and more than enough for the latents."""
         return 1 + dim
 
     def transform(
         self, phi: NestedLaplaceParams, noise: Float[Array, "noise"]
     ) -> Float[Array, "dim"]:
-        """The others drawn given the drivers that the first normal picks."""
+        """The latents drawn given the hyperparameters that the first normal picks."""
         return self.transform_and_log_prob(phi, noise)[0]
 
     def transform_and_log_prob(
@@ -74,28 +74,28 @@ class NestedLaplace(NormalNoiseFamily):
         """z and log q(z)."""
         shares = jnp.cumsum(jax.nn.softmax(phi.log_weights))
         which = jnp.searchsorted(shares / shares[-1], ndtr(noise[0]))
-        drivers = phi.drivers[which]
-        found = self._given(phi, drivers, phi.modes[which])
+        hyperparameters = phi.hyperparameters[which]
+        found = self._given(phi, hyperparameters, phi.modes[which])
         own = noise[1 : 1 + len(found.mode)]
-        z = phi.at.whole(drivers, found.mode + found.spread @ own)
-        return z, found.peak - phi.log_evidence - 0.5 * jnp.sum(own**2)
+        z = phi.at.whole(hyperparameters, found.mode + found.scale @ own)
+        return z, found.log_prob_at_mode - phi.log_evidence - 0.5 * jnp.sum(own**2)
 
     def log_prob(self, phi: NestedLaplaceParams, z: Float[Array, "dim"]) -> Scalar:
         """log q(z)."""
-        drivers, others = phi.at.pick @ z, phi.at.rest @ z
-        which = nearest(phi.drivers, drivers[None], phi.at.sd)[0]
-        found = self._given(phi, drivers, phi.modes[which])
-        own = jnp.linalg.solve(found.spread, others - found.mode)
-        return found.peak - phi.log_evidence - 0.5 * jnp.sum(own**2)
+        hyperparameters, latents = phi.at.pick @ z, phi.at.rest @ z
+        which = nearest(phi.hyperparameters, hyperparameters[None], phi.at.sd)[0]
+        found = self._given(phi, hyperparameters, phi.modes[which])
+        own = jnp.linalg.solve(found.scale, latents - found.mode)
+        return found.log_prob_at_mode - phi.log_evidence - 0.5 * jnp.sum(own**2)
 
     def _given(
         self,
         phi: NestedLaplaceParams,
-        drivers: Float[Array, "drivers"],
-        start: Float[Array, "others"],
+        hyperparameters: Float[Array, "hyperparameters"],
+        start: Float[Array, "latents"],
     ) -> Conditional:
-        def find(phi: NestedLaplaceParams, drivers: Array, start: Array) -> Conditional:
-            return conditional(self.target, phi.at, drivers, start, phi.data)
+        def find(phi: NestedLaplaceParams, hyperparameters: Array, start: Array) -> Conditional:
+            return conditional(self.target, phi.at, hyperparameters, start, phi.data)
 
-        found: Conditional = one_at_a_time(find)(phi, drivers, start)
+        found: Conditional = one_at_a_time(find)(phi, hyperparameters, start)
         return found

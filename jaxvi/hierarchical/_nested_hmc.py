@@ -1,9 +1,10 @@
 """Chains in the coordinates of a nested Laplace approximation, which cross funnels' necks.
 
-Given the drivers the others move by Hamiltonian steps, whitened by the conditional at these very
-drivers; then other values of the drivers are proposed, drawn by Laplace's masses, and the whitened
-others stay. A log scale near zero is so as easily reached as any other: no step has to pass through
-the neck. What is left invariant is log p, on the values that the approximation was made of.
+Given the hyperparameters the latents move by Hamiltonian steps, whitened by the conditional at
+these very hyperparameters; then other values of the hyperparameters are proposed, drawn by
+Laplace's masses, and the whitened latents stay. A log scale near zero is so as easily reached as
+any other: no step has to pass through the neck. What is left invariant is log p, on the values that
+the approximation was made of.
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from jaxvi._compilation import STEPS, light_jit
 from jaxvi._numerics import fold_in, normals
 from jaxvi._sampling import LONGEST, MOST_LEAPS, SHORTEST, adapted, chance_of, fewest_leaps
 from jaxvi._types import Scalar
-from jaxvi.diagnostics import KEPT, Groups, Movement, move
+from jaxvi.diagnostics import KEPT, Groups, ShortChains, move
 from jaxvi.hierarchical._conditional_laplace import Conditional
 from jaxvi.hierarchical._nested_family import NestedLaplaceParams
 from jaxvi.hierarchical._nested_laplace import Nested
@@ -29,16 +30,16 @@ _FIRST_STEP = 0.7  # sds: these scales are right
 
 
 class NestedChains(NamedTuple):
-    """At which values of the drivers all chains are, and at which whitened others; z is both."""
+    """Chains: the value of the hyperparameters that each is at, whitened latents, and z."""
 
     which: Int[Array, "chains"]
-    noise: Float[Array, "chains others"]
+    noise: Float[Array, "chains latents"]
     z: Float[Array, "chains dim"]
     value: Float[Array, "chains"]  # log p there
     log_step: Scalar
     num_transitions: Int[Array, ""]
     acceptance: Scalar  # mean over chains in the last transition
-    changed: Scalar  # share of chains that took other drivers
+    changed: Scalar  # share of chains that took other hyperparameters
 
 
 class NestedSpace(NamedTuple):
@@ -48,7 +49,7 @@ class NestedSpace(NamedTuple):
     phi: NestedLaplaceParams
     found: Conditional
     which: Int[np.ndarray, "draws"]
-    noise: Float[np.ndarray, "draws others"]
+    noise: Float[np.ndarray, "draws latents"]
     value: Float[np.ndarray, "draws"]
 
     @classmethod
@@ -81,10 +82,10 @@ class NestedSpace(NamedTuple):
         return (chains,), states
 
 
-def nested_movement(
+def nested_short_chains(
     key: Key[Array, ""], target: Target, nested: Nested, *, num_chains: int = 500
-) -> Movement:
-    """As `diagnostics.movement`, of the draws of a nested Laplace approximation."""
+) -> ShortChains:
+    """As `diagnostics.short_chains`, of the draws of a nested Laplace approximation."""
     space, pool = NestedSpace.of(target, nested), nested.weighed.z
     keys = fold_in(key, 1), fold_in(key, 2)
     return move(keys, target, space, pool, jnp.asarray(pool[:num_chains]), jnp.zeros(()))
@@ -102,9 +103,9 @@ def _advance(
 ) -> tuple[NestedChains, Float[Array, "kept chains dim"]]:
     def some(chains: NestedChains, key: Key[Array, ""]) -> tuple[NestedChains, Array]:
         def one(i: Int[Array, ""], chains: NestedChains) -> NestedChains:
-            key_others, key_drivers = jax.random.split(jax.random.fold_in(key, i))
-            chains = _move_others(key_others, chains, phi, found, target)
-            return _change_drivers(key_drivers, chains, phi, found, target)
+            key_latents, key_hyperparameters = jax.random.split(jax.random.fold_in(key, i))
+            chains = _move_latents(key_latents, chains, phi, found, target)
+            return _change_hyperparameters(key_hyperparameters, chains, phi, found, target)
 
         chains = lax.fori_loop(0, thin, one, chains)
         return chains, chains.z
@@ -114,33 +115,37 @@ def _advance(
 
 def _whole(
     at: Split,
-    drivers: Float[Array, "chains drivers"],
-    mode: Float[Array, "chains others"],
-    spread: Float[Array, "chains others others"],
-    noise: Float[Array, "chains others"],
+    hyperparameters: Float[Array, "chains hyperparameters"],
+    mode: Float[Array, "chains latents"],
+    spread: Float[Array, "chains latents latents"],
+    noise: Float[Array, "chains latents"],
 ) -> Float[Array, "chains dim"]:
-    return at.whole(drivers, mode + jnp.einsum("cij,cj->ci", spread, noise))
+    return at.whole(hyperparameters, mode + jnp.einsum("cij,cj->ci", spread, noise))
 
 
-def _move_others(
+def _move_latents(
     key: Key[Array, ""],
     chains: NestedChains,
     phi: NestedLaplaceParams,
     found: Conditional,
     target: Target,
 ) -> NestedChains:
-    """A Hamiltonian transition at the drivers that are; z is left for the next one to tell."""
+    """A Hamiltonian transition of the latents at fixed hyperparameters; z is not updated."""
     key_momentum, key_length, key_accept, key_leaps = jax.random.split(key, 4)
     shape, dtype = chains.noise.shape, chains.noise.dtype
     which = chains.which
-    drivers, mode, spread = phi.drivers[which], found.mode[which], found.spread[which]
+    hyperparameters, mode, spread = (
+        phi.hyperparameters[which],
+        found.mode[which],
+        found.scale[which],
+    )
     momentum = normals(key_momentum, shape, dtype)
     lengths = jax.random.uniform(key_length, (shape[0], 1), dtype, SHORTEST, LONGEST)
     step = jnp.exp(chains.log_step) * lengths
     leaps = jax.random.randint(key_leaps, (), fewest_leaps(chains.log_step), MOST_LEAPS + 1)
 
     def seen(noise: Array) -> tuple[Array, Array]:
-        z = _whole(phi.at, drivers, mode, spread, noise)
+        z = _whole(phi.at, hyperparameters, mode, spread, noise)
         value, gradient = values_and_gradients(target, z, phi.data)
         force = jnp.einsum("cij,ci->cj", spread, gradient @ phi.at.rest.T)
         good = jnp.isfinite(value) & jnp.isfinite(force).all(axis=-1)
@@ -168,14 +173,14 @@ def _move_others(
     )
 
 
-def _change_drivers(
+def _change_hyperparameters(
     key: Key[Array, ""],
     chains: NestedChains,
     phi: NestedLaplaceParams,
     found: Conditional,
     target: Target,
 ) -> NestedChains:
-    """Other drivers, by their masses, for the same whitened others: by the rule of Metropolis."""
+    """A Metropolis step to other hyperparameters, drawn by their masses; whitened latents stay."""
     key_which, key_accept = jax.random.split(key)
     num, dtype = chains.value.shape[0], chains.value.dtype
     shares = jnp.cumsum(jax.nn.softmax(phi.log_weights))
@@ -183,11 +188,17 @@ def _change_drivers(
     which = jnp.minimum(jnp.searchsorted(shares, drawn), shares.size - 1)
 
     def whole(which: Array) -> Array:
-        drivers, mode, spread = phi.drivers[which], found.mode[which], found.spread[which]
-        return _whole(phi.at, drivers, mode, spread, chains.noise)
+        hyperparameters, mode, spread = (
+            phi.hyperparameters[which],
+            found.mode[which],
+            found.scale[which],
+        )
+        return _whole(phi.at, hyperparameters, mode, spread, chains.noise)
 
     new = log_probs(target, whole(which), phi.data)
-    gain = (new - found.peak[which]) - (chains.value - found.peak[chains.which])
+    gain = (new - found.log_prob_at_mode[which]) - (
+        chains.value - found.log_prob_at_mode[chains.which]
+    )
     chance = jnp.where(jnp.isfinite(gain), jnp.exp(jnp.minimum(gain, 0.0)), 0.0)
     accepted = jax.random.uniform(key_accept, (num,), dtype) < chance
     which = jnp.where(accepted, which, chains.which)

@@ -1,4 +1,4 @@
-"""Nested Laplace approximation: a few coordinates by importance sampling, the others given them."""
+"""Nested Laplace approximations: hyperparameters by importance sampling, then the latents."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from jaxvi._compilation import one_thread
 from jaxvi._numerics import fold_in, generator_of, on_device
 from jaxvi._sampling import features, values_of
 from jaxvi._types import Data
-from jaxvi.diagnostics import Weighing, weighing_of, without_lost
+from jaxvi.diagnostics import ImportanceWeights, importance_weights_of, without_lost
 from jaxvi.families import FullRankParams, scale_tril_on_host
 from jaxvi.hierarchical._conditional_laplace import Conditional
 from jaxvi.hierarchical._mode_search import BLOCK, Search, nearest
@@ -32,19 +32,19 @@ _LEAST, _ROUNDS, _EVEN = 3, 8, 0.35  # rounds; efficiency at which the last one 
 class Nested(NamedTuple):
     """What `nested_laplace` found.
 
-    `found` are the conditionals at the values of the drivers in `phi`, `weighed` draws of q with
-    their weights against log p, `which` and `noise` the values and the normals that they were made
-    of, `value` log p there. `of_values` are draws at all values, weighted by Laplace's masses: what
-    so many values leave unsure of q's own marginals is its `error`.
+    `found` are the conditionals at the values of the hyperparameters in `phi`, `weighed` draws of q
+    with their weights against log p, `which` and `noise` the values and the normals that they were
+    made of, `value` log p there. `of_values` are draws at all values, weighted by Laplace's masses:
+    what so many values leave unsure of q's own marginals is its `error`.
     """
 
     phi: NestedLaplaceParams
     found: Conditional
-    weighed: Weighing
+    weighed: ImportanceWeights
     which: Int[np.ndarray, "draws"]
-    noise: Float[np.ndarray, "draws others"]
+    noise: Float[np.ndarray, "draws latents"]
     value: Float[np.ndarray, "draws"]
-    of_values: Weighing
+    of_values: ImportanceWeights
 
 
 @one_thread()
@@ -52,45 +52,45 @@ def nested_laplace(
     key: Key[Array, ""],
     target: Target,
     phi: FullRankParams,
-    drivers: Any,
+    hyperparameters: Any,
     data: Data = None,
     *,
     go_on: Callable[[], bool] = lambda: True,
 ) -> Nested | None:
     r"""The nested Laplace approximation of a posterior, from a dense Gaussian fit.
 
-    The marginal $\tilde p(\phi)$ of the drivers is sampled by importance: in rounds of 512 values,
-    each drawn from Student t's around 100 values of those before (West 1993), until all are worth a
-    third as many draws; then 4,096 of them (fewer where their conditionals would take more than
-    256 MiB). Draws of q, weighed against log p, tell how far the others are from Gaussian. See
-    `NestedLaplace` for the formula.
+    The marginal $\tilde p(\phi)$ of the hyperparameters is sampled by importance: in rounds of 512
+    values, each drawn from Student t's around 100 values of those before (West 1993), until all are
+    worth a third as many draws; then 4,096 of them (fewer where their conditionals would take more
+    than 256 MiB). Draws of q, weighed against log p, tell how far the latents are from Gaussian.
+    See `NestedLaplace` for the formula.
 
     Args:
         key: a random key.
         target: the log density.
         phi: parameters of `FullRank`.
-        drivers: numbers of the coordinates to be given, a few, as by
-            `jaxvi.noncentering.find_drivers`.
+        hyperparameters: numbers of the coordinates to be given, a few, as by
+            `jaxvi.hierarchical.find_hyperparameters`.
         data: handed to the log density.
         go_on: asked before each round; where it says no, the last one follows.
 
     Returns:
-        A `Nested`; None where the others have no mode that Newton's method finds, at half of the
+        A `Nested`; None where the latents have no mode that Newton's method finds, at half of the
         values or at some that matter.
 
     Raises:
-        TypeError, ValueError: no key, no target, drivers that are not coordinates.
+        TypeError, ValueError: no key, no target, hyperparameters that are not coordinates.
 
     Example:
         >>> fit = jaxvi.fit(key, target, solver=jaxvi.NaturalGradient())
         >>> found = nested_laplace(key, target, fit.q.phi, [0])
-        >>> round(found.weighed.efficiency, 2)
+        >>> round(found.weighed.relative_ess, 2)
         1.0
     """
     instance("target", target, Target, "jaxvi.Target(log_density, supports)")
     generator = generator_of(typed_key(key))
     loc, factor = np.asarray(phi.loc), scale_tril_on_host(phi.log_diag, phi.lower)
-    chosen = _checked(drivers, len(loc))
+    chosen = _checked(hyperparameters, len(loc))
     at = split(target, chosen, loc, factor.astype(loc.dtype))
     own = (factor @ factor.T)[np.ix_(chosen, chosen)]
     num = max(min(_MOST, _MOST_NUMBERS // len(at.loc) ** 2 // BLOCK * BLOCK), BLOCK)
@@ -110,14 +110,15 @@ def nested_laplace(
     return _weighed(fold_in(key, 1), target, at, values, found, weights, data)
 
 
-def _checked(drivers: Any, dim: int) -> Int[np.ndarray, "drivers"]:
+def _checked(hyperparameters: Any, dim: int) -> Int[np.ndarray, "hyperparameters"]:
     """Numbers of some coordinates, not of all."""
-    chosen = np.unique(np.asarray(drivers))
+    chosen = np.unique(np.asarray(hyperparameters))
     whole = chosen.size > 0 and np.issubdtype(chosen.dtype, np.integer)
     if not (whole and chosen[0] >= 0 and chosen[-1] < dim and chosen.size < dim):
         raise ValueError(
-            f"drivers: expected numbers of coordinates, from 0 to {dim - 1}, at least one and not "
-            f"all of them; got {drivers!r:.80}; try jaxvi.noncentering.find_drivers."
+            f"hyperparameters: expected numbers of coordinates, from 0 to {dim - 1}, at least one "
+            f"and not all of them; got {hyperparameters!r:.80}; try "
+            "jaxvi.hierarchical.find_hyperparameters."
         )
     return chosen
 
@@ -125,7 +126,7 @@ def _checked(drivers: Any, dim: int) -> Int[np.ndarray, "drivers"]:
 def _adapted(
     generator: np.random.Generator,
     first: Proposal,
-    own: Float[np.ndarray, "drivers drivers"],
+    own: Float[np.ndarray, "hyperparameters hyperparameters"],
     find: Search,
     num: int,
     go_on: Callable[[], bool],
@@ -140,7 +141,7 @@ def _adapted(
         if np.mean(found.good) < _GOOD:
             return None
         values = np.concatenate([values, drawn])
-        masses = np.concatenate([masses, np.where(found.lost, -math.inf, found.mass)])
+        masses = np.concatenate([masses, np.where(found.indefinite, -math.inf, found.mass)])
         weights = _weights(proposals, values, masses)
         proposals.append(Proposal.of(generator, values, weights, own))
         if not go_on() or (round_ >= _LEAST and worth(weights) >= _EVEN * len(weights)):
@@ -152,7 +153,7 @@ def _weighed(
     key: Key[Array, ""],
     target: Target,
     at: Split,
-    values: Float[np.ndarray, "values drivers"],
+    values: Float[np.ndarray, "values hyperparameters"],
     found: Conditional,
     weights: Float[np.ndarray, "values"],
     data: Data,
@@ -167,82 +168,84 @@ def _weighed(
     which = generator.permutation(np.minimum(which, num - 1))
     of_values = _rows(target, at, values, found, np.arange(num), generator)
     z, noise, params = _rows(target, at, values, found, which, generator)
-    log_q = np.asarray(found.peak)[which] - log_evidence - 0.5 * np.sum(noise**2, axis=1)
+    log_q = (
+        np.asarray(found.log_prob_at_mode)[which] - log_evidence - 0.5 * np.sum(noise**2, axis=1)
+    )
     value = values_of(target, z, data)
     raw = (value - log_q).astype(values.dtype)
     weights = weights.astype(values.dtype)
     numbers = (values, found.mode, weights, np.array(log_evidence, values.dtype))
-    drivers, modes, log_weights, evidence = (on_device(x) for x in numbers)
-    phi = NestedLaplaceParams(drivers, modes, log_weights, evidence, at, data)
+    hyperparameters, modes, log_weights, evidence = (on_device(x) for x in numbers)
+    phi = NestedLaplaceParams(hyperparameters, modes, log_weights, evidence, at, data)
     return Nested(
         phi,
         found,
-        weighing_of(*without_lost(z, params, raw), raw),
+        importance_weights_of(*without_lost(z, params, raw), raw),
         which,
         noise,
         value,
-        weighing_of(*without_lost(of_values[0], of_values[2], weights), weights),
+        importance_weights_of(*without_lost(of_values[0], of_values[2], weights), weights),
     )
 
 
 def _rows(
     target: Target,
     at: Split,
-    values: Float[np.ndarray, "values drivers"],
+    values: Float[np.ndarray, "values hyperparameters"],
     found: Conditional,
     which: Int[np.ndarray, "draws"],
     generator: np.random.Generator,
 ) -> tuple[Float[np.ndarray, "..."], ...]:
-    """Draws at these values of the drivers, the noise they are made of, their parameters."""
-    spread = np.asarray(found.spread)
+    """Draws at given values of the hyperparameters, their noise, their parameters."""
+    spread = np.asarray(found.scale)
     noise = generator.normal(size=(len(which), spread.shape[1])).astype(values.dtype)
-    others = np.asarray(found.mode)[which]
+    latents = np.asarray(found.mode)[which]
     for i in range(0, len(which), BLOCK):  # not all spreads copied at a time
         rows = slice(i, i + BLOCK)
-        others[rows] += np.einsum("bij,bj->bi", spread[which[rows]], noise[rows])
-    z = values[which] @ np.asarray(at.pick) + others @ np.asarray(at.rest)
+        latents[rows] += np.einsum("bij,bj->bi", spread[which[rows]], noise[rows])
+    z = values[which] @ np.asarray(at.pick) + latents @ np.asarray(at.rest)
     return z, noise, features(target, z)[:, z.shape[1] :]
 
 
 def _masses(
-    values: Float[np.ndarray, "values drivers"],
+    values: Float[np.ndarray, "values hyperparameters"],
     found: Conditional,
-    sd: Float[np.ndarray, "drivers"],
+    sd: Float[np.ndarray, "hyperparameters"],
 ) -> Float[np.ndarray, "values"]:
     """Laplace's masses; of what lies far out there may be none.
 
-    Where the others are lost Newton's method may have ended anywhere. Such a value near another
+    Where the latents are lost Newton's method may have ended anywhere. Such a value near another
     that isn't lost is taken to have no less than its mass.
     """
     mass = np.array(found.mass, float)
-    lost = np.flatnonzero(found.lost)
+    lost = np.flatnonzero(found.indefinite)
     if 0 < lost.size < len(values):
-        known = values[~found.lost]
+        known = values[~found.indefinite]
         which = nearest(known, values[lost], sd)
         near = np.linalg.norm((values[lost] - known[which]) / sd, axis=1) < _NEAR
-        mass[lost[near]] = np.maximum(mass[lost], mass[~found.lost][which])[near]
+        mass[lost[near]] = np.maximum(mass[lost], mass[~found.indefinite][which])[near]
     return mass
 
 
 def _kept_weights(
     proposals: "list[Proposal]",
-    values: Float[np.ndarray, "values drivers"],
+    values: Float[np.ndarray, "values hyperparameters"],
     found: Conditional,
-    sd: Float[np.ndarray, "drivers"],
+    sd: Float[np.ndarray, "hyperparameters"],
 ) -> Float[np.ndarray, "values"] | None:
     """Log weights; None where values at which the conditional is lost matter."""
     weights = _weights(proposals, values, _masses(values, found, sd))
     if not np.isfinite(weights.max()):
         return None
     share = np.exp(weights - weights.max())
-    if share[found.lost].sum() > _LOST * share.sum():
+    if share[found.indefinite].sum() > _LOST * share.sum():
         return None
-    return np.where(found.lost, -math.inf, weights)
+    return np.where(found.indefinite, -math.inf, weights)
 
 
 def _weights(
     proposals: "list[Proposal]",
-    values: Float[np.ndarray, "values drivers"],
+    values: Float[np.ndarray, "values hyperparameters"],
     masses: Float[np.ndarray, "values"],
 ) -> Float[np.ndarray, "values"]:
     """Log weights of values, of which each proposal has drawn as many as each other."""

@@ -8,20 +8,22 @@ from jaxtyping import Float
 
 _KERNELS, _WIDE_KERNELS, _LONG_KERNELS = 100, 8, 30  # of a proposal
 _DF, _WIDE_DF = 5.0, 2.0  # of their t's
-_WIDER, _LONG = 1.3, 4.0  # sds of all values that these are wide, and long in one driver
+_WIDER, _LONG = 1.3, 4.0  # sds of all values that these are wide, and long in one hyperparameter
 _FEW = 20.0  # effective values, below which their own covariance is not believed
 
 
 class Proposal(NamedTuple):
     """Student t's in equal parts, each with its centre, factor and degrees of freedom."""
 
-    centres: Float[np.ndarray, "kernels drivers"]
-    factors: Float[np.ndarray, "kernels drivers drivers"]
+    centres: Float[np.ndarray, "kernels hyperparameters"]
+    factors: Float[np.ndarray, "kernels hyperparameters hyperparameters"]
     df: Float[np.ndarray, "kernels"]
 
     @classmethod
     def around(
-        cls, centre: Float[np.ndarray, "drivers"], covariance: Float[np.ndarray, "drivers drivers"]
+        cls,
+        centre: Float[np.ndarray, "hyperparameters"],
+        covariance: Float[np.ndarray, "hyperparameters hyperparameters"],
     ) -> "Proposal":
         """One, wider than a Gaussian fit, which is too narrow."""
         factor = _WIDER * np.linalg.cholesky(covariance)
@@ -31,14 +33,14 @@ class Proposal(NamedTuple):
     def of(
         cls,
         generator: np.random.Generator,
-        values: Float[np.ndarray, "values drivers"],
+        values: Float[np.ndarray, "values hyperparameters"],
         weights: Float[np.ndarray, "values"],
-        own: Float[np.ndarray, "drivers drivers"],
+        own: Float[np.ndarray, "hyperparameters hyperparameters"],
     ) -> "Proposal":
         """From weighted values; `own` is the Gaussian fit's covariance.
 
-        Most kernels are narrow. Some are wide, and some long in one driver alone: a log scale near
-        zero has a long tail, on which other drivers are where they always are.
+        Most kernels are narrow. Some are wide, and some long in one hyperparameter alone: a log
+        scale near zero has a long tail, on which other hyperparameters are where they always are.
         """
         dim = values.shape[1]
         share = np.exp(weights - weights.max())
@@ -58,7 +60,9 @@ class Proposal(NamedTuple):
         df[wide], df[along] = _WIDE_DF, _WIDE_DF
         return cls(centres, np.linalg.cholesky(spread), df)
 
-    def draw(self, generator: np.random.Generator, num: int) -> Float[np.ndarray, "num drivers"]:
+    def draw(
+        self, generator: np.random.Generator, num: int
+    ) -> Float[np.ndarray, "num hyperparameters"]:
         """Values."""
         kernel = generator.integers(len(self.centres), size=num)
         heavy = np.sqrt(self.df[kernel] / generator.chisquare(self.df[kernel]))
@@ -68,7 +72,7 @@ class Proposal(NamedTuple):
         )
 
     def log_density(
-        self, values: Float[np.ndarray, "values drivers"]
+        self, values: Float[np.ndarray, "values hyperparameters"]
     ) -> Float[np.ndarray, "values"]:
         """Normalised."""
         dim = values.shape[1]

@@ -15,7 +15,7 @@ from jaxvi.target import Target, log_probs
 
 @dataclass(frozen=True)
 class ELBO(Objective):
-    r"""Evidence lower bound, $E_q[\log p(z, x)] - E_q[\log q(z)] \le \log p(x)$, in nats.
+    r"""Findings lower bound, $E_q[\log p(z, x)] - E_q[\log q(z)] \le \log p(x)$, in nats.
 
     The expectation is a mean over `num_draws` reparameterised draws, so its gradient in phi is
     unbiased. Cost: `num_draws` gradients of the log density a step. Three estimators of one

@@ -11,12 +11,19 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxvi import _arguments
 from jaxvi._engine import History, LaneResult, PoolUse, Setup
 from jaxvi._numerics import fold_in, generator_of, pytrees
-from jaxvi._sampling import Approximation, constrain_rows, draw_and_weigh, draws_each
+from jaxvi._sampling import Approximation, constrain_rows, draw_with_log_weights, draws_each
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.data import in_memory, whole
-from jaxvi.diagnostics import Agreement, Drift, Weighing, agreement, pareto_smooth, weigh
-from jaxvi.results._verdict import Errors, Evidence, Level, judge
+from jaxvi.diagnostics import (
+    Agreement,
+    Drift,
+    ImportanceWeights,
+    agreement,
+    importance_weights,
+    pareto_smooth,
+)
+from jaxvi.results._verdict import Errors, Findings, Level, judge
 
 _CLEARLY = 4.0  # standard errors
 _TOLD, _WORSE = 1.0, 10.0  # standard errors of bounds: nats, and times the best lane's
@@ -47,14 +54,14 @@ class Stage(NamedTuple):
         return f"{self.name:<10} {bound}{khat}{self.seconds:.1f} s: {self.note}"
 
 
-class Stock(NamedTuple):
+class CorrectedDraws(NamedTuple):
     """Draws that are better than q's: unconstrained, with log weights where they have some.
 
     `by` says what they were corrected by: "weights", "chains", or "q" where they are q's own.
     """
 
-    z: Float[Array, "stock dim"]
-    log_weights: Float[Array, "stock"] | None
+    z: Float[Array, "draws dim"]
+    log_weights: Float[Array, "draws"] | None
     by: str
 
 
@@ -86,9 +93,10 @@ class Fit:
         interrupted: whether the run was stopped from outside before its end.
         key: the key that the fit was given; with it, the noise of every step can be had again.
         data: what the log density was given, or the stream of it.
-        stock: draws that are better than q's, which `sample` then takes; None where q's serve.
+        corrected_draws: draws that are better than q's, which `sample` then takes; None where q's
+            serve.
         approximation: the q that the autopilot ended with; None where it is the best lane's.
-        evidence: what was seen of the fit, from which its verdict follows; None where nothing
+        findings: what was seen of the fit, from which its verdict follows; None where nothing
             but its own run was.
         log: stages of the autopilot.
         pool: width and idle share of the pool of lanes; None where all restarts ran together.
@@ -109,9 +117,9 @@ class Fit:
     interrupted: bool
     key: Key[Array, ""]
     data: Data = field(default=None)
-    stock: Stock | None = None
+    corrected_draws: CorrectedDraws | None = None
     approximation: Approximation | None = None
-    evidence: Evidence | None = None
+    findings: Findings | None = None
     log: tuple[Stage, ...] = ()
     pool: PoolUse | None = None
 
@@ -123,15 +131,15 @@ class Fit:
     @property
     def bound(self) -> float:
         """The bound of `q` on fresh draws, nats."""
-        if self.evidence is not None:
-            return self.evidence.bound
+        if self.findings is not None:
+            return self.findings.bound
         return float(self.bounds[self.best])
 
     @property
     def bound_mcse(self) -> float:
         """Monte Carlo standard error of `bound`."""
-        if self.evidence is not None:
-            return self.evidence.bound_mcse
+        if self.findings is not None:
+            return self.findings.bound_mcse
         return float(self.bounds_mcse[self.best])
 
     @property
@@ -153,7 +161,7 @@ class Fit:
     @property
     def khat(self) -> float:
         """Shape of the tail of the best lane's importance weights; above 0.7 they say nothing."""
-        return self._evidence.khat
+        return self._findings.khat
 
     @functools.cached_property
     def khats(self) -> Float[np.ndarray, "lanes"]:
@@ -161,7 +169,7 @@ class Fit:
 
         `diagnostics.khat_threshold` of so many is the limit.
         """
-        drawn = draw_and_weigh(
+        drawn = draw_with_log_weights(
             fold_in(self.key, 2),
             self.phi,
             whole(in_memory(self.data, "khats")),
@@ -174,17 +182,17 @@ class Fit:
     @property
     def verdict(self) -> Level:
         """Whether to trust `sample`: "ok", "caution" or "failed"; see `reasons`."""
-        return judge(self._evidence).level
+        return judge(self._findings).level
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why the verdict is what it is, and what to do, the gravest first."""
-        return judge(self._evidence).reasons
+        return judge(self._findings).reasons
 
     @functools.cached_property
-    def _evidence(self) -> Evidence:
+    def _findings(self) -> Findings:
         """What was seen; else what the run itself shows."""
-        return self.evidence or evidence_of(self)
+        return self.findings or findings_of(self)
 
     def lane(self, index: Any) -> LaneResult:
         """One lane's parameters, status, steps and bound; losers are kept."""
@@ -195,8 +203,9 @@ class Fit:
     def sample(self, key: Array, num: Any, *, lane: Any = None) -> Any:
         """The best draws there are: the parameters' pytree, constrained, draws leading.
 
-        Those of the best lane's q; where the autopilot found them wanting, of its `stock`: of
-        weighted draws or states of chains, with replacement where more are wanted than it has.
+        Those of the best lane's q; where the autopilot found them wanting, of its
+        `corrected_draws`: of weighted draws or states of chains, with replacement where more are
+        wanted than it has.
 
         Args:
             key: a random key, typed (`jax.random.key(1)`) or raw.
@@ -209,7 +218,7 @@ class Fit:
         Example:
             >>> fit.sample(jax.random.key(1), 4000)["mu"].mean(0)
         """
-        if lane is None and self.stock is not None:
+        if lane is None and self.corrected_draws is not None:
             return constrain_rows(self.setup.target, self.sample_unconstrained(key, num))
         return (self.q if lane is None else self._q(lane)).sample(key, num)
 
@@ -217,8 +226,10 @@ class Fit:
         self, key: Array, num: Any, *, lane: Any = None
     ) -> Float[Array, "draws dim"]:
         """The same draws as `sample`, as flat unconstrained vectors z."""
-        if lane is None and self.stock is not None:
-            return _pick(_arguments.typed_key(key), self.stock, _arguments.whole("num", num))
+        if lane is None and self.corrected_draws is not None:
+            return _pick(
+                _arguments.typed_key(key), self.corrected_draws, _arguments.whole("num", num)
+            )
         return (self.q if lane is None else self._q(lane)).sample_unconstrained(key, num)
 
     def check(self) -> "Fit":
@@ -259,7 +270,7 @@ class Fit:
 
     def _verdict_lines(self) -> list[str]:
         """Of the autopilot's fits; of others it costs a program, and is had on asking."""
-        if self.evidence is None:
+        if self.findings is None:
             return []
         first, *others = self.reasons
         return [f"  verdict   {self.verdict}: {first}", *(f"            {o}" for o in others)]
@@ -290,46 +301,48 @@ def _khats(log_weights: Float[Array, "lanes draws"]) -> Float[Array, "lanes"]:
     return jax.vmap(lambda row: pareto_smooth(row, smooth=False).khat)(log_weights)
 
 
-def _pick(key: Key[Array, ""], stock: Stock, num: int) -> Float[Array, "draws dim"]:
-    """Rows of the stock: by weight with replacement, else all different while they last."""
+def _pick(key: Key[Array, ""], corrected: CorrectedDraws, num: int) -> Float[Array, "draws dim"]:
+    """Some corrected draws: by weight with replacement, else all different while they last."""
     generator = generator_of(key)
-    z, share = np.asarray(stock.z), None
-    if stock.log_weights is not None:
-        weights = np.asarray(stock.log_weights, float)
+    z, share = np.asarray(corrected.z), None
+    if corrected.log_weights is not None:
+        weights = np.asarray(corrected.log_weights, float)
         share = np.exp(weights - weights.max())
         share /= share.sum()
     replace = share is not None or num > len(z)
     return pytrees.on_device(z[generator.choice(len(z), num, replace=replace, p=share)])
 
 
-def evidence_of(fit: Fit, weighed: Weighing | None = None) -> Evidence:
+def findings_of(fit: Fit, weighed: ImportanceWeights | None = None) -> Findings:
     """What a run shows by itself: its statuses, its restarts, and the importance weights of q."""
     q, groups = fit.q, fit.agreement
     if weighed is None:
         key = fold_in(fit.key, 1)
         data = whole(fit.data)
-        weighed = weigh(key, q.target, q.family, q.phi, data, num_batches=fit.num_restarts)
+        weighed = importance_weights(
+            key, q.target, q.family, q.phi, data, num_batches=fit.num_restarts
+        )
     known = fit.approximation is not None and bool(np.isfinite(weighed.bound))
-    ran = fit.status != Status.OVERTAKEN  # the others were never let to agree
+    ran = fit.status != Status.PRUNED  # the others were never let to agree
     with np.errstate(invalid="ignore", over="ignore"):
         above = fit.bounds - _CLEARLY * fit.bounds_mcse > fit.bounds[fit.best]
-    return Evidence(
+    return Findings(
         status=Status(int(fit.status[fit.best])),
         bound=weighed.bound if known else float(fit.bounds[fit.best]),
         bound_mcse=weighed.bound_mcse if known else float(fit.bounds_mcse[fit.best]),
         khat=weighed.khat,
         khat_limit=weighed.khat_limit,
-        efficiency=weighed.efficiency,
+        relative_ess=weighed.relative_ess,
         bad_share=weighed.bad_share,
         lanes_at_best=int((ran & (groups.optimum == 0)).sum()),
         lanes=int(ran.sum()),
         broken_above=int((_broken(fit) & above).sum()),
         modes=1,
         rhat=1.0,
-        drivers=(),
+        hyperparameters=(),
         errors=errors_of(weighed.drift, "weights") if weighed.ok else None,
         corrected="",
-        memory=0.0,
+        start_correlation=0.0,
         acceptance=1.0,
         eps=float(np.finfo(weighed.z.dtype).eps),
         interrupted=fit.interrupted,

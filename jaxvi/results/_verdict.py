@@ -4,7 +4,7 @@ import math
 from typing import Literal, NamedTuple
 
 from jaxvi._status import Status
-from jaxvi.diagnostics import LEAST_EFFICIENCY
+from jaxvi.diagnostics import MIN_RELATIVE_ESS
 
 Level = Literal["ok", "caution", "failed"]
 # Errors in standard deviations, and of the log of standard deviations, that "ok" rules out.
@@ -28,7 +28,7 @@ class Errors(NamedTuple):
     by: str
 
 
-class Evidence(NamedTuple):
+class Findings(NamedTuple):
     """What is known about a fit's draws, in plain numbers.
 
     `errors` are those of the draws that the fit hands out; None where nobody looked.
@@ -39,17 +39,17 @@ class Evidence(NamedTuple):
     bound_mcse: float
     khat: float
     khat_limit: float
-    efficiency: float
+    relative_ess: float
     bad_share: float  # of q's draws, at which the log density was not finite
     lanes_at_best: int
     lanes: int
     broken_above: int  # that ended higher than the best one, but where nothing is finite
     modes: int
     rhat: float  # of the moments of restarts at the best optimum; 1 where they agree
-    drivers: tuple[str, ...]  # coordinates that set the scale of many others
+    hyperparameters: tuple[str, ...]  # coordinates that set the scale of many others
     errors: Errors | None
     corrected: str  # "", or what the draws were corrected by: "weights", "chains"
-    memory: float  # of chains, where they were run; else 0
+    start_correlation: float  # of chains, where they were run; else 0
     acceptance: float  # likewise; else 1
     eps: float  # of the dtype
     interrupted: bool
@@ -62,7 +62,7 @@ class Verdict(NamedTuple):
     reasons: tuple[str, ...]
 
 
-def judge(seen: Evidence) -> Verdict:
+def judge(seen: Findings) -> Verdict:
     """The gravest of what is found; "ok" only where something has looked and found nothing."""
     failures, cautions = _failures(seen), _cautions(seen)
     told = any("float64" in reason for reason in (*failures, *cautions))
@@ -75,7 +75,7 @@ def judge(seen: Evidence) -> Verdict:
     return Verdict("ok", (_praise(seen),))
 
 
-def _failures(seen: Evidence) -> list[str]:
+def _failures(seen: Findings) -> list[str]:
     found = []
     if not math.isfinite(seen.bound):
         found.append(
@@ -94,13 +94,13 @@ def _failures(seen: Evidence) -> list[str]:
     return found
 
 
-def _what_to_do(seen: Evidence) -> str:
+def _what_to_do(seen: Findings) -> str:
     if seen.corrected == "chains":
         return "the chains have not settled; try effort='thorough', or reparameterise"
     return "let chains mend the draws (polish=True), or try a richer family"
 
 
-def _cautions(seen: Evidence) -> list[str]:
+def _cautions(seen: Findings) -> list[str]:
     found = []
     if seen.interrupted:
         found.append("the run was interrupted; fit again, or give it more time")
@@ -132,8 +132,10 @@ def _cautions(seen: Evidence) -> list[str]:
             f"restarts found {seen.modes} separate modes, weighted by their bounds; there may be "
             "more: try more restarts"
         )
-    if seen.drivers and seen.corrected == "chains":
-        named = ", ".join(seen.drivers[:3]) + (", ..." if len(seen.drivers) > 3 else "")
+    if seen.hyperparameters and seen.corrected == "chains":
+        named = ", ".join(seen.hyperparameters[:3]) + (
+            ", ..." if len(seen.hyperparameters) > 3 else ""
+        )
         found.append(
             f"the unconstrained {named} set the scale of other coordinates (a funnel), and its far "
             "end is narrow: chains may have missed some of it; hold it against MCMC, or give what "
@@ -145,17 +147,17 @@ def _cautions(seen: Evidence) -> list[str]:
     return found
 
 
-def _of_errors(seen: Evidence) -> list[str]:
+def _of_errors(seen: Findings) -> list[str]:
     if seen.errors is None:
         if not seen.khat <= seen.khat_limit:
             why = f"Pareto k-hat is {seen.khat:.2f}, above {seen.khat_limit:.2f}"
-        elif not seen.efficiency >= LEAST_EFFICIENCY:
-            why = f"importance efficiency is only {100.0 * seen.efficiency:.1f} %"
+        elif not seen.relative_ess >= MIN_RELATIVE_ESS:
+            why = f"relative effective sample size is only {100.0 * seen.relative_ess:.1f} %"
         else:
             return []
         return [
             f"{why}: q may miss mass, and its weights can't tell how much; let chains look "
-            "(jaxvi.diagnostics.movement), or call fit without a solver"
+            "(jaxvi.diagnostics.short_chains), or call fit without a solver"
         ]
     found = []
     mean, log_sd = seen.errors.mean[1], seen.errors.log_sd[1]
@@ -165,10 +167,10 @@ def _of_errors(seen: Evidence) -> list[str]:
             f"{100.0 * math.expm1(log_sd):.0f} % in an sd can't be ruled out: {_what_to_do(seen)}"
         )
     # between modes chains don't move: there the shares are by bounds, and said to be
-    if seen.modes == 1 and not seen.memory <= _FORGOTTEN:
+    if seen.modes == 1 and not seen.start_correlation <= _FORGOTTEN:
         found.append(
-            f"chains still remember where they started (correlation {seen.memory:.2f}): some "
-            "direction mixes slowly; try effort='thorough', or reparameterise"
+            f"chains still remember where they started (correlation {seen.start_correlation:.2f}): "
+            "some direction mixes slowly; try effort='thorough', or reparameterise"
         )
     if seen.acceptance < _LEAST_ACCEPTANCE:
         found.append(
@@ -178,11 +180,12 @@ def _of_errors(seen: Evidence) -> list[str]:
     return found
 
 
-def _praise(seen: Evidence) -> str:
+def _praise(seen: Findings) -> str:
     if seen.errors is None:
         return (
-            f"converged; k-hat {seen.khat:.2f}, importance efficiency {100.0 * seen.efficiency:.0f}"
-            f" %, {seen.lanes_at_best} of {seen.lanes} restarts agree"
+            f"converged; k-hat {seen.khat:.2f}, relative effective sample size "
+            f"{100.0 * seen.relative_ess:.0f} %, {seen.lanes_at_best} of {seen.lanes} "
+            "restarts agree"
         )
     return (
         f"by {seen.errors.by}, no mean is off by more than {seen.errors.mean[1]:.2f} sd and no sd "

@@ -12,7 +12,7 @@ from sklearn.datasets import load_iris
 import jaxvi
 from jaxvi import models
 from jaxvi._engine import history, pool
-from jaxvi._engine.race import overtaken
+from jaxvi._engine.race import should_prune
 from jaxvi.supports import Real
 
 ROWS = load_iris().data
@@ -224,7 +224,7 @@ def test_who_is_overtaken():
     gain = np.asarray([0.01, 0.1, 0.1, 0.5, 2.0, -1.0])
     # level and at rest; behind; behind by no more than noise; gaining; a slow starter; ahead
     np.testing.assert_array_equal(
-        overtaken(gap, se, gain), [True, True, False, False, False, False]
+        should_prune(gap, se, gain), [True, True, False, False, False, False]
     )
 
 
@@ -233,7 +233,7 @@ def test_noise_alone_seldom_drops_a_better_one():
     rng = np.random.default_rng(0)
     se = 0.3
     gap = 0.2 + se * rng.standard_normal(200_000)
-    share = overtaken(gap, np.full(gap.shape, se), np.zeros(gap.shape)).mean()
+    share = should_prune(gap, np.full(gap.shape, se), np.zeros(gap.shape)).mean()
     assert share == pytest.approx(0.00135, rel=0.25)
 
 
@@ -260,7 +260,7 @@ def test_a_slow_starter_wins():
     )
     assert np.abs(found.phi.loc[found.best] - 40.0).max() < 1.0
     assert found.status[found.best] == jaxvi.Status.CONVERGED
-    assert (found.status[:4] == jaxvi.Status.OVERTAKEN).any()
+    assert (found.status[:4] == jaxvi.Status.PRUNED).any()
 
 
 @pytest.mark.slow
@@ -271,7 +271,7 @@ def test_a_race_finds_the_same_optimum_for_a_third():
     looks = 512 / (3 * 8)  # a look's values, in steps of 8 gradients
     spent = raced.steps.sum() + looks * np.sum(np.log(raced.steps / 100.0) / np.log(1.5) + 2.0)
     assert spent < every.steps.sum() / 3
-    assert (raced.status == jaxvi.Status.OVERTAKEN).sum() > 32
+    assert (raced.status == jaxvi.Status.PRUNED).sum() > 32
 
 
 def test_a_mesh_has_no_pool(monkeypatch):

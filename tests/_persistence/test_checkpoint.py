@@ -55,7 +55,11 @@ class Rows(NamedTuple):
 def numbers(fit: jaxvi.Fit) -> list[np.ndarray]:
     """All numbers of a fit but its times."""
     kept = (fit.phi, fit.status, fit.steps, fit.bounds, fit.log_weights, fit.history, fit.best)
-    stock = None if fit.stock is None else (fit.stock.z, fit.stock.log_weights)
+    stock = (
+        None
+        if fit.corrected_draws is None
+        else (fit.corrected_draws.z, fit.corrected_draws.log_weights)
+    )
     return [np.asarray(leaf) for leaf in jax.tree.leaves((kept, stock, fit.q.phi))]
 
 

@@ -11,7 +11,7 @@ import test_checkpoint as plain
 from regression import TARGET, Blocks, rows
 
 import jaxvi
-from jaxvi._engine import data_source, limits
+from jaxvi._engine import data_sources, limits
 from jaxvi.data._stream import ShuffledRows
 
 NUM = 1_100  # 11 steps an epoch
@@ -45,7 +45,7 @@ def fit(data, **options):
 @pytest.fixture
 def short(monkeypatch):
     """Two blocks to a chunk of the stream, one to a chunk of the run."""
-    monkeypatch.setattr(data_source, "_CHUNK_BYTES", 100 * 16 * 100)
+    monkeypatch.setattr(data_sources, "_CHUNK_BYTES", 100 * 16 * 100)
     monkeypatch.setattr(limits, "_CHUNK_SECONDS", 0.0)
 
 

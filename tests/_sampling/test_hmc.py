@@ -7,7 +7,7 @@ import pytest
 
 import jaxvi
 from jaxvi._sampling.hmc import advance_chains, start_chains
-from jaxvi.diagnostics import movement, weigh
+from jaxvi.diagnostics import importance_weights, short_chains
 from jaxvi.diagnostics._drift import compare
 from jaxvi.diagnostics._importance_weights import drift_from
 from jaxvi.families import FullRank, MeanField
@@ -71,12 +71,12 @@ def test_what_is_right_does_not_move():
     target = jaxvi.Target(lambda p: -0.5 * p**2 + 0.0, jaxvi.Real())
     exact = MeanField().init(jax.random.key(0), 1, start=jnp.zeros(1))
     exact = exact._replace(log_scale=jnp.zeros(1))
-    moved = movement(jax.random.key(3), target, MeanField(), exact)
+    moved = short_chains(jax.random.key(3), target, MeanField(), exact)
     assert max(moved.drift.at_least()) < 0.02
     assert max(moved.drift.at_most()) < 0.2
     assert moved.num_bad == 0
-    weighed = weigh(jax.random.key(4), TARGET, FullRank(), q())
-    assert weighed.efficiency > 0.999
+    weighed = importance_weights(jax.random.key(4), TARGET, FullRank(), q())
+    assert weighed.relative_ess > 0.999
     assert weighed.ok
     assert max(weighed.drift.at_most()) < 0.01
 
@@ -92,19 +92,19 @@ def test_what_is_right_does_not_move():
 def test_what_is_wrong_moves_as_far_as_it_is_wrong(change, mean, log_sd):
     """Drifts are in q's sds, within their standard errors of the truth; weights agree."""
     phi = q(**change)
-    moved = movement(jax.random.key(5), TARGET, FullRank(), phi, num_chains=1_000).drift
+    moved = short_chains(jax.random.key(5), TARGET, FullRank(), phi, num_chains=1_000).drift
     stretch = change.get("stretch", 1.0)
     for drift in (moved.mean, moved.mean_mcse, moved.log_sd, moved.log_sd_mcse):
         assert drift.shape == (6,)
     assert (abs(abs(moved.mean) - mean / stretch) < 5.0 * moved.mean_mcse + 0.02).all()
     assert (abs(moved.log_sd - log_sd) < 5.0 * moved.log_sd_mcse + 0.02).all()
     assert max(moved.at_least()) > 0.3
-    assert (moved.memory < 0.2).all()
+    assert (moved.start_correlation < 0.2).all()
 
 
 def test_error_bars_of_chains_cover():
     """Over 20 keys, drifts of a right q are mostly within two standard errors of zero."""
-    drifts = [movement(jax.random.key(s), TARGET, FullRank(), q()).drift for s in range(20)]
+    drifts = [short_chains(jax.random.key(s), TARGET, FullRank(), q()).drift for s in range(20)]
     scores = np.stack([d.mean / d.mean_mcse for d in drifts])
     spreads = np.stack([d.log_sd / d.log_sd_mcse for d in drifts])
     for ratio in (scores, spreads):
@@ -116,7 +116,7 @@ def test_heavier_draws_that_overflow_leave_no_trace():
     """The square of exp(z) is infinite where the density is zero: errors of the rest are told."""
     target = jaxvi.Target(lambda x: -x, jaxvi.Positive())
     phi = FullRank().init_gaussian(jax.random.key(0), jnp.zeros(1), jnp.full((1, 1), 20.0))
-    weighed = weigh(jax.random.key(1), target, FullRank(), phi, heavier=True)
+    weighed = importance_weights(jax.random.key(1), target, FullRank(), phi, heavy_tailed=True)
     assert np.isfinite(weighed.params).all()
     assert np.isfinite(weighed.error.mean_mcse).all()
     assert np.isfinite(weighed.error.log_sd_mcse).all()
@@ -125,8 +125,8 @@ def test_heavier_draws_that_overflow_leave_no_trace():
 def test_heavier_draws_are_of_the_same_posterior_and_see_further():
     """Weights of a q too narrow: its own draws miss the tails, heavier ones tell the right sds."""
     phi = q(stretch=0.7)
-    plain = weigh(jax.random.key(4), TARGET, FullRank(), phi)
-    heavier = weigh(jax.random.key(4), TARGET, FullRank(), phi, heavier=True)
+    plain = importance_weights(jax.random.key(4), TARGET, FullRank(), phi)
+    heavier = importance_weights(jax.random.key(4), TARGET, FullRank(), phi, heavy_tailed=True)
     assert heavier.khat < plain.khat
     assert heavier.ok
     share = np.exp(heavier.log_weights - heavier.log_weights.max())
@@ -155,10 +155,10 @@ def test_heavier_draws_see_the_tail_of_one_coordinate(x64):
     density /= density.sum()
     mean = density @ grid
     log_sd = 0.5 * np.log(density @ (grid - mean) ** 2)
-    plain = weigh(jax.random.key(4), target, FullRank(), phi)
-    heavier = weigh(jax.random.key(4), target, FullRank(), phi, heavier=True)
+    plain = importance_weights(jax.random.key(4), target, FullRank(), phi)
+    heavier = importance_weights(jax.random.key(4), target, FullRank(), phi, heavy_tailed=True)
     drift = drift_from(plain, heavier)
-    assert heavier.efficiency > 0.7
+    assert heavier.relative_ess > 0.7
     assert abs(drift.log_sd[0] - log_sd) < 3.0 * drift.log_sd_mcse[0] + 0.02
     assert abs(drift.mean[0] - mean) < 3.0 * drift.mean_mcse[0] + 0.02
     others = np.r_[1:dim, dim + 1 : 2 * dim]  # z, and the parameters, which are the same
@@ -171,8 +171,8 @@ def test_heavier_needs_a_normal_base():
     """A family with another base is refused at the door."""
     family = jaxvi.StudentT()
     phi = family.init(jax.random.key(0), 3)
-    with pytest.raises(TypeError, match="heavier: expected a FullRank"):
-        weigh(jax.random.key(1), TARGET, family, phi, heavier=True)
+    with pytest.raises(TypeError, match="heavy_tailed: expected a FullRank"):
+        importance_weights(jax.random.key(1), TARGET, family, phi, heavy_tailed=True)
 
 
 def test_one_chain_far_out_is_no_memory():
@@ -182,9 +182,9 @@ def test_one_chain_far_out_is_no_memory():
     start[0], end[0] = 1e3, 1e3
     pool = jnp.asarray(rng.normal(size=(8_000, 3)))
     drift = compare(TARGET, pool, jnp.asarray(start), jnp.asarray(end)[None])
-    assert drift.memory.max() < 0.15
+    assert drift.start_correlation.max() < 0.15
     stuck = compare(TARGET, pool, jnp.asarray(start), jnp.asarray(start)[None])
-    assert stuck.memory.min() > 0.9
+    assert stuck.start_correlation.min() > 0.9
 
 
 def test_what_never_changes_has_no_memory():
@@ -194,7 +194,7 @@ def test_what_never_changes_has_no_memory():
         jax.random.normal(jax.random.key(i), (n, 1)) for i, n in enumerate((500, 500, 8_000))
     )
     drift = compare(target, pool, start, end[None])
-    assert drift.memory.max() < 0.15
+    assert drift.start_correlation.max() < 0.15
 
 
 def test_bad_draws_are_counted():
@@ -203,8 +203,8 @@ def test_bad_draws_are_counted():
     phi = (
         MeanField().init(jax.random.key(0), 1, start=jnp.zeros(1))._replace(log_scale=jnp.zeros(1))
     )
-    moved = movement(jax.random.key(6), target, MeanField(), phi)
-    weighed = weigh(jax.random.key(6), target, MeanField(), phi)
+    moved = short_chains(jax.random.key(6), target, MeanField(), phi)
+    weighed = importance_weights(jax.random.key(6), target, MeanField(), phi)
     assert 40 < moved.num_bad < 130
     assert 0.12 < weighed.bad_share < 0.2
     assert not weighed.ok

@@ -13,8 +13,8 @@ from jaxvi._compilation.ahead_of_time import compiling_ahead
 from jaxvi._compilation.fast_jit import ONCE, STEPS, light_jit
 from jaxvi._numerics.random import fold_in, normals
 from jaxvi._sampling import weighted_draws
-from jaxvi._sampling.weighted_draws import draw_and_weigh, draws_each, tiled
-from jaxvi.diagnostics import pareto_smooth, weigh
+from jaxvi._sampling.weighted_draws import draw_with_log_weights, draws_each, tiled
+from jaxvi.diagnostics import importance_weights, pareto_smooth
 from jaxvi.diagnostics._pareto import smooth_on_host
 from jaxvi.families import MeanField
 
@@ -30,7 +30,7 @@ def phis(num):
 
 
 def drawn(common, num=64):
-    return draw_and_weigh(
+    return draw_with_log_weights(
         jax.random.key(3), phis(4), None, target=TARGET, family=MeanField(), num=num, common=common
     )
 
@@ -71,7 +71,7 @@ def test_ranking_and_weighing_share_a_program():
         progress=False,
     )
     before = weighted_draws._weigh_draws.num_programs()
-    weigh(jax.random.key(1), TARGET, fit.q.family, fit.q.phi, num_batches=4)
+    importance_weights(jax.random.key(1), TARGET, fit.q.family, fit.q.phi, num_batches=4)
     assert weighted_draws._weigh_draws.num_programs() == before
 
 

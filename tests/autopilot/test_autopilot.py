@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxvi
-from jaxvi.results._fit_result import Fit, evidence_of
+from jaxvi.results._fit_result import Fit, findings_of
 
 
 @pytest.fixture(autouse=True)
@@ -112,9 +112,9 @@ def test_a_restart_that_ends_high_where_nothing_is_finite():
     status, bounds = fit.status.copy(), fit.bounds.copy()
     status[lost], bounds[lost] = jaxvi.Status.NOT_FINITE, bounds[lost] + 600.0
     broken = dataclasses.replace(fit, status=status, bounds=bounds)
-    seen = evidence_of(broken)
+    seen = findings_of(broken)
     assert (seen.broken_above, seen.lanes_at_best) == (1, 15)
-    told = dataclasses.replace(broken, evidence=seen)
+    told = dataclasses.replace(broken, findings=seen)
     assert told.verdict == CAUTION
     assert "ended higher than the best one" in told.reasons[0]
 
@@ -129,7 +129,7 @@ def oblique_modes(z):
 def test_modes_that_no_single_coordinate_tells_apart():
     """Half of the restarts end in the mode with the lower bound: no agreement of the others."""
     fit = jaxvi.fit(jax.random.key(0), jaxvi.Target(oblique_modes, jaxvi.Real((10,))))
-    assert fit.evidence.modes == 2
+    assert fit.findings.modes == 2
     along = np.asarray(fit.sample_unconstrained(jax.random.key(1), 4_000)).mean(axis=1)
     assert abs((along > 0.0).mean() - 0.7) < 0.05
 
@@ -145,7 +145,7 @@ def test_some_starts_are_far_out():
     """A mode beyond the reach of starts of scale 3 is found by most keys."""
     target = jaxvi.Target(far_mode, jaxvi.Real((2,)))
     fits = [jaxvi.fit(jax.random.key(k), target, effort="quick", polish=False) for k in range(6)]
-    assert sum(fit.evidence.modes == 2 for fit in fits) >= 4
+    assert sum(fit.findings.modes == 2 for fit in fits) >= 4
 
 
 def test_modes_are_told_and_weighted():
@@ -161,10 +161,10 @@ def test_modes_are_told_and_weighted():
 def test_q_stays_and_sample_is_better():
     """Without flow or chains q is a Gaussian that the banana isn't; the draws are mended."""
     plain = fitted("banana", effort="quick", polish=False)
-    assert plain.stock is None
+    assert plain.corrected_draws is None
     mended = fitted("banana", effort="quick")
     assert isinstance(mended.q.family, jaxvi.FullRank)
-    assert mended.stock is not None
+    assert mended.corrected_draws is not None
     z = np.asarray(mended.sample_unconstrained(jax.random.key(2), 2_000))
     assert abs(z[:, 1].mean() - 1.0) < 0.15 * math.sqrt(2.25)
 
@@ -174,7 +174,7 @@ def test_a_named_part_switches_the_autopilot_off():
     target = jaxvi.Target(one, jaxvi.Real((1,)))
     fit = jaxvi.fit(jax.random.key(0), target, solver=jaxvi.NaturalGradient(), progress=False)
     assert fit.log == ()
-    assert fit.evidence is None
+    assert fit.findings is None
     assert fit.verdict == "ok"
     assert "by weights" in fit.reasons[0]
 
@@ -182,8 +182,8 @@ def test_a_named_part_switches_the_autopilot_off():
 def test_chains_can_be_asked_for_and_forbidden():
     """polish=True runs them over the best q; False leaves a bad one, and says so."""
     asked = fitted("one dimension", polish=True)
-    assert asked.stock is not None
-    assert asked.stock.by == "chains"
+    assert asked.corrected_draws is not None
+    assert asked.corrected_draws.by == "chains"
     forbidden = fitted("banana", effort="quick", polish=False)
     assert forbidden.verdict == "failed"
     assert "polish=True" in " ".join(forbidden.reasons)

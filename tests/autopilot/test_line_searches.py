@@ -76,4 +76,4 @@ def test_places_without_a_gradient_are_passed_over():
 
     fit = jaxvi.fit(KEY, jaxvi.Target(density, jaxvi.Real(1)), progress=False, start_scale=1.0)
     assert [stage.name for stage in fit.log][:2] == ["gaussian", "weights"]
-    assert fit.evidence.modes == 1
+    assert fit.findings.modes == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxvi.autopilot._weights import can_tell
-from jaxvi.diagnostics import Drift, Weighing
+from jaxvi.diagnostics import Drift, ImportanceWeights
 
 
 def weighing(efficiency, khat, bad_share=0.0):
@@ -14,7 +14,7 @@ def weighing(efficiency, khat, bad_share=0.0):
     nothing = np.zeros(1)
     drift = Drift(nothing, nothing, nothing, nothing, nothing, np.ones(1, bool))
     rows = np.zeros((1, 1))
-    return Weighing(
+    return ImportanceWeights(
         rows, rows, nothing, khat, 0.7, efficiency, 0.0, math.nan, bad_share, drift, drift
     )
 

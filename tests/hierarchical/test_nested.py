@@ -1,4 +1,4 @@
-"""A few coordinates given, the others Laplace's: exact where it must be, told where it isn't."""
+"""A few coordinates given, the latents Laplace's: exact where it must be, told where it isn't."""
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +8,15 @@ from scipy import integrate, stats
 
 import jaxvi
 from jaxvi._compilation.jaxprs import equations
-from jaxvi.diagnostics import weigh
+from jaxvi.diagnostics import importance_weights
 from jaxvi.families._full_rank import scale_tril_on_host
 from jaxvi.hierarchical._conditional_laplace import conditionals
-from jaxvi.hierarchical._hyperparameters import find_drivers
+from jaxvi.hierarchical._hyperparameters import find_hyperparameters
 from jaxvi.hierarchical._mode_search import Search
 from jaxvi.hierarchical._nested_family import NestedLaplace
-from jaxvi.hierarchical._nested_hmc import nested_movement
+from jaxvi.hierarchical._nested_hmc import nested_short_chains
 from jaxvi.hierarchical._nested_laplace import _masses, nested_laplace
-from jaxvi.hierarchical._partition import Held, split
+from jaxvi.hierarchical._partition import Fixed, split
 from jaxvi.hierarchical._proposals import Proposal, worth
 from jaxvi.target._batched import hessian_products
 
@@ -76,9 +76,9 @@ def nested_schools():
     with jax.enable_x64(True):
         data = (jnp.asarray(SEEN), jnp.asarray(ERRORS))
         fit = gaussian(SCHOOLS, data)
-        drivers = find_drivers(jax.random.key(1), SCHOOLS, fit.q.phi, data)
-        found = nested_laplace(jax.random.key(2), SCHOOLS, fit.q.phi, drivers, data)
-        return data, fit, drivers, found
+        hyperparameters = find_hyperparameters(jax.random.key(1), SCHOOLS, fit.q.phi, data)
+        found = nested_laplace(jax.random.key(2), SCHOOLS, fit.q.phi, hyperparameters, data)
+        return data, fit, hyperparameters, found
 
 
 def exact_log_tau():
@@ -103,14 +103,14 @@ def exact_log_tau():
 
 
 def test_the_scale_drives(nested_schools):
-    drivers = nested_schools[2]
-    assert [SCHOOLS.coordinate_names()[i] for i in drivers] == ["tau"]
+    hyperparameters = nested_schools[2]
+    assert [SCHOOLS.coordinate_names()[i] for i in hyperparameters] == ["tau"]
 
 
-def test_it_is_the_posterior_where_the_others_are_gaussian(nested_schools):
+def test_it_is_the_posterior_where_the_latents_are_gaussian(nested_schools):
     found = nested_schools[3]
     mean, sd, evidence = exact_log_tau()
-    assert found.weighed.efficiency == pytest.approx(1.0, abs=1e-6)
+    assert found.weighed.relative_ess == pytest.approx(1.0, abs=1e-6)
     assert found.weighed.bound == pytest.approx(evidence, abs=0.05)
     share = np.exp(found.of_values.log_weights - found.of_values.log_weights.max())
     log_tau = found.of_values.z[:, 1]
@@ -123,8 +123,8 @@ def test_it_is_the_posterior_where_the_others_are_gaussian(nested_schools):
 def test_the_family_is_normalised_and_draws_what_it_says(nested_schools):
     data, _, _, found = nested_schools
     family = NestedLaplace(SCHOOLS)
-    again = weigh(jax.random.key(7), SCHOOLS, family, found.phi, data, num_draws=1_000)
-    assert again.efficiency == pytest.approx(1.0, abs=1e-6)
+    again = importance_weights(jax.random.key(7), SCHOOLS, family, found.phi, data, num_draws=1_000)
+    assert again.relative_ess == pytest.approx(1.0, abs=1e-6)
     noise = jnp.asarray(np.random.default_rng(0).normal(size=family.noise_size(10)))
     z, log_q = family.transform_and_log_prob(found.phi, noise)
     assert float(family.log_prob(found.phi, z)) == pytest.approx(float(log_q), abs=1e-8)
@@ -145,12 +145,12 @@ def test_the_conditional_of_a_gaussian_is_its_own():
     at = split(target, np.array([1, 3]), np.zeros(5), np.eye(5))  # a poor place to begin from
     values = rng.normal(size=(3, 2))
     found = conditionals(at, jnp.asarray(values), jnp.zeros((3, 3)), None, target=target)
-    others = [0, 2, 4]
-    own = precision[np.ix_(others, others)]
-    shift = np.linalg.solve(own, precision[np.ix_(others, [1, 3])])
-    expected = mean[others] - (values - mean[[1, 3]]) @ shift.T
+    latents = [0, 2, 4]
+    own = precision[np.ix_(latents, latents)]
+    shift = np.linalg.solve(own, precision[np.ix_(latents, [1, 3])])
+    expected = mean[latents] - (values - mean[[1, 3]]) @ shift.T
     np.testing.assert_allclose(found.mode, expected, atol=1e-9)
-    for spread in np.asarray(found.spread):
+    for spread in np.asarray(found.scale):
         np.testing.assert_allclose(spread @ spread.T, np.linalg.inv(own), atol=1e-9)
     cov = root @ root.T
     marginal = stats.multivariate_normal(mean[[1, 3]], cov[np.ix_([1, 3], [1, 3])])
@@ -168,20 +168,20 @@ def process(p, data):
     return prior - 0.5 * p["level"] ** 2 + jnp.sum(y * rate - jnp.exp(rate))
 
 
-def test_what_drivers_alone_make_is_left_out_of_hessians():
-    """A kernel's Cholesky factor has no derivative in others; conditionals are the same."""
+def test_what_hyperparameters_alone_make_is_left_out_of_hessians():
+    """A kernel's Cholesky factor has no derivative in latents; conditionals are the same."""
     real, positive = jaxvi.Real(), jaxvi.Positive()
     supports = {"length": positive, "level": real, "noise": jaxvi.Real(9), "size": positive}
     target = jaxvi.Target(process, supports)
     rng = np.random.default_rng(0)
     data = (jnp.linspace(0.0, 3.0, 9), jnp.asarray(rng.poisson(3.0, 9), float))
-    drivers = np.array([0, 1, 11])
-    at = split(target, drivers, np.zeros(12), np.eye(12))
-    assert at.held == Held((0, 1, 3))
-    assert Held.of(target, np.array([0, 2, 3])) == Held((0,))  # the noise is given in part
+    hyperparameters = np.array([0, 1, 11])
+    at = split(target, hyperparameters, np.zeros(12), np.eye(12))
+    assert at.fixed == Fixed((0, 1, 3))
+    assert Fixed.of(target, np.array([0, 2, 3])) == Fixed((0,))  # the noise is given in part
     values, starts = jnp.asarray(0.3 * rng.normal(size=(5, 3))), jnp.zeros((5, 9))
     found = conditionals(at, values, starts, data, target=target)
-    whole = conditionals(at._replace(held=Held(())), values, starts, data, target=target)
+    whole = conditionals(at._replace(fixed=Fixed(())), values, starts, data, target=target)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), found, whole)
 
     def solved(held):
@@ -190,12 +190,12 @@ def test_what_drivers_alone_make_is_left_out_of_hessians():
         names = [equation.primitive.name for equation in equations(traced(z).jaxpr)]
         return names.count("cholesky"), names.count("triangular_solve")
 
-    assert solved(at.held) == (1, 0)
-    assert solved(Held(()))[1] > 0
+    assert solved(at.fixed) == (1, 0)
+    assert solved(Fixed(()))[1] > 0
 
 
 def test_a_search_goes_on_from_what_is_near():
-    """A heavy-tailed conditional that moves with the driver: from far off Newton's method fails."""
+    """Newton's method fails from afar on a heavy-tailed conditional that moves."""
 
     def density(z):
         return -0.5 * (z[0] / 5.0) ** 2 - 1.5 * jnp.log1p(((z[1] - 5.0 * z[0]) / 0.3) ** 2 / 2.0)
@@ -219,7 +219,9 @@ def test_values_without_a_mode_weigh_what_their_neighbours_do():
         values
     )
     assert found.good.all()
-    lost = found._replace(lost=np.array([False, True, True]), mass=np.array([-3.0, -50.0, -50.0]))
+    lost = found._replace(
+        indefinite=np.array([False, True, True]), mass=np.array([-3.0, -50.0, -50.0])
+    )
     np.testing.assert_allclose(_masses(values, lost, np.ones(1)), [-3.0, -3.0, -50.0])
 
 
@@ -227,11 +229,11 @@ def test_chains_mend_what_is_not_gaussian():
     """Against weights, which are worth enough here to say what is right."""
     y = count_data()
     fit = gaussian(COUNTS, y)
-    drivers = find_drivers(jax.random.key(1), COUNTS, fit.q.phi, y)
-    assert "sigma" in [COUNTS.coordinate_names()[i] for i in drivers]
-    found = nested_laplace(jax.random.key(2), COUNTS, fit.q.phi, drivers, y)
-    assert 0.15 < found.weighed.efficiency < 0.9
-    moved = nested_movement(jax.random.key(3), COUNTS, found)
+    hyperparameters = find_hyperparameters(jax.random.key(1), COUNTS, fit.q.phi, y)
+    assert "sigma" in [COUNTS.coordinate_names()[i] for i in hyperparameters]
+    found = nested_laplace(jax.random.key(2), COUNTS, fit.q.phi, hyperparameters, y)
+    assert 0.15 < found.weighed.relative_ess < 0.9
+    moved = nested_short_chains(jax.random.key(3), COUNTS, found)
     share = np.exp(found.weighed.log_weights - found.weighed.log_weights.max())
     right = np.average(found.weighed.z, axis=0, weights=share)
     sd = found.weighed.z.std(axis=0)
@@ -240,12 +242,12 @@ def test_chains_mend_what_is_not_gaussian():
     raw = np.abs(found.weighed.z.mean(axis=0) - right) / sd
     assert off.max() < 0.12
     assert off.mean() < 0.6 * raw.mean()
-    assert float(moved.groups[0].changed) > 0.5  # whole drivers are taken anew
-    assert moved.drift.memory.max() < 0.1
+    assert float(moved.groups[0].changed) > 0.5  # whole hyperparameters are taken anew
+    assert moved.drift.start_correlation.max() < 0.1
 
 
 def test_chains_leave_an_exact_one_alone(nested_schools):
-    moved = nested_movement(jax.random.key(3), SCHOOLS, nested_schools[3])
+    moved = nested_short_chains(jax.random.key(3), SCHOOLS, nested_schools[3])
     assert max(moved.drift.at_least()) < 0.05
     assert float(moved.groups[0].changed) == pytest.approx(1.0, abs=1e-6)
 
@@ -307,15 +309,15 @@ def test_proposals_adapt_to_a_long_tail():
     assert np.exp(weights).mean() == pytest.approx(np.sqrt(2.0 * np.pi), rel=0.03)
 
 
-@pytest.mark.parametrize("drivers", [[], [10], [-1], list(range(10)), [0.5], "tau"])
-def test_drivers_are_coordinates(nested_schools, drivers):
+@pytest.mark.parametrize("hyperparameters", [[], [10], [-1], list(range(10)), [0.5], "tau"])
+def test_hyperparameters_are_coordinates(nested_schools, hyperparameters):
     data, fit, _, _ = nested_schools
-    with pytest.raises(ValueError, match="drivers: expected numbers of coordinates"):
-        nested_laplace(jax.random.key(0), SCHOOLS, fit.q.phi, drivers, data)
+    with pytest.raises(ValueError, match="hyperparameters: expected numbers of coordinates"):
+        nested_laplace(jax.random.key(0), SCHOOLS, fit.q.phi, hyperparameters, data)
 
 
 def test_no_mode_no_approximation():
-    """The others are bimodal, and flat in between: nothing to expand about at most values."""
+    """The latents are bimodal, and flat in between: nothing to expand about at most values."""
 
     def density(z):
         ring = -50.0 * (jnp.sum(z[1:] ** 2) - jnp.exp(z[0])) ** 2
@@ -324,10 +326,10 @@ def test_no_mode_no_approximation():
     target = jaxvi.Target(density, jaxvi.Real((4,)))
     phi = jaxvi.FullRank().init(jax.random.key(0), 4, start=jnp.zeros(4))
     found = nested_laplace(jax.random.key(0), target, phi, [0])
-    assert found is None or found.weighed.efficiency < 0.3
+    assert found is None or found.weighed.relative_ess < 0.3
 
 
-def test_drivers_are_few_or_none():
+def test_hyperparameters_are_few_or_none():
     """None in a Gaussian; where more than 8 coordinates set scales, none, too."""
 
     def flat(z):
@@ -341,13 +343,13 @@ def test_drivers_are_few_or_none():
     for density, dim in ((flat, 6), (many, 20)):
         target = jaxvi.Target(density, jaxvi.Real((dim,)))
         fit = gaussian(target, None)
-        assert find_drivers(jax.random.key(0), target, fit.q.phi).size == 0
+        assert find_hyperparameters(jax.random.key(0), target, fit.q.phi).size == 0
 
 
 def test_factor_of_the_fit_is_used(nested_schools):
-    _, fit, drivers, found = nested_schools
+    _, fit, hyperparameters, found = nested_schools
     factor = scale_tril_on_host(fit.q.phi.log_diag, fit.q.phi.lower)
     precision = np.linalg.inv(factor @ factor.T)
-    others = np.setdiff1d(np.arange(10), drivers)
+    latents = np.setdiff1d(np.arange(10), hyperparameters)
     own = np.asarray(found.phi.at.factor)
-    np.testing.assert_allclose(own @ own.T, precision[np.ix_(others, others)], rtol=1e-6)
+    np.testing.assert_allclose(own @ own.T, precision[np.ix_(latents, latents)], rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Scales that coordinates set for others are found, taken out, and told."""
+"""Scales that coordinates set for latents are found, taken out, and told."""
 
 import jax
 import jax.numpy as jnp
@@ -104,7 +104,7 @@ def test_the_pullback_is_the_density_of_x():
 
 
 def test_a_funnel_is_found():
-    """The driver, its children's rates, and nothing to subtract."""
+    """The hyperparameter, its dependents's rates, and nothing to subtract."""
     _, _, params = found(funnel, 10)
     assert params is not None
     np.testing.assert_array_equal(params.pick.sum(axis=0), np.eye(10)[0])
@@ -126,7 +126,7 @@ def test_the_mean_of_a_group_is_found():
     np.testing.assert_allclose(params.offset, 0.0, atol=1e-9)  # else a wall in the neck
 
 
-def test_all_children_have_the_whole_rate():
+def test_all_dependents_have_the_whole_rate():
     """Half of the effects are seen with half of the noise: their scale in the neck is the same."""
     y = data(GROUPS)
 
@@ -141,8 +141,8 @@ def test_all_children_have_the_whole_rate():
     np.testing.assert_allclose(params.rates[2:, 0], -2.0, rtol=1e-6)
 
 
-def test_a_child_of_two_scales_goes_with_the_less_certain_one():
-    """The noise's scale, seen in 400 rows, and that of ten effects, which are children of both."""
+def test_a_dependent_of_two_scales_goes_with_the_less_certain_one():
+    """The noise's scale, seen in 400 rows, and that of ten effects, dependents of both."""
     y = data(400).reshape(10, 40)
 
     def density(z, y):
@@ -159,7 +159,7 @@ def test_a_child_of_two_scales_goes_with_the_less_certain_one():
 
 
 def test_a_regression_has_none():
-    """Curvature that goes with the coefficients is no scale's: rates of children differ."""
+    """Curvature that goes with the coefficients is no scale's: rates of dependents differ."""
     rng = np.random.default_rng(3)
     x = jnp.asarray(rng.normal(size=(120, 40)))
     y = jnp.asarray(rng.random(120) < 1.0 / (1.0 + np.exp(-x @ rng.normal(size=40))))
@@ -182,7 +182,7 @@ def test_an_autoregression_is_found():
 
 @pytest.mark.parametrize("dim", [2, 12])
 def test_a_gaussian_has_none(dim):
-    """Constant curvature: no coordinate sets the scale of others."""
+    """Constant curvature: no coordinate sets the scale of latents."""
     assert found(gaussian, dim)[2] is None
 
 
@@ -196,7 +196,7 @@ def test_what_is_not_finite_has_none():
 
 
 def test_the_autopilot_takes_it_and_tells(monkeypatch):
-    """Where drivers can't be given: q is non-centred and exact there, and so are its weights."""
+    """Without nested Laplace, q is non-centred and exact there, as are its weights."""
     monkeypatch.setattr(_nested_laplace, "_UP_TO", 0)
     dim = 41
     target = jaxvi.Target(funnel, jaxvi.Real((dim,)))
@@ -205,7 +205,7 @@ def test_the_autopilot_takes_it_and_tells(monkeypatch):
     assert isinstance(fit.q.family.bijector, Noncentering)
     assert isinstance(fit.q.phi, TransformedParams)
     assert fit.verdict == "ok"
-    assert fit.evidence.efficiency > 0.99
+    assert fit.findings.relative_ess > 0.99
     z = np.asarray(fit.sample_unconstrained(jax.random.key(1), 4_000))
     assert abs(z[:, 0].mean()) < 0.2 * 2.0
     assert abs(z[:, 0].std() / 2.0 - 1.0) < 0.15

@@ -109,7 +109,7 @@ def test_the_public_objectives_are_found() -> None:
 
 @every_problem
 def test_log_evidence_and_moments_of_the_catalogue(problem: Problem, x64: None) -> None:
-    """Evidence, mean and covariance by quadrature; a Gaussian posterior also point by point."""
+    """Findings, mean and covariance by quadrature; a Gaussian posterior also point by point."""
     log_prob = jax.jit(jax.vmap(problem.target.log_prob, (0, None)))
     data = problem.data_as("float64")
     assert abs(problem.log_evidence) > 0.5

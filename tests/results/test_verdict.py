@@ -5,25 +5,25 @@ import math
 import pytest
 
 from jaxvi._status import Status
-from jaxvi.results._verdict import Errors, Evidence, judge
+from jaxvi.results._verdict import Errors, Findings, judge
 
-GOOD = Evidence(
+GOOD = Findings(
     status=Status.CONVERGED,
     bound=-10.0,
     bound_mcse=0.01,
     khat=0.2,
     khat_limit=0.7,
-    efficiency=0.98,
+    relative_ess=0.98,
     bad_share=0.0,
     lanes_at_best=8,
     lanes=8,
     broken_above=0,
     modes=1,
     rhat=1.0,
-    drivers=(),
+    hyperparameters=(),
     errors=Errors((0.0, 0.05), (0.0, 0.05), "weights"),
     corrected="",
-    memory=0.0,
+    start_correlation=0.0,
     acceptance=1.0,
     eps=2e-16,
     interrupted=False,
@@ -52,21 +52,25 @@ def off(mean=(0.0, 0.05), log_sd=(0.0, 0.05), by="chains"):
         ({"errors": off(log_sd=(0.0, 0.3))}, "caution", "ruled out"),
         ({"errors": None, "khat": 0.9}, "caution", "k-hat is 0.90"),
         ({"errors": None, "khat": math.inf}, "caution", "k-hat"),
-        ({"errors": None, "efficiency": 0.1}, "caution", "efficiency is only 10.0 %"),
+        ({"errors": None, "relative_ess": 0.1}, "caution", "sample size is only 10.0 %"),
         ({"bad_share": 0.001}, "caution", "not finite at 0.1 %"),
         ({"lanes_at_best": 1}, "caution", "only one of 8"),
         ({"lanes_at_best": 1, "lanes": 1}, "ok", "1 of 1"),
         ({"broken_above": 1}, "caution", "1 of 8 restarts ended higher"),
         ({"modes": 2}, "caution", "2 separate modes"),
-        ({"memory": 0.6}, "caution", "remember"),
+        ({"start_correlation": 0.6}, "caution", "remember"),
         ({"acceptance": 0.1}, "caution", "accept only 10 %"),
         ({"eps": 1e-7, "bound": -1e6}, "caution", "float64"),
         ({"interrupted": True}, "caution", "interrupted"),
         ({"rhat": 1.5}, "caution", "R-hat 1.50"),
         ({"rhat": math.nan}, "caution", "R-hat"),
-        ({"drivers": ("tau",), "corrected": "chains"}, "caution", "the unconstrained tau set"),
-        ({"drivers": ("tau",)}, "ok", "agree"),
-        ({"eps": 1e-7, "memory": 0.6}, "caution", "float64"),
+        (
+            {"hyperparameters": ("tau",), "corrected": "chains"},
+            "caution",
+            "the unconstrained tau set",
+        ),
+        ({"hyperparameters": ("tau",)}, "ok", "agree"),
+        ({"eps": 1e-7, "start_correlation": 0.6}, "caution", "float64"),
     ],
 )
 def test_each_finding_has_its_level_and_its_words(change, level, word):

@@ -34,7 +34,7 @@ from jaxvi.data import (
     resident,
     stream_key,
 )
-from jaxvi.diagnostics import Weighing
+from jaxvi.diagnostics import ImportanceWeights
 from jaxvi.target import num_rows
 
 _CHUNK_BYTES = 2**25
@@ -52,7 +52,7 @@ class EvalDraws(NamedTuple):
     stop_when_sharp: bool = False
 
 
-class Feed(abc.ABC):
+class DataSource(abc.ABC):
     """The setup that the loop runs, and the data of each of its chunks.
 
     Attributes:
@@ -78,14 +78,14 @@ class Feed(abc.ABC):
     @abc.abstractmethod
     def rank(
         self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], draws: EvalDraws
-    ) -> tuple[Ranking, Weighing | None]:
+    ) -> tuple[Ranking, ImportanceWeights | None]:
         """Every lane's bound on all data; what the best one's draws weigh.
 
         Of rows, on all draws that are asked for.
         """
 
 
-class Whole(Feed):
+class Whole(DataSource):
     """All data at every step."""
 
     def __init__(self, setup: Setup, data: Data) -> None:
@@ -112,12 +112,12 @@ class Whole(Feed):
 
     def rank(
         self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], draws: EvalDraws
-    ) -> tuple[Ranking, Weighing | None]:
+    ) -> tuple[Ranking, ImportanceWeights | None]:
         """As `rank_phis`."""
         return rank_phis(keys, phi, status, self.first, setup=self.setup, **draws._asdict()), None
 
 
-class InMemory(Feed):
+class InMemory(DataSource):
     """Batches of rows that are on the device, picked there."""
 
     def __init__(self, setup: Setup, key: Key[Array, ""], rows: Any, size: int, dtype: Any) -> None:
@@ -137,13 +137,13 @@ class InMemory(Feed):
 
     def rank(
         self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], draws: EvalDraws
-    ) -> tuple[Ranking, Weighing | None]:
+    ) -> tuple[Ranking, ImportanceWeights | None]:
         """On all rows, a block at a time."""
         blocks = slices(self._rows, _RANKED)
         return rank_by_rows(keys, phi, status, blocks, self._target, self.setup, draws.num_draws)
 
 
-class Streamed(Feed):
+class Streamed(DataSource):
     """Chunks of batches from a stream; a thread makes the next while one is computed."""
 
     def __init__(
@@ -212,7 +212,7 @@ class Streamed(Feed):
 
     def rank(
         self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], draws: EvalDraws
-    ) -> tuple[Ranking, Weighing | None]:
+    ) -> tuple[Ranking, ImportanceWeights | None]:
         """On all rows, a block at a time; where the source raises, on those that came."""
         self.close()  # of a source, one thread reads at a time
         blocks = RowBlocks(self._total, regular(self._stream.blocks(), _RANKED), self._held)
@@ -242,18 +242,18 @@ def _abstract(rows: Any, size: int) -> Any:
 
 
 @contextlib.contextmanager
-def feeding(
+def data_source(
     setup: Setup, key: Key[Array, ""], data: Data, minibatch: Minibatch | None, dtype: Any
-) -> Iterator[Feed]:
-    """The feed for these data; `key` is that of the run's noise."""
+) -> Iterator[DataSource]:
+    """The source for these data; `key` is that of the run's noise."""
     if minibatch is None:
         yield Whole(setup, data)
     elif isinstance(data, Stream):
-        feed = Streamed(setup, key, data, minibatch.size, dtype)
+        source = Streamed(setup, key, data, minibatch.size, dtype)
         try:
-            yield feed
+            yield source
         finally:
-            feed.close()
+            source.close()
     else:
         yield InMemory(setup, key, data, minibatch.size, dtype)
 
