@@ -1,8 +1,9 @@
 """jaxvi: a JAX-compiled engine for variational inference."""
 
-from jaxvi import diagnostics, families, interop, models, objectives, solvers, supports
+from jaxvi import diagnostics, families, interop, models, noise, objectives, solvers, supports
 from jaxvi._engine import Progress, run
 from jaxvi._fit import fit
+from jaxvi._fitting import Modes, find_modes
 from jaxvi._resume import resume
 from jaxvi._status import Status
 from jaxvi.data import Minibatch, Stream
@@ -66,6 +67,7 @@ __all__ = [
     "MeanField",
     "Minibatch",
     "Mixture",
+    "Modes",
     "MomentMatched",
     "NaturalGradient",
     "Ordered",
@@ -86,6 +88,7 @@ __all__ = [
     "Transformed",
     "diagnostics",
     "families",
+    "find_modes",
     "fit",
     "importance_resample",
     "interop",

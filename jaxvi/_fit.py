@@ -1,32 +1,25 @@
-"""The entry: the solver that is asked for, else a strategy that finds, checks and mends q."""
+"""`jaxvi.fit`: the call is validated into a request, and handed over."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from jaxtyping import Array
 
 from jaxvi import _arguments
 from jaxvi._engine import Reporter
-from jaxvi._fitting import Layout, Parts, Request, check_reporter, default_draws, fit_restarts
+from jaxvi._fitting import Layout, Request, RunOptions, check_reporter, checked, fit_restarts
 from jaxvi._persistence import Checkpoints, as_folder
-from jaxvi._sampling import draws_each
 from jaxvi._types import Data
-from jaxvi.autopilot import EFFORTS, GAUSSIAN_STEPS, Pilot
+from jaxvi.autopilot import Stage, run_stages, with_default_numbers
 from jaxvi.data import Minibatch
-from jaxvi.families import (
-    Family,
-)
-from jaxvi.mesh import check_mesh, processes, writes
+from jaxvi.families import Family
+from jaxvi.mesh import writes
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective
 from jaxvi.results import Fit
 from jaxvi.solvers import Solver
 from jaxvi.target import Target
-
-_WIDE_UP_TO, _MANY_UP_TO = 50, 100  # dimensions
-_WIDE = 3.0  # of most starts
-_FAR_ONES, _FAR, _FARTHEST = 4, 7.0, 15.0  # one in so many is further out
 
 
 def fit(
@@ -46,6 +39,7 @@ def fit(
     effort: str = "normal",
     max_seconds: float | None = None,
     polish: bool | str = "auto",
+    stages: Sequence[Stage] | None = None,
     pool: int | None = None,
     race: bool = False,
     minibatch: Minibatch | None = None,
@@ -100,6 +94,8 @@ def fit(
         max_seconds: time after which nothing new is begun; what runs ends soon after.
         polish: whether chains mend the draws: "auto" where it is called for; True runs them in any
             case, False never.
+        stages: the stages of the default call, in their order, in place of
+            `jaxvi.autopilot.default_stages(effort, polish=polish)`.
         pool: lanes that run at once where there are more restarts: one that has ended makes room
             for the next, which sees what it would see in a lane of its own. None runs up to 64
             restarts together, and of more as many as fit in memory easily and are kept busy.
@@ -135,95 +131,61 @@ def fit(
         >>> fit = jaxvi.fit(jax.random.key(0), target, jaxvi.MeanField(), data=X)
         >>> draws = fit.sample(jax.random.key(1), 4000)
     """
-    key = _arguments.typed_key(key)
-    _arguments.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
-    _arguments.one_of("effort", effort, EFFORTS)
-    _arguments.one_of("polish", polish, ("auto", True, False))
-    check_reporter("progress", progress)
+    request = checked(
+        Request(
+            key,
+            target,
+            family=family,
+            objective=objective,
+            solver=solver,
+            noise=noise,
+            minibatch=minibatch,
+            data=data,
+            num_restarts=num_restarts,
+            start=start,
+            start_scale=start_scale,
+            max_steps=max_steps,
+            num_eval_draws=num_eval_draws,
+            layout=Layout(pool, race, mesh),
+            effort=effort,
+            polish=polish,
+            stages=None if stages is None else _checked_stages(stages),
+        )
+    )
+    if request.is_default_call:
+        request = with_default_numbers(request)
     _arguments.number("checkpoint_seconds", checkpoint_seconds, above=0.0)
-    parts = Parts(family, objective, solver, noise, minibatch)
-    auto = all(part is None for part in parts)
-    if num_restarts is None:
-        num_restarts = _restarts_for(target.dim) if auto else 8
-    num_restarts = _arguments.whole("num_restarts", num_restarts, 1)
-    if start_scale is None:
-        wide = auto and target.dim <= _WIDE_UP_TO
-        start_scale = _start_scales(num_restarts) if wide else 1.0
-    if num_eval_draws is None:
-        num_eval_draws = max(2_000, draws_each(num_restarts, target.dim)) if auto else 2_000
-        if minibatch is not None and target.has_rows:
-            num_eval_draws = default_draws(data, num_restarts)
-    if max_steps is None:
-        max_steps = GAUSSIAN_STEPS if auto else 20_000
-    run: dict[str, Any] = {
-        "data": data,
-        "num_restarts": num_restarts,
-        "start": start,
-        "start_scale": start_scale,
-        "max_steps": max_steps,
-        "num_eval_draws": num_eval_draws,
-    }
-    pool = None if pool is None else _arguments.whole("pool", pool, 1)
-    layout = Layout(pool, _arguments.flag("race", race), mesh)
-    if auto and mesh is not None and len(processes(check_mesh(mesh))) > 1:
-        raise ValueError(
-            "expected a family or a solver with a mesh of several processes, since stages after "
-            "the restarts run on one; got none; try solver=jaxvi.NaturalGradient()."
-        )
-    if auto and race:
-        raise ValueError(
-            "race: expected False with the default call, whose restarts look for separate modes; "
-            "got True; try a family or a solver with it, such as jaxvi.FullRank()."
-        )
-    call = Request(key, target, parts, run, effort, polish, layout)
-    if checkpoint is None:
-        return launch(call, max_seconds, progress, None)
-    folder = as_folder("checkpoint", checkpoint)
-    kept = Checkpoints(folder, checkpoint_seconds, call.describe, data, writes=writes(mesh))
-    return launch(call, max_seconds, progress, kept)
+    kept = None
+    if checkpoint is not None:
+        folder = as_folder("checkpoint", checkpoint)
+        kept = Checkpoints(folder, checkpoint_seconds, request.describe, data, writes=writes(mesh))
+    return launch(request, max_seconds, progress, kept)
 
 
 def launch(
-    call: Request,
+    request: Request,
     max_seconds: float | None,
     progress: bool | Reporter | None,
     checkpoints: Checkpoints | None,
 ) -> Fit:
-    """What the call asks for, from the beginning or from where its checkpoints have it."""
+    """Run a request, from the beginning or from where its checkpoints have it."""
+    check_reporter("progress", progress)
     if max_seconds is not None:
         _arguments.number("max_seconds", max_seconds, above=0.0)
-    if any(part is not None for part in call.parts):
-        kept = None if checkpoints is None else checkpoints.batch()
-        return fit_restarts(
-            call.key,
-            call.target,
-            **call.parts._asdict(),
-            **call.run,
-            max_seconds=max_seconds,
-            progress=progress,
-            checkpoint=kept,
-            layout=call.layout,
+    if request.is_default_call:
+        return run_stages(
+            request, max_seconds=max_seconds, progress=progress, checkpoints=checkpoints
         )
-    pilot = Pilot(
-        call.key,
-        call.target,
-        call.run["data"],
-        call.effort,
-        call.polish,
-        max_seconds,
-        progress,
-        checkpoints,
-    )
-    return pilot.fly(call.run | {"layout": call.layout})
+    kept = None if checkpoints is None else checkpoints.batch()
+    return fit_restarts(request, RunOptions(max_seconds, progress, kept))
 
 
-def _restarts_for(dim: int) -> int:
-    """More where they cost little; modes are missed by all of few lanes too easily."""
-    return 16 if dim <= _WIDE_UP_TO else 8 if dim <= _MANY_UP_TO else 2
-
-
-def _start_scales(num_restarts: int) -> np.ndarray:
-    """Most starts near, for where posteriors usually are, and some far, for where others may be."""
-    far = num_restarts // _FAR_ONES // 2 * 2
-    near = np.geomspace(1.0, _WIDE, num_restarts - far)
-    return np.concatenate([near, np.repeat(np.linspace(_FAR, _FARTHEST, far // 2), 2)])
+def _checked_stages(stages: Any) -> tuple[Stage, ...]:
+    """A tuple of stages; a class in an instance's place is none."""
+    found = tuple(stages) if isinstance(stages, Sequence) else ()
+    if not found or not all(isinstance(stage, Stage) for stage in found):
+        raise TypeError(
+            f"stages: expected a sequence of jaxvi.autopilot.Stage; got {stages!r:.120}; try "
+            "jaxvi.autopilot.default_stages()."
+        )
+    return found

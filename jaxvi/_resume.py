@@ -1,6 +1,7 @@
-"""Going on with a run that was stopped or killed."""
+"""`jaxvi.resume`: a run that was stopped or killed goes on from its folder."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ from jaxvi._engine import Reporter
 from jaxvi._fit import launch
 from jaxvi._fitting import (
     FORMAT,
+    PARTS,
     Layout,
-    Parts,
     Request,
     check_parts,
-    check_reporter,
     describe_device,
     describe_part,
+    describe_stages,
     describe_target,
     describe_versions,
     engine_dtype,
@@ -35,6 +36,7 @@ from jaxvi._persistence import (
     spec_json,
 )
 from jaxvi._types import Data
+from jaxvi.autopilot import Stage
 from jaxvi.families import Family
 from jaxvi.mesh import check_mesh, describe_mesh, writes
 from jaxvi.noise import NoiseSource
@@ -57,6 +59,7 @@ def resume(
     progress: bool | Reporter | None = None,
     checkpoint_seconds: float = 60.0,
     mesh: Any = None,
+    stages: Sequence[Stage] | None = None,
 ) -> Fit:
     """Go on with a run of `jaxvi.fit(..., checkpoint=folder)` as if it had never stopped.
 
@@ -94,6 +97,7 @@ def resume(
         checkpoint_seconds: as for `jaxvi.fit`.
         mesh: devices to run on, where there was a mesh then: one of as many devices along each
             axis, in as many processes. All of these make the same call.
+        stages: as then, where there were any.
 
     Returns:
         The `Fit`.
@@ -113,27 +117,44 @@ def resume(
     where = as_folder("folder", folder)
     _arguments.instance("target", target, Target, "jaxvi.Target(log_density, supports)")
     _arguments.number("checkpoint_seconds", checkpoint_seconds, above=0.0)
-    check_reporter("progress", progress)
-    given = Parts(family, objective, solver, noise, None)
     check_parts(family, objective, solver, noise)
     header = _header(where)
     name = run_name(header)
     _same_place(header)
     _same_target(header["target"], target)
-    parts = Parts(
-        *(_part(field, header["parts"][field], part) for field, part in given._asdict().items())
-    )
+    given = {"family": family, "objective": objective, "solver": solver, "noise": noise}
+    parts = {part: _part(part, header["parts"][part], given.get(part)) for part in PARTS}
     data = _data(where, name, header["data"], data)
     _same("dtype", header["dtype"], engine_dtype(target, data), "the dtype of then")
-    key = jax.random.wrap_key_data(
-        jnp.asarray(np.asarray(header["key"], np.uint32)), impl=header["key_impl"]
-    )
-    run = {"data": data, "start": None, "start_scale": 1.0} | header["numbers"]
     _same_mesh(header["layout"]["mesh"], mesh)
-    layout = Layout(**header["layout"] | {"mesh": mesh})
-    call = Request(key, target, parts, run, header["effort"], header["polish"], layout)
-    kept = Checkpoints(where, checkpoint_seconds, call.describe, data, name, writes(mesh))
-    return launch(call, max_seconds, progress, kept)
+    request = Request(
+        jax.random.wrap_key_data(
+            jnp.asarray(np.asarray(header["key"], np.uint32)), impl=header["key_impl"]
+        ),
+        target,
+        data=data,
+        start_scale=1.0,  # where lanes began is in their files
+        layout=Layout(**header["layout"] | {"mesh": mesh}),
+        effort=header["effort"],
+        polish=header["polish"],
+        stages=_stages(header["stages"], stages),
+        **parts,
+        **header["numbers"],
+    )
+    kept = Checkpoints(where, checkpoint_seconds, request.describe, data, name, writes(mesh))
+    return launch(request, max_seconds, progress, kept)
+
+
+def _stages(then: dict[str, str] | None, given: Sequence[Stage] | None) -> tuple[Stage, ...] | None:
+    """The stages that were given, if they are the same as the checkpoint's."""
+    stages = None if given is None else tuple(given)
+    if describe_stages(stages) != then:
+        names = "the default ones" if then is None else then["text"]
+        raise ValueError(
+            f"stages: expected those of the checkpoint, {names}; got {given!r:.200}; try the same "
+            "as then, or a fresh fit in another folder."
+        )
+    return stages
 
 
 def _header(folder: Path) -> dict[str, Any]:

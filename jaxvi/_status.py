@@ -79,3 +79,7 @@ _TEXTS: dict[Status, tuple[str, str]] = {
         "Fell behind another restart in a race and was dropped: leave race out to see it end.",
     ),
 }
+
+
+LOST = (Status.UNBOUNDED, Status.SINGULAR, Status.NOT_FINITE, Status.NO_START)
+"""How a lane ends whose q is nothing to start from."""

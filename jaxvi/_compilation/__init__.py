@@ -2,7 +2,7 @@
 
 from jaxvi._compilation.ahead_of_time import Lowering, compiling_ahead, side_by_side
 from jaxvi._compilation.blas_threads import one_thread
-from jaxvi._compilation.clock import compile_clock, waiting_for_compiler
+from jaxvi._compilation.clock import CompileClock, compile_clock
 from jaxvi._compilation.fast_jit import ONCE, STEPS, light_jit
 from jaxvi._compilation.fixed_batches import BLOCK, in_blocks
 from jaxvi._compilation.jaxprs import largest_array
@@ -12,6 +12,7 @@ __all__ = [
     "BLOCK",
     "ONCE",
     "STEPS",
+    "CompileClock",
     "Lowering",
     "compile_clock",
     "compiling_ahead",
@@ -23,5 +24,4 @@ __all__ = [
     "one_thread",
     "points_at_once",
     "side_by_side",
-    "waiting_for_compiler",
 ]

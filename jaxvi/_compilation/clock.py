@@ -1,49 +1,11 @@
-"""The compile clock: seconds that JAX spends tracing, lowering and compiling."""
+"""The compile clock: seconds that one thread spends tracing, lowering and compiling."""
 
 import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import jax
-
-
-@dataclass(eq=False)
-class Clock:
-    """Seconds counted so far."""
-
-    seconds: float = 0.0
-
-
-class _Clocks(threading.local):
-    """Those that run in this thread; what others compile meanwhile is not waited for here."""
-
-    def __init__(self) -> None:
-        self.running: list[Clock] = []
-
-    def add(self, seconds: float) -> None:
-        for clock in self.running:
-            clock.seconds += seconds
-
-
-_clocks = _Clocks()
-
-
-def _on_duration(event: str, duration_secs: float, **kwargs: str | int) -> None:
-    if event in _COMPILE_EVENTS:
-        _clocks.add(duration_secs)
-
-
-@contextlib.contextmanager
-def waiting_for_compiler() -> Iterator[None]:
-    """What passes meanwhile counts as compiling."""
-    began = time.perf_counter()
-    try:
-        yield
-    finally:
-        _clocks.add(time.perf_counter() - began)
-
 
 _COMPILE_EVENTS = frozenset(
     f"/jax/core/compile/{name}"
@@ -53,15 +15,39 @@ _COMPILE_EVENTS = frozenset(
         "backend_compile_duration",
     )
 )
-jax.monitoring.register_event_duration_secs_listener(_on_duration)
+
+
+class CompileClock:
+    """Seconds of compiling in the thread that made the clock; other threads have their own."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._thread = threading.get_ident()
+
+    def on_duration(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+        """Count an event that JAX reports, if it is of compiling and of this thread."""
+        if event in _COMPILE_EVENTS and threading.get_ident() == self._thread:
+            self.seconds += duration_secs
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count what passes meanwhile: the wait for programs that other threads compile."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - began
 
 
 @contextlib.contextmanager
-def compile_clock() -> Iterator[Clock]:
-    """Counts the seconds that JAX spends tracing, lowering and compiling meanwhile."""
-    clock = Clock()
-    _clocks.running.append(clock)
+def compile_clock() -> Iterator[CompileClock]:
+    """A clock that listens to JAX until the context ends, and leaves nothing behind."""
+    clock = CompileClock()
+    listener = clock.on_duration
+    jax.monitoring.register_event_duration_secs_listener(listener)
     try:
         yield clock
     finally:
-        _clocks.running.remove(clock)
+        # not there any more where somebody has cleared all of JAX's listeners meanwhile
+        with contextlib.suppress(AssertionError, ValueError):
+            jax.monitoring.unregister_event_duration_listener(listener)

@@ -1,21 +1,23 @@
 """The engine: setups, the step loop, lanes of restarts, chunks, pools, ranking."""
 
 from jaxvi._engine.data_sources import DataSource, EvalDraws, Streamed, Whole, data_source
-from jaxvi._engine.driver import Run, run_chunks, run_pool
+from jaxvi._engine.driver import Run, Work, drive
 from jaxvi._engine.history import History
 from jaxvi._engine.interruption import interrupts
+from jaxvi._engine.lane_batch import LaneBatch
+from jaxvi._engine.lane_pool import LanePool
 from jaxvi._engine.lanes import advance_lanes, lane_results
 from jaxvi._engine.limits import MAX_BLOCKS, Limits
 from jaxvi._engine.loop import Lane, start_lane
 from jaxvi._engine.memory import MOST_TOGETHER, out_of_memory, usual_width, warn_of_memory
 from jaxvi._engine.on_mesh import OnMesh, Spread
 from jaxvi._engine.one_lane import LaneResult, run
-from jaxvi._engine.placement import OneDevice
+from jaxvi._engine.placement import OneDevice, Placement
 from jaxvi._engine.pool import Pool, PoolUse
 from jaxvi._engine.progress import Progress, Reporter, make_reporter
 from jaxvi._engine.ranking import Ranking
 from jaxvi._engine.setup import ConjugateSetup, Setup, make_setup
-from jaxvi._engine.snapshot import Snapshot
+from jaxvi._engine.snapshot import Snapshot, SnapshotSink
 from jaxvi._engine.starts import Starts, WarmStart, start_lanes
 
 __all__ = [
@@ -26,10 +28,13 @@ __all__ = [
     "EvalDraws",
     "History",
     "Lane",
+    "LaneBatch",
+    "LanePool",
     "LaneResult",
     "Limits",
     "OnMesh",
     "OneDevice",
+    "Placement",
     "Pool",
     "PoolUse",
     "Progress",
@@ -38,21 +43,22 @@ __all__ = [
     "Run",
     "Setup",
     "Snapshot",
+    "SnapshotSink",
     "Spread",
     "Starts",
     "Streamed",
     "WarmStart",
     "Whole",
+    "Work",
     "advance_lanes",
     "data_source",
+    "drive",
     "interrupts",
     "lane_results",
     "make_reporter",
     "make_setup",
     "out_of_memory",
     "run",
-    "run_chunks",
-    "run_pool",
     "start_lane",
     "start_lanes",
     "usual_width",

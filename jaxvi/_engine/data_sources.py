@@ -34,7 +34,6 @@ from jaxvi.data import (
     resident,
     stream_key,
 )
-from jaxvi.diagnostics import ImportanceWeights
 from jaxvi.target import num_rows
 
 _CHUNK_BYTES = 2**25
@@ -78,8 +77,8 @@ class DataSource(abc.ABC):
     @abc.abstractmethod
     def rank(
         self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], draws: EvalDraws
-    ) -> tuple[Ranking, ImportanceWeights | None]:
-        """Every lane's bound on all data; what the best one's draws weigh.
+    ) -> Ranking:
+        """Every lane's bound on all data; with batches of rows also the best lane's draws.
 
         Of rows, on all draws that are asked for.
         """
@@ -112,9 +111,9 @@ class Whole(DataSource):
 
     def rank(
         self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], draws: EvalDraws
-    ) -> tuple[Ranking, ImportanceWeights | None]:
+    ) -> Ranking:
         """As `rank_phis`."""
-        return rank_phis(keys, phi, status, self.first, setup=self.setup, **draws._asdict()), None
+        return rank_phis(keys, phi, status, self.first, setup=self.setup, **draws._asdict())
 
 
 class InMemory(DataSource):
@@ -137,7 +136,7 @@ class InMemory(DataSource):
 
     def rank(
         self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], draws: EvalDraws
-    ) -> tuple[Ranking, ImportanceWeights | None]:
+    ) -> Ranking:
         """On all rows, a block at a time."""
         blocks = slices(self._rows, _RANKED)
         return rank_by_rows(keys, phi, status, blocks, self._target, self.setup, draws.num_draws)
@@ -212,7 +211,7 @@ class Streamed(DataSource):
 
     def rank(
         self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], draws: EvalDraws
-    ) -> tuple[Ranking, ImportanceWeights | None]:
+    ) -> Ranking:
         """On all rows, a block at a time; where the source raises, on those that came."""
         self.close()  # of a source, one thread reads at a time
         blocks = RowBlocks(self._total, regular(self._stream.blocks(), _RANKED), self._held)
@@ -258,7 +257,7 @@ def data_source(
         yield InMemory(setup, key, data, minibatch.size, dtype)
 
 
-def tell(error: StreamBroke, steps: int) -> None:
+def warn_of_broken_stream(error: StreamBroke, steps: int) -> None:
     """Warn of a source that raised, and of what was kept."""
     cause = error.__cause__
     warnings.warn(

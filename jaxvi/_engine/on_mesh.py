@@ -28,7 +28,6 @@ from jaxvi._sampling import draw_with_log_weights
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.data import is_spread, rows_here
-from jaxvi.diagnostics import ImportanceWeights
 from jaxvi.mesh import LANES, ROWS, is_first, processes, round_up
 
 _EVERYWHERE = PartitionSpec()
@@ -339,8 +338,7 @@ class Spread(Whole):
 
     def rank(
         self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], draws: EvalDraws
-    ) -> tuple[Ranking, ImportanceWeights | None]:
-        """There, too."""
-        return self._place.rank(
-            keys, phi, status, self.first, setup=self.setup, **draws._asdict()
-        ), None
+    ) -> Ranking:
+        """Every lane's bound, by the programs of the mesh."""
+        choices = draws._asdict()
+        return self._place.rank(keys, phi, status, self.first, setup=self.setup, **choices)

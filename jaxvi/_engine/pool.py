@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxvi._compilation import ONCE, STEPS, compile_clock, light_jit
-from jaxvi._engine.history import StretchedHistory
+from jaxvi._compilation import ONCE, STEPS, CompileClock, light_jit
+from jaxvi._engine.history import HistoryRecorder
 from jaxvi._engine.lanes import lane_results, noise_keys
 from jaxvi._engine.limits import MAX_BLOCKS, next_blocks
 from jaxvi._engine.loop import Lane, block_length, run_cohorts
@@ -128,9 +128,11 @@ class Pool:
         width: int,
         max_steps: int,
         race: bool,
+        clock: CompileClock,
     ) -> None:
         self.keys, self.setup, self.starts, self.data = keys, setup, starts, data
         self.num_restarts, self.width, self.max_steps = num_restarts, width, max_steps
+        self.clock = clock
         self.race = Race(keys.ranking, setup, data, num_restarts) if race else None
         self.length = block_length(setup)
         self.some = max(1, width // _SHARE)
@@ -146,12 +148,13 @@ class Pool:
         self.lanes: Lane | None = None
         self.status = np.full(width, Status.NO_START)  # of the lanes, as the device has them
         self.results: Results | None = None
-        self.history = StretchedHistory(num_restarts, self.length)
+        self.history = HistoryRecorder(num_restarts, self.length)
 
     def narrower(self) -> "Pool":
         """A new pool of half the width."""
         arguments = (self.keys, self.setup, self.starts, self.data, self.num_restarts)
-        return Pool(*arguments, self.width // 2, self.max_steps, self.race is not None)
+        rest = (self.max_steps, self.race is not None, self.clock)
+        return Pool(*arguments, self.width // 2, *rest)
 
     @property
     def is_new(self) -> bool:
@@ -266,21 +269,21 @@ class Pool:
         steps = self.length if full.any() else int(left[left > 0].min())
         moves = full if full.any() else left == steps
         blocks, least = self._limits(running, moves, left, steps)
-        with compile_clock() as compiling:
-            began = time.perf_counter()
-            self.lanes, rows, done = advance_pool(
-                self.keys,
-                self.lanes,
-                Places(*(jnp.asarray(part) for part in self.places._replace(moves=moves))),
-                jnp.int32(steps),
-                jnp.int32(blocks),
-                jnp.int32(least),
-                self.data,
-                setup=self.setup,
-                rows=MAX_BLOCKS,
-            )
-            done = int(done)
-            elapsed = max(time.perf_counter() - began - compiling.seconds, 1e-6)
+        began, compiled = time.perf_counter(), self.clock.seconds
+        self.lanes, rows, done = advance_pool(
+            self.keys,
+            self.lanes,
+            Places(*(jnp.asarray(part) for part in self.places._replace(moves=moves))),
+            jnp.int32(steps),
+            jnp.int32(blocks),
+            jnp.int32(least),
+            self.data,
+            setup=self.setup,
+            rows=MAX_BLOCKS,
+        )
+        done = int(done)
+        elapsed = time.perf_counter() - began - (self.clock.seconds - compiled)
+        elapsed = max(elapsed, 1e-6)
         self.seconds += elapsed
         self.lane_steps += done * steps * self.width
         self.status, taken = np.array(self.lanes.status), np.array(self.lanes.step)

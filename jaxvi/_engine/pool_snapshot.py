@@ -28,7 +28,7 @@ def snapshot(pool: Pool) -> Snapshot:
     }
     for part in (pool.history, pool.race):
         if part is not None:
-            more, also = part.kept(pool.begun)
+            more, also = part.to_arrays(pool.begun)
             arrays, numbers = arrays | more, numbers | also
     return Snapshot(pool.lanes, arrays, numbers)
 

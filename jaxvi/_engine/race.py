@@ -63,7 +63,7 @@ class Race:
         self._best: Float[np.ndarray, "draws"] | None = None
         self._leader = -1
 
-    def kept(self, begun: int) -> tuple[dict[str, np.ndarray], dict[str, int | float]]:
+    def to_arrays(self, begun: int) -> tuple[dict[str, np.ndarray], dict[str, int | float]]:
         """What a checkpoint holds of a race: arrays and numbers."""
         best = np.zeros(0) if self._best is None else self._best
         arrays = {"race_next": self._next, "race_before": self._before, "race_best": best}

@@ -25,6 +25,13 @@ _SHARP = 0.03  # nats of error of bounds that more draws need not tell better
 _NEAR = 5.0  # nats below the best bound: lanes further down don't matter
 
 
+class RankedDraws(NamedTuple):
+    """The best lane's draws, unconstrained, and the parameters that they stand for."""
+
+    z: Float[np.ndarray, "draws dim"]
+    params: Float[np.ndarray, "draws params"]
+
+
 class Ranking(NamedTuple):
     """Fresh bounds of all lanes on common draws.
 
@@ -38,6 +45,7 @@ class Ranking(NamedTuple):
     num_bad: Int[np.ndarray, "lanes"]  # draws where the log density was not finite
     best: int
     log_weights: Float[np.ndarray, "draws"]  # of the best lane: log p - log q
+    draws: RankedDraws | None = None  # of the best lane, where lanes are ranked by rows of data
 
 
 def lower_ranking(

@@ -15,11 +15,10 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxvi._compilation import Lowering
 from jaxvi._engine.lanes import lane_results
-from jaxvi._engine.ranking import Ranking, ranking_of
+from jaxvi._engine.ranking import RankedDraws, Ranking, ranking_of
 from jaxvi._engine.setup import Setup
 from jaxvi._numerics import Keys
 from jaxvi._types import Data, Phi
-from jaxvi.diagnostics import ImportanceWeights, importance_weights_of
 from jaxvi.families import Family, transform_and_log_prob
 from jaxvi.target import Target, num_rows
 
@@ -77,7 +76,7 @@ def rank_by_rows(
     target: Target,
     setup: Setup,
     num_draws: int,
-) -> tuple[Ranking, ImportanceWeights]:
+) -> Ranking:
     """As `rank_phis`, on draws common to all lanes, each weighed on all rows.
 
     Sums over blocks are taken in float64. Where fewer rows came than there are, their log
@@ -92,9 +91,8 @@ def rank_by_rows(
         weights = np.asarray(base, float) + total * (blocks.total / seen)
     ranking = ranking_of(weights, status)
     best = ranking.best
-    return ranking, importance_weights_of(
-        np.asarray(z[best]), np.asarray(params[best]), weights[best]
-    )
+    drawn = RankedDraws(np.asarray(z[best]), np.asarray(params[best]))
+    return ranking._replace(draws=drawn)
 
 
 def lower_ranking_by_rows(

@@ -5,35 +5,45 @@ from jaxvi._fitting.arguments import (
     Unconstrained,
     check_parts,
     check_reporter,
-    default_draws,
 )
+from jaxvi._fitting.modes import Modes, find_modes
 from jaxvi._fitting.request import (
     FORMAT,
+    NUMBERS,
+    PARTS,
     Layout,
-    Parts,
     Request,
+    RunOptions,
     describe_device,
     describe_part,
+    describe_stages,
     describe_target,
     describe_versions,
     engine_dtype,
 )
 from jaxvi._fitting.restarts import fit_restarts
+from jaxvi._fitting.validation import EFFORTS, checked
 
 __all__ = [
+    "EFFORTS",
     "FORMAT",
+    "NUMBERS",
+    "PARTS",
     "Layout",
+    "Modes",
     "NoStart",
-    "Parts",
     "Request",
+    "RunOptions",
     "Unconstrained",
     "check_parts",
     "check_reporter",
-    "default_draws",
+    "checked",
     "describe_device",
     "describe_part",
+    "describe_stages",
     "describe_target",
     "describe_versions",
     "engine_dtype",
+    "find_modes",
     "fit_restarts",
 ]

@@ -10,18 +10,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxvi import _arguments
-from jaxvi._engine import (
-    Setup,
-)
+from jaxvi._engine import Setup
 from jaxvi._fitting.request import Layout
 from jaxvi._status import Status
 from jaxvi._types import Data
-from jaxvi.data import (
-    Minibatch,
-    Stream,
-    is_spread,
-    regular,
-)
+from jaxvi.data import Minibatch, Stream, is_spread, regular
 from jaxvi.families import Family
 from jaxvi.noise import NoiseSource
 from jaxvi.objectives import Objective

@@ -9,7 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxvi._arguments import whole
+from jaxvi._fitting.request import Request, RunOptions
 from jaxvi._fitting.restarts import fit_restarts
+from jaxvi._fitting.validation import checked
 from jaxvi._status import Status
 from jaxvi._types import Data
 from jaxvi.families import FullRank, FullRankParams
@@ -112,10 +114,10 @@ def find_modes(
         True
     """
     whole("num_starts", num_starts)
-    found = fit_restarts(
+    request = Request(
         key,
         target,
-        FullRank(),
+        family=FullRank(),
         solver=Laplace(tolerance=tolerance),
         data=data,
         num_restarts=num_starts,
@@ -123,8 +125,8 @@ def find_modes(
         start_scale=start_scale,
         max_steps=max_steps,
         num_eval_draws=2,
-        progress=False,
     )
+    found = fit_restarts(checked(request), RunOptions(progress=False))
     ends = _describe(found.phi, found.data, target=target)
     log_prob = np.asarray(ends.log_prob)
     usable = (found.status == Status.CONVERGED) & np.isfinite(log_prob)

@@ -9,11 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
-from jaxvi._compilation import (
-    Lowering,
-    compiling_ahead,
-    waiting_for_compiler,
-)
+from jaxvi._compilation import CompileClock, Lowering, compiling_ahead
 from jaxvi._engine import (
     MAX_BLOCKS,
     DataSource,
@@ -27,22 +23,22 @@ from jaxvi._numerics import Keys
 from jaxvi._types import Data
 
 CompileAlso: TypeAlias = Callable[[Setup, Any, Data], Iterable[Lowering]]
-"""Of the lanes' parameters, which are shapes."""
+"""Programs for a setup, the lanes' parameters (their shapes) and data."""
 
 
-class _Wanted(NamedTuple):
-    """What programs are compiled for before the run, and which others."""
+class Wanted(NamedTuple):
+    """Numbers of lanes and draws that programs are compiled for, and which others are wanted."""
 
     num_lanes: int
     num_eval_draws: int
     also: CompileAlso | None
 
 
-def _compiling(
+def compiling(
     source: DataSource,
     keys: Keys,
     starts: Starts,
-    wanted: _Wanted,
+    wanted: Wanted,
     first: list[Lowering],
 ) -> contextlib.AbstractContextManager[list[Future[None]] | None]:
     """The `first` programs, those of starts, steps and ranking, and what else is wanted."""
@@ -65,7 +61,7 @@ def _compiling(
     return compiling_ahead((setup, num_lanes), (keys, arguments, data), lowerings())
 
 
-def _await(coming: list[Future[None]]) -> None:
-    """What passes meanwhile counts as compiling."""
-    with waiting_for_compiler():
+def wait_for(coming: list[Future[None]], clock: CompileClock) -> None:
+    """Wait for programs; what passes meanwhile counts as compiling."""
+    with clock.waiting():
         wait(coming)

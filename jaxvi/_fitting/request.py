@@ -1,4 +1,4 @@
-"""What a call of `jaxvi.fit` asks for, as a header that another process can compare and repeat."""
+"""The request: what one call of `jaxvi.fit` asks for, checked, in plain fields."""
 
 import platform
 import sys
@@ -10,81 +10,120 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from jaxvi._persistence import describe_data, fingerprint, spec_json
+from jaxvi._compilation import CompileClock
+from jaxvi._engine import Reporter
+from jaxvi._fitting.precompile import CompileAlso
+from jaxvi._persistence import Batch, describe_data, fingerprint, spec_json
 from jaxvi._types import Data
 from jaxvi.data import Stream
 from jaxvi.mesh import describe_mesh
 from jaxvi.results import Fit
 from jaxvi.target import Target
 
-FORMAT = 3
+FORMAT = 3  # of checkpoints; names of modules are part of fingerprints
+PARTS = ("family", "objective", "solver", "noise", "minibatch")
+NUMBERS = ("num_restarts", "max_steps", "num_eval_draws")
 
 
 class Layout(NamedTuple):
-    """Lanes at once, None where memory says; whether they race; devices that they are spread on."""
+    """How restarts are laid out: pool width (None: from memory), racing, mesh."""
 
     pool: int | None = None
     race: bool = False
     mesh: Any = None
 
 
-class Parts(NamedTuple):
-    """As given; None where the default is wanted, and all of them None for the autopilot."""
-
-    family: Any
-    objective: Any
-    solver: Any
-    noise: Any
-    minibatch: Any
-
-
 @dataclass(frozen=True, eq=False)
 class Request:
-    """The arguments that make a run: time limits and whom to tell are not among them."""
+    """The arguments that make a run, as `jaxvi.fit` documents them; None takes the default.
+
+    How a run is carried out (time limits, observers, folders) is not among them: `RunOptions`.
+    """
 
     key: Key[Array, ""]
     target: Target
-    parts: Parts
-    run: dict[str, Any]  # data, start, start_scale, numbers
-    effort: str
-    polish: bool | str
+    family: Any = None
+    objective: Any = None
+    solver: Any = None
+    noise: Any = None
+    minibatch: Any = None
+    data: Data = None
+    num_restarts: Any = None
+    start: Any = None
+    start_scale: Any = None
+    max_steps: Any = None
+    num_eval_draws: Any = None
     layout: Layout = Layout()
+    effort: str = "normal"
+    polish: bool | str = "auto"
+    stages: tuple[Any, ...] | None = None
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """Family, objective, solver, noise and minibatch as given."""
+        return tuple(getattr(self, name) for name in PARTS)
+
+    @property
+    def is_default_call(self) -> bool:
+        """Whether no part is given, so that the default call's stages run."""
+        return all(part is None for part in self.parts)
 
     def describe(self) -> dict[str, Any]:
-        """The header of a checkpoint."""
-        start = self.run["start"]
+        """The header of a checkpoint, which another process can compare and repeat."""
+        start = self.start
         if isinstance(start, Fit):
             start = (start.setup.family, start.phi, start.best, start.key)
         return {
             "format": FORMAT,
             "versions": describe_versions(),
             "device": describe_device(),
-            "dtype": engine_dtype(self.target, self.run["data"]),
+            "dtype": engine_dtype(self.target, self.data),
             "target": describe_target(self.target),
-            "data": describe_data(self.run["data"]),
-            "parts": {name: describe_part(part) for name, part in self.parts._asdict().items()},
+            "data": describe_data(self.data),
+            "parts": {name: describe_part(getattr(self, name)) for name in PARTS},
             "key": np.asarray(jax.random.key_data(self.key)).tolist(),
             "key_impl": str(jax.random.key_impl(self.key)),
-            "start": fingerprint((start, np.asarray(self.run["start_scale"]))),
-            "numbers": {name: int(self.run[name]) for name in NUMBERS},
+            "start": fingerprint((start, np.asarray(self.start_scale))),
+            "numbers": {name: int(getattr(self, name)) for name in NUMBERS},
             "effort": self.effort,
             "polish": self.polish,
+            "stages": describe_stages(self.stages),
             "layout": self.layout._asdict() | {"mesh": describe_mesh(self.layout.mesh)},
         }
 
 
-NUMBERS = ("num_restarts", "max_steps", "num_eval_draws")
+class RunOptions(NamedTuple):
+    """How a request is carried out, none of which changes what it gives unless time runs out.
+
+    Attributes:
+        max_seconds: time after which no new chunk begins.
+        progress: as `jaxvi.fit` takes it.
+        checkpoint: where the lanes are kept as they go.
+        clock: counts what is spent compiling, for a caller that goes on counting.
+        patience: once half of the lanes have converged, others get at most so many times the steps
+            that these took; while fewer have, more in proportion. None waits for all.
+        stop_when_sharp: rank on fewer draws where they tell bounds well enough, see `rank_phis`.
+        compile_also: programs that the caller wants next, to be compiled with the others.
+    """
+
+    max_seconds: float | None = None
+    progress: bool | Reporter | None = None
+    checkpoint: Batch | None = None
+    clock: CompileClock | None = None
+    patience: float | None = None
+    stop_when_sharp: bool = False
+    compile_also: CompileAlso | None = None
 
 
 def describe_versions() -> dict[str, str]:
-    """Those on which rounding or a fingerprint may depend."""
+    """Versions on which rounding or a fingerprint may depend."""
     packages = ("jaxvi", "jax", "jaxlib", "optax", "numpy")  # all of them imported by now
     found = {name: str(sys.modules[name].__version__) for name in packages}
     return found | {"python": ".".join(platform.python_version_tuple()[:2])}
 
 
 def engine_dtype(target: Target, data: Data) -> str:
-    """What a fit of these computes in; of a stream, the first block tells."""
+    """The dtype that a fit computes in; of a stream, its first block tells."""
     return str(target.dtype(next(data.blocks()) if isinstance(data, Stream) else data))
 
 
@@ -107,3 +146,13 @@ def describe_target(target: Target) -> dict[str, Any]:
 def describe_part(part: Any) -> dict[str, Any]:
     """A digest, the part as JSON where it is of jaxvi's own, and its text."""
     return {"digest": fingerprint(part), "spec": spec_json.encode(part), "text": f"{part!r:.200}"}
+
+
+def describe_stages(stages: tuple[Any, ...] | None) -> dict[str, str] | None:
+    """A digest of stages that were given, and their names; None for the default ones."""
+    if stages is None:
+        return None
+    return {
+        "digest": fingerprint([(type(stage).__qualname__, stage) for stage in stages]),
+        "text": ", ".join(stage.name for stage in stages),
+    }

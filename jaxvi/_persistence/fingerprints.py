@@ -51,7 +51,7 @@ class _Digest:
             self._hash.update(f"{len(text)}:".encode() + text)
 
     def add(self, value: Any) -> "_Digest":
-        """DataSource a value, tagged by its kind."""
+        """Feed a value, tagged by its kind."""
         if isinstance(value, _PLAIN):
             self.word(type(value).__name__, repr(value))
         elif isinstance(value, np.ndarray | np.generic | jax.Array):

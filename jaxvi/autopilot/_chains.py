@@ -1,20 +1,107 @@
-"""Chains that go on from draws of q until they don't drift: their last states are draws."""
+"""Stage `chains`: short Hamiltonian chains from q's draws, which tell whether these are right.
+
+Looks at q, and applies where nothing vouches for its draws, or where chains are asked for. Chains
+that drift show by how much q is off; they then go on until they don't, and their last states are
+draws. It leaves the errors, the draws, and how the chains mixed.
+"""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxvi._numerics import fold_in
 from jaxvi._sampling import MOST_LEAPS, fewest_leaps
-from jaxvi.diagnostics import Drift, Groups, ShortChains, acceptance, compare, is_still, whitening
-from jaxvi.results import WORST_LOG_SD, WORST_MEAN
+from jaxvi.autopilot._base import Context, Stage, State
+from jaxvi.diagnostics import (
+    Drift,
+    Groups,
+    ShortChains,
+    acceptance,
+    compare,
+    is_still,
+    largest_start_correlation,
+    of_drift,
+    short_chains,
+    whitening,
+)
+from jaxvi.hierarchical import nested_short_chains
+from jaxvi.results import WORST_LOG_SD, WORST_MEAN, CorrectedDraws, errors_of
 from jaxvi.target import Target
 
 _WIDE_ROUNDS = 2  # of all chains: what is left then takes long chains, not many
-_SURE = 0.8  # of what "ok" has to rule out
+_SURE_SHARE = 0.8  # of what "ok" has to rule out
+_MIN_FUNNEL_ROUNDS = 3  # a funnel is left and entered slowly
+_UNCLEAR_SE = 2.0  # standard errors of a drift at which chains had better go on
+
+
+@dataclass(frozen=True)
+class Chains(Stage):
+    """Short chains from q's draws and, where they drift, longer ones until they are at rest.
+
+    Args:
+        num_chains: chains.
+        max_rounds: rounds of longer chains, at most.
+        polish: "auto" goes on where chains drift; True also where they don't; False never.
+    """
+
+    name: ClassVar[str] = "chains"
+
+    num_chains: int = 500
+    max_rounds: int = 4
+    polish: bool | str = "auto"
+
+    def applies(self, state: State) -> bool:
+        """Where nothing vouches for the draws, or chains are asked for."""
+        if state.weights is None or state.chains_ran:
+            return False
+        return state.errors is None or self.polish is True
+
+    def run(self, context: Context, state: State) -> State:
+        """Look whether chains drift; go on where they do."""
+        key_look, key_polish = jax.random.split(context.key(self.name))
+        look = self._look(context, state, key_look)
+        drift, accepted, draws = look.drift, look.acceptance, state.draws
+        note, weights = of_drift(drift), state.weights
+        assert weights is not None
+        at_rest = self.polish is not True and is_still(drift, _UNCLEAR_SE)
+        if self.polish is not False and not at_rest:
+            polished = polish(
+                key_polish, context.target, look, self._rounds(state), context.in_time
+            )
+            drift, accepted = polished.drift, polished.acceptance
+            draws = CorrectedDraws(polished.z, None, "chains")
+            note = f"q: {note}; end: {of_drift(drift)}"
+        context.record(self.name, weights, note)
+        if state.nested is not None:
+            drift = drift.less_sure(state.nested.of_values.error)
+        return replace(
+            state,
+            draws=draws,
+            errors=errors_of(drift, "chains"),
+            start_correlation=largest_start_correlation(drift),
+            acceptance=accepted,
+            chains_ran=True,
+        )
+
+    def _rounds(self, state: State) -> range:
+        """Counts of rounds, from the fewest to the most."""
+        least = min(_MIN_FUNNEL_ROUNDS, self.max_rounds) if state.hyperparameters else 1
+        return range(least, self.max_rounds + 1)
+
+    def _look(self, context: Context, state: State, key: Key[Array, ""]) -> ShortChains:
+        """What chains do that start at draws of q."""
+        if state.nested is not None:
+            return nested_short_chains(
+                key, context.target, state.nested, num_chains=self.num_chains
+            )
+        q = state.fit.q
+        at = (key, context.target, q.family, q.phi, context.data)
+        return short_chains(*at, num_chains=self.num_chains, num_batches=state.num_batches)
 
 
 class Polished(NamedTuple):
@@ -77,4 +164,4 @@ def _thin(groups: Groups, thin: int) -> int:
 def _is_sure(drift: Drift) -> bool:
     """Whether so small a drift can be told from what would matter."""
     mean, log_sd = drift.at_most()
-    return mean < _SURE * WORST_MEAN and log_sd < _SURE * WORST_LOG_SD
+    return mean < _SURE_SHARE * WORST_MEAN and log_sd < _SURE_SHARE * WORST_LOG_SD

@@ -1,69 +1,94 @@
-"""Fits of one lane that begin at a Gaussian fit: in non-centred coordinates, or of a flow."""
+"""Stage `flow`: a coupling flow, which bends where a Gaussian cannot.
+
+Looks at a q whose weights are poor, in few dimensions, and applies where it is no nested Laplace
+approximation. It leaves the flow as q where its weights are more uniform.
+"""
 
 import math
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
+import jax
 import optax
 from jaxtyping import Array, Key
 
-from jaxvi._fitting import fit_restarts
+from jaxvi._fitting import Request
 from jaxvi._sampling import draws_each
-from jaxvi._status import Status
-from jaxvi.families import CouplingFlow, FullRank, Noncentering, NoncenteringParams
+from jaxvi.autopilot._base import Context, Stage, State
+from jaxvi.autopilot._comparison import is_poor, with_better_q
+from jaxvi.families import CouplingFlow
 from jaxvi.noise import Antithetic
 from jaxvi.objectives import ELBO
 from jaxvi.results import Fit
-from jaxvi.solvers import NaturalGradient, Stochastic
-from jaxvi.target import pullback
+from jaxvi.solvers import Stochastic
 
-LOST = (Status.UNBOUNDED, Status.SINGULAR, Status.NOT_FINITE, Status.NO_START)
-_FLOW_STEPS, _FLOW_RATE, _FLOW_DRAWS = 1_000, 5e-3, 128  # of a cycle
-_FLOW_SOLVER = Stochastic(
+_STEPS, _RATE, _DRAWS = 1_000, 5e-3, 128  # of a cycle
+_GOOD_RELATIVE_ESS = 0.95  # of a flow that needs no further cycle
+_SOLVER = Stochastic(
     optax.adam,
-    learning_rate=optax.cosine_decay_schedule(_FLOW_RATE, _FLOW_STEPS),
+    learning_rate=optax.cosine_decay_schedule(_RATE, _STEPS),
     clip_norm=10.0,
     tolerance=None,
     average=False,
 )
 
 
-def noncentered_fit(
-    key: Key[Array, ""],
-    gauss: Fit,
-    params: NoncenteringParams,
-    solver: NaturalGradient,
-    **run: Any,
-) -> Fit | None:
-    """A Gaussian where `params` take scales out, of a target pulled back; None where it is lost."""
-    bijector, target = Noncentering(), gauss.setup.target
-    fit = fit_restarts(
+@dataclass(frozen=True)
+class Flow(Stage):
+    """A coupling flow from the Gaussian, in cycles of falling learning rates, where it is better.
+
+    Args:
+        min_relative_ess: of q's weights, below which it is tried.
+        even_if_vouched: whether it is tried though weights vouch for q's draws.
+        max_cycles: cycles of 1,000 steps.
+        max_dim: largest dimension.
+    """
+
+    name: ClassVar[str] = "flow"
+
+    min_relative_ess: float = 0.55
+    even_if_vouched: bool = False
+    max_cycles: int = 4
+    max_dim: int = 30
+
+    def applies(self, state: State) -> bool:
+        """Where weights are poor, in few dimensions."""
+        poor = is_poor(state, self.min_relative_ess, self.even_if_vouched)
+        small = poor and state.fit.setup.target.dim <= self.max_dim
+        return small and state.nested is None and self.max_cycles > 0
+
+    def run(self, context: Context, state: State) -> State:
+        """Cycles until weights are uniform enough, or the time is up."""
+        base = state.noncentered or replace(state.fit, approximation=None)
+        start = base
+        for key in jax.random.split(context.key(self.name), self.max_cycles):
+            flow = _fit(context, key, base, start)
+            state = replace(state, interrupted=state.interrupted or flow.interrupted)
+            state = with_better_q(context, state, flow, self.name, start)
+            assert state.weights is not None
+            is_good = state.weights.relative_ess >= _GOOD_RELATIVE_ESS
+            stopped = flow.interrupted or not context.in_time()
+            if is_good or stopped or not math.isfinite(flow.bound):
+                break
+            start = flow
+        return state
+
+
+def _fit(context: Context, key: Key[Array, ""], base: Fit, start: Fit) -> Fit:
+    """A flow of the target of `base`, in one cycle of a falling rate from `start`."""
+    target = base.setup.target
+    request = Request(
         key,
-        pullback(target, bijector),
-        FullRank(),
-        solver=solver,
-        data=(params, gauss.data),
-        start=bijector.inverse(params, gauss.lane(gauss.best).phi.loc)[0],
+        target,
+        family=CouplingFlow(),
+        objective=ELBO(num_draws=_DRAWS, stick_the_landing=True),
+        solver=_SOLVER,
+        noise=Antithetic(),
+        data=base.data,
+        start=start,
+        start_scale=1.0,
         num_restarts=1,
         num_eval_draws=draws_each(1, target.dim),
-        **run,
+        max_steps=_STEPS,
     )
-    good = Status(int(fit.status[0])) not in LOST and math.isfinite(fit.bound)
-    return fit if good else None
-
-
-def flow_fit(key: Key[Array, ""], gauss: Fit, start: Fit, **run: Any) -> Fit:
-    """A coupling flow of the Gaussian's target, in one cycle of a falling rate from `start`."""
-    return fit_restarts(
-        key,
-        gauss.setup.target,
-        CouplingFlow(),
-        objective=ELBO(num_draws=_FLOW_DRAWS, stick_the_landing=True),
-        solver=_FLOW_SOLVER,
-        noise=Antithetic(),
-        data=gauss.data,
-        start=start,
-        num_restarts=1,
-        num_eval_draws=draws_each(1, gauss.setup.target.dim),
-        max_steps=_FLOW_STEPS,
-        **run,
-    )
+    return context.fit(request)

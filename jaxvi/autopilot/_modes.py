@@ -1,133 +1,45 @@
-"""Where Gaussian restarts ended: at separate modes, or together?"""
+"""Stage `modes`: restarts at separate modes become a mixture.
 
-import math
-from collections.abc import Sequence
-from functools import partial
-from typing import Any
+Looks at all restarts, and applies before q has been changed. It leaves which lanes are at separate
+modes of comparable mass and, where there are several, a mixture of their Gaussians as q, with
+shares by their bounds.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
-from jaxvi._compilation import BLOCK, ONCE, Lowering, light_jit
-from jaxvi._engine import Setup
-from jaxvi._sampling import _values, values_of
-from jaxvi._status import Status
-from jaxvi._types import Data, Phi
-from jaxvi.families import Family, HasCovariance, HasMoments
-from jaxvi.results import Fit
-from jaxvi.target import Target
-
-_APART = 4.0  # sds between the means of separate modes, along the way from one to the other
-_DENSE_UP_TO = 500  # dimensions
-_COMPARABLE = math.log(100.0)  # nats between modes that both matter
-_MOST = 20  # modes
-_TOLD = 1.0  # nats of error with which a bound still says what its mode weighs
-_WAY, _DIP = 17, 1.0  # points from mode to mode, and nats
+from jaxvi._sampling import Approximation
+from jaxvi.autopilot._base import Context, Stage, State
+from jaxvi.autopilot._separation import separate_lanes
+from jaxvi.families import Mixture
 
 
-def moments_rhat(fit: Fit) -> float:
-    """As if lanes at the best optimum were chains: sqrt(1 + B / W) of the worst coordinate.
+@dataclass(frozen=True)
+class Modes(Stage):
+    """A mixture of the lanes at separate modes of comparable mass, where there are some."""
 
-    B is the variance of their means, W the mean of their variances; and the same of log sds.
-    """
-    family, group = fit.setup.family, fit.agreement.optimum == 0
-    if not isinstance(family, HasMoments) or group.sum() < 2:
-        return 1.0
-    mean, spread = (np.asarray(x)[group] for x in _places(fit.phi, family=family))
-    variance = spread if spread.ndim == 2 else np.diagonal(spread, axis1=1, axis2=2)
-    between = mean.var(axis=0) / variance.mean(axis=0)
-    of_log_sds = np.log(variance).var(axis=0) / 4.0
-    return float(np.sqrt(1.0 + max(between.max(), of_log_sds.max())))
+    name: ClassVar[str] = "modes"
+    is_brief: ClassVar[bool] = True
 
+    def applies(self, state: State) -> bool:
+        """Where restarts have ended, and q is the best lane's."""
+        return state.usable and not state.fit.interrupted and state.q is None
 
-def lanes_within(fit: Fit, nats: float) -> int:
-    """Lanes no further below the best: what its family is off by, they can't be told apart by."""
-    return int(np.sum(fit.bounds[fit.best] - fit.bounds < nats))
-
-
-def of_lanes(fit: Fit) -> str:
-    """How many lanes agree."""
-    sizes = fit.agreement.sizes
-    best = int(sizes[0]) if len(sizes) else 0
-    status = Status(int(fit.status[fit.best])).text
-    return f"{fit.setup.family!r}, {best} of {fit.num_restarts} restarts at the best; {status}"
-
-
-def separate_lanes(fits: Sequence[Fit], target: Target, data: Data) -> list[tuple[int, int]]:
-    """The best lane, and those at other modes with a comparable bound, best first.
-
-    By the number of their fit, and in that; all fits are of one family.
-
-    A mode of its own has a mean far off, by the distance of Mahalanobis where covariances are
-    known, and the log density dips on the straight way there: a Gaussian fits a funnel, which has
-    one mode, at several heights.
-    """
-    family = fits[0].setup.family
-    assert isinstance(family, HasMoments)  # natural gradients fit Gaussians
-    places = [_places(fit.phi, family=family) for fit in fits]
-    means, spreads = (
-        np.concatenate([np.asarray(x, float) for x in some]) for some in zip(*places, strict=True)
-    )
-    dtype = jax.tree.leaves(fits[0].phi)[0].dtype
-    bounds, errors, status = (
-        np.concatenate(some)
-        for some in zip(*((fit.bounds, fit.bounds_mcse, fit.status) for fit in fits), strict=True)
-    )
-    first = np.cumsum([0, *(fit.num_restarts for fit in fits)])
-    top = max(range(len(fits)), key=lambda i: fits[i].bound)
-    best = first[top] + fits[top].best
-    found: list[int] = []
-    for lane in np.argsort(-np.nan_to_num(bounds, nan=-np.inf), kind="stable"):
-        near = bounds[lane] > bounds[best] - _COMPARABLE and errors[lane] <= _TOLD
-        if not (near and Status(int(status[lane])).ok) and lane != best:
-            continue
-        apart = all(
-            _distance(means[lane] - means[other], 0.5 * (spreads[lane] + spreads[other])) > _APART
-            for other in found
-        )
-        if apart and all(_dips(target, means[lane], means[other], dtype, data) for other in found):
-            found.append(int(lane))
-    owner = np.searchsorted(first, found, side="right") - 1
-    return [(int(i), lane - int(first[i])) for i, lane in zip(owner, found, strict=True)][:_MOST]
-
-
-def lower_separation(setup: Setup, phis: Any, data: Data, values: bool = True) -> list[Lowering]:
-    """The programs that compare lanes, and with `values` the density's; phis are shapes."""
-    z = jax.ShapeDtypeStruct((BLOCK, setup.target.dim), jax.tree.leaves(phis)[0].dtype)
-    places = partial(_places.lower, phis, family=setup.family)
-    return [places, partial(_values.lower, setup.target, z, data)] if values else [places]
-
-
-def _distance(step: Float[np.ndarray, "dim"], spread: Float[np.ndarray, "..."]) -> float:
-    """Of Mahalanobis; infinite, so that the way itself decides, where the covariance is broken."""
-    try:
-        across = np.linalg.solve(spread, step) if spread.ndim == 2 else step / spread
-    except np.linalg.LinAlgError:
-        return math.inf
-    squared = float(step @ across)
-    return math.sqrt(squared) if squared >= 0.0 else math.inf
-
-
-def _dips(
-    target: Target,
-    one: Float[np.ndarray, "dim"],
-    other: Float[np.ndarray, "dim"],
-    dtype: np.dtype,
-    data: Data,
-) -> bool:
-    share = np.linspace(0.0, 1.0, _WAY)[:, None]
-    way = (one * (1.0 - share) + other * share).astype(dtype)
-    values = values_of(target, way, data)
-    values = np.where(np.isfinite(values), values, -np.inf)
-    return bool(values[1:-1].min() < min(values[0], values[-1]) - _DIP)
-
-
-@light_jit(ONCE, static_argnames="family")
-def _places(phis: Phi, *, family: Family) -> tuple[Array, Array]:
-    """Means of all lanes with covariances, or with variances where those are not to be had."""
-    assert isinstance(family, HasMoments)
-    mean, variance = jax.vmap(family.moments)(phis)
-    if isinstance(family, HasCovariance) and mean.shape[-1] <= _DENSE_UP_TO:
-        return mean, jax.vmap(family.covariance)(phis)
-    return mean, variance
+    def run(self, context: Context, state: State) -> State:
+        """Find separate modes, unless they are known, and join them."""
+        modes = state.modes or tuple(separate_lanes(state.fits, context.target, context.data))
+        state = replace(state, modes=modes)
+        if len(modes) == 1:
+            return state
+        lanes = [(state.fits[i].lane(lane).phi, state.fits[i].bounds[lane]) for i, lane in modes]
+        phis = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(phi for phi, _ in lanes))
+        bounds = jnp.asarray([bound for _, bound in lanes])
+        mixture, phi = Mixture.of(state.fit.setup.family, phis, bounds)
+        shares = ", ".join(f"{share:.2f}" for share in np.asarray(jax.nn.softmax(bounds)))
+        note = f"{len(modes)} separate, of shares {shares}"
+        context.record(self.name, state.fit, note, before=state.fit)
+        return replace(state, q=Approximation(context.target, mixture, phi))

@@ -1,62 +1,92 @@
-"""Nested Laplace: a few hyperparameters by importance sampling, the latents by Laplace's method."""
+"""Stage `nested_laplace`: hyperparameters by importance sampling, latents by Laplace's method.
 
-from collections.abc import Callable
-from typing import NamedTuple
+Looks at a dense Gaussian whose weights are poor, and applies where nothing has replaced it. Where
+few coordinates set the curvature in others, it leaves the nested Laplace approximation as q, with
+its weights and draws.
+"""
 
-from jaxtyping import Array, Key
+from dataclasses import dataclass
+from typing import ClassVar
 
-from jaxvi._numerics import fold_in
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from jaxvi._numerics import on_device
 from jaxvi._sampling import Approximation
-from jaxvi._types import Data
+from jaxvi.autopilot._base import Context, Stage, State, percent
+from jaxvi.autopilot._comparison import MAX_BOUND_LOSS_NATS, is_poor
 from jaxvi.diagnostics import MIN_RELATIVE_ESS
+from jaxvi.families import FullRank
 from jaxvi.hierarchical import Nested, NestedLaplace, find_hyperparameters, nested_laplace
-from jaxvi.results import Fit
+from jaxvi.results import CorrectedDraws
 
-_UP_TO = 256  # dimensions: Hessians of all others, at some thousand values
-_FEW_VALUES = 0.1  # efficiency of values of the hyperparameters, below which they tell nothing
-
-
-class ConditionalLaplace(NamedTuple):
-    """What came of it: the approximation, whether it is taken, and a note for the log."""
-
-    nested: Nested | None
-    taken: bool
-    note: str
+_MIN_VALUES_RELATIVE_ESS = 0.1  # of values of hyperparameters, below which they tell nothing
 
 
-def given_hyperparameters(
-    key: Key[Array, ""],
-    gauss: Fit,
-    data: Data,
-    least: float,
-    flow_up_to: int,
-    go_on: Callable[[], bool],
-) -> ConditionalLaplace | None:
-    """The nested Laplace approximation from a dense Gaussian fit; None where nothing drives.
+@dataclass(frozen=True)
+class NestedLaplaceStage(Stage):
+    """The nested Laplace approximation, where few coordinates set scales and it serves.
 
-    It is left where its bound is below `least`, as where the density has kinks, and where a flow
-    does better than so uneven weights.
+    It is left where its bound is clearly below the Gaussian's, as where the density has kinks, and
+    where a flow would do better than weights so uneven.
+
+    Args:
+        min_relative_ess: of q's weights, below which it is tried.
+        even_if_vouched: whether it is tried though weights vouch for q's draws.
+        max_dim: largest dimension: Hessians in all latents, at some thousand values.
+        flow_max_dim: largest dimension in which a flow may follow.
     """
-    target, dim = gauss.setup.target, gauss.setup.target.dim
-    if dim > _UP_TO:
-        return None
-    phi = gauss.lane(gauss.best).phi
-    hyperparameters = find_hyperparameters(fold_in(key, 2), target, phi, data)
-    if not hyperparameters.size:
-        return None
-    nested = nested_laplace(fold_in(key, 8), target, phi, hyperparameters, data, go_on=go_on)
-    names = [target.coordinate_names()[i] for i in hyperparameters]
-    given = "given " + ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    if nested is None or nested.of_values.relative_ess < _FEW_VALUES:
-        return ConditionalLaplace(None, False, f"{given}: the others are far from Gaussian")
-    weighed = nested.weighed
-    flow_serves = dim <= flow_up_to and weighed.relative_ess < MIN_RELATIVE_ESS
-    taken = weighed.bound >= least and not flow_serves
-    left = "" if taken else "; left"
-    note = f"{given}: relative effective sample size {100.0 * weighed.relative_ess:.1f} %{left}"
-    return ConditionalLaplace(nested, taken, note)
+
+    name: ClassVar[str] = "nested_laplace"
+
+    min_relative_ess: float = 0.55
+    even_if_vouched: bool = False
+    max_dim: int = 256
+    flow_max_dim: int = 30
+
+    def applies(self, state: State) -> bool:
+        """Where a Gaussian is q, and its weights are poor."""
+        if not is_poor(state, self.min_relative_ess, self.even_if_vouched) or state.q is not None:
+            return False
+        setup = state.fit.setup
+        return isinstance(setup.family, FullRank) and setup.target.dim <= self.max_dim
+
+    def run(self, context: Context, state: State) -> State:
+        """Find hyperparameters; approximate, weigh, and take or leave what comes of it."""
+        gauss = state.fit
+        key_search, key_fit = jax.random.split(context.key(self.name))
+        phi = gauss.lane(gauss.best).phi
+        found = find_hyperparameters(key_search, context.target, phi, context.data)
+        if not found.size:
+            return state
+        nested = nested_laplace(
+            key_fit, context.target, phi, found, context.data, go_on=context.in_time
+        )
+        given = _given(context, found)
+        if nested is None or nested.of_values.relative_ess < _MIN_VALUES_RELATIVE_ESS:
+            context.record(self.name, gauss, f"{given}: the latents are far from Gaussian")
+            return state
+        return self._taken_or_left(context, state, nested, given)
+
+    def _taken_or_left(self, context: Context, state: State, nested: Nested, given: str) -> State:
+        gauss, weights = state.fit, nested.weighed
+        may_flow = context.target.dim <= self.flow_max_dim
+        flow_serves = may_flow and weights.relative_ess < MIN_RELATIVE_ESS
+        taken = weights.bound >= gauss.bound - MAX_BOUND_LOSS_NATS and not flow_serves
+        note = f"{given}: relative effective sample size {percent(weights.relative_ess)}"
+        note += "" if taken else "; left"
+        context.record(self.name, weights, note, before=gauss, khat=weights.khat)
+        if not taken:
+            return state
+        q = Approximation(context.target, NestedLaplace(context.target), nested.phi)
+        # these draws are at hand, and dear to make again
+        draws = CorrectedDraws(on_device(weights.z), None, "q")
+        return state.with_q(q, weights, nested=nested, draws=draws)
 
 
-def approximation_of(fit: Fit, nested: Nested) -> Approximation:
-    """q by itself."""
-    return Approximation(fit.setup.target, NestedLaplace(fit.setup.target), nested.phi)
+def _given(context: Context, hyperparameters: Int[np.ndarray, "hyperparameters"]) -> str:
+    """Names of the hyperparameters, for the log."""
+    names = context.target.coordinate_names()
+    some = [names[i] for i in hyperparameters]
+    return "given " + ", ".join(some[:3]) + (", ..." if len(some) > 3 else "")

@@ -1,52 +1,34 @@
-"""When importance weights vouch for draws, and which draws they then give."""
+"""Stage `weights`: importance weights of q against the log density.
 
-from typing import TypeAlias
+Looks at q, and applies until q has weights. It leaves them: their k-hat, their relative effective
+sample size, and how much weighting moves the moments.
+"""
 
-from jaxvi._numerics import on_device
-from jaxvi.diagnostics import ALIKE, MIN_RELATIVE_ESS, ImportanceWeights, is_small
-from jaxvi.hierarchical import Nested
-from jaxvi.results import CorrectedDraws, Errors, errors_of
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
-Told: TypeAlias = tuple[CorrectedDraws | None, Errors]  # None where q's plain draws serve
-_QUADRATIC = 0.999  # relative effective sample size
-_MANY_VALUES = 0.5  # likewise, of the values of hyperparameters
-_EVEN = 0.75  # relative effective sample size of heavier draws
-_GOOD_KHAT = 0.5  # of q's own draws; of heavier ones, where q's own are above it
-_FEW_BAD = 0.01  # share of them that may be lost
+from jaxvi.autopilot._base import Context, Stage, State, percent
+from jaxvi.diagnostics import importance_weights
 
 
-def can_tell(weighed: ImportanceWeights, tails: ImportanceWeights) -> bool:
-    """Whether heavier draws tell marginals, by less of a q whose own weights are alike.
+@dataclass(frozen=True)
+class Weights(Stage):
+    """Importance weights of q; other stages compare theirs with them, on common draws."""
 
-    Where q's own weights have a tail that condemns them, though next to nothing be in it, these
-    must have none at all.
-    """
-    alike = weighed.relative_ess >= ALIKE
-    limit = tails.khat_limit if weighed.khat <= _GOOD_KHAT else _GOOD_KHAT
-    even = tails.relative_ess >= (MIN_RELATIVE_ESS if alike else _EVEN)
-    # so far out densities may overflow, which is for these draws to see and not for q's
-    return even and tails.khat <= limit and tails.bad_share < _FEW_BAD
+    name: ClassVar[str] = "weights"
+    is_brief: ClassVar[bool] = True
 
+    def applies(self, state: State) -> bool:
+        """Where restarts have ended and q has no weights."""
+        return state.usable and not state.fit.interrupted and state.weights is None
 
-def by_nested_weights(nested: Nested) -> Told | None:
-    """Draws of a nested Laplace approximation that is exact but for so many values; None if not.
-
-    Where log p is quadratic in the others, weights are all alike wherever these are. Where it
-    isn't, weights see only where the conditionals have mass, and chains had better look.
-    """
-    quadratic = nested.weighed.relative_ess >= _QUADRATIC and nested.weighed.bad_share == 0.0
-    if not quadratic or nested.of_values.relative_ess < _MANY_VALUES:
-        return None
-    return weighted(nested.of_values), errors_of(nested.of_values.error, "weights")
-
-
-def by_weights(weighed: ImportanceWeights) -> Told:
-    """Plain draws where weights would change nothing that matters, else weighted ones."""
-    if is_small(weighed.drift):
-        return None, errors_of(weighed.drift, "weights")
-    return weighted(weighed), errors_of(weighed.error, "weights")
-
-
-def weighted(weighed: ImportanceWeights) -> CorrectedDraws:
-    """Draws with their weights."""
-    return CorrectedDraws(on_device(weighed.z), on_device(weighed.log_weights), "weights")
+    def run(self, context: Context, state: State) -> State:
+        """Draw from q and weigh the draws."""
+        q = state.fit.q
+        at = (context.key(self.name), context.target, q.family, q.phi, context.data)
+        weights = importance_weights(*at, num_batches=state.fit.num_restarts)
+        note = f"relative effective sample size {percent(weights.relative_ess)}"
+        if weights.bad_share:
+            note += f", not finite at {100.0 * weights.bad_share:.2g} % of draws"
+        context.record(self.name, weights, note, khat=weights.khat)
+        return replace(state, weights=weights)

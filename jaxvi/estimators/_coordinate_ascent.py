@@ -1,5 +1,6 @@
 """Coordinate ascent of many restarts of a mixture: lanes of the engine's own loop."""
 
+import math
 import os
 import threading
 import time
@@ -14,7 +15,16 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxvi._compilation import one_thread
-from jaxvi._engine import ConjugateSetup, Lane, advance_lanes, interrupts, start_lane
+from jaxvi._engine import (
+    ConjugateSetup,
+    Lane,
+    Progress,
+    Snapshot,
+    advance_lanes,
+    drive,
+    interrupts,
+    start_lane,
+)
 from jaxvi._numerics import Keys, pytrees
 from jaxvi._status import Status
 from jaxvi.models import ConjugateGaussianMixture, MixtureData, MixturePhi, Sums
@@ -110,26 +120,71 @@ def _run(
     lanes: Lane, given: Ascent, setup: ConjugateSetup, max_steps: int, stop: threading.Event
 ) -> Ascended:
     """Chunks until all lanes have ended, a limit, or an interrupt."""
-    traces, step, began = [], 0, time.perf_counter()
-    pace = _steps_of_a_chunk(setup.model, given.data, lanes)
-    while step < max_steps and not stop.is_set():
-        lanes, rows, reached = _advance(lanes, given, setup, step, min(step + pace, max_steps))
-        traces.append(np.asarray(rows)[: int(reached) - step])
-        step = int(reached)
-        if not (np.asarray(lanes.status) == Status.RUNNING).any():
-            break
-    steps = np.asarray(lanes.step)
-    trace = np.concatenate(traces) if traces else np.zeros((0, len(steps)))
-    trace = np.where(np.arange(len(trace))[:, None] < steps[None], trace, np.nan)
-    return Ascended(
-        jax.tree.map(np.asarray, lanes.state.phi),
-        np.asarray(lanes.state.bound),
-        np.asarray(lanes.status),
-        steps,
-        trace,
-        time.perf_counter() - began,
-        stop.is_set(),
-    )
+    began = time.perf_counter()
+    ascent = _AscentLanes(lanes, given, setup, max_steps)
+    drive(ascent, stop, until=math.inf)
+    return ascent.outcome(time.perf_counter() - began, stop.is_set())
+
+
+class _AscentLanes:
+    """Lanes of a coordinate ascent, for the host loop; scikit-learn wants every step's bound."""
+
+    def __init__(self, lanes: Lane, given: Ascent, setup: ConjugateSetup, max_steps: int) -> None:
+        self._lanes, self._given, self._setup, self._max_steps = lanes, given, setup, max_steps
+        self._step, self._traces = 0, [np.zeros((0, len(lanes.status)))]
+        self._chunk = _steps_of_a_chunk(setup.model, given.data, lanes)
+
+    @property
+    def running(self) -> bool:
+        """Whether a lane runs that may take another step."""
+        some = bool((np.asarray(self._lanes.status) == Status.RUNNING).any())
+        return self._step < self._max_steps and (some or self._step == 0)
+
+    def settle(self) -> None:
+        """Lanes that run together need nothing between two chunks."""
+
+    def advance(self) -> bool:
+        """A chunk of all lanes."""
+        goal = min(self._step + self._chunk, self._max_steps)
+        self._lanes, rows, reached = _advance(
+            self._lanes, self._given, self._setup, self._step, goal
+        )
+        self._traces.append(np.asarray(rows)[: int(reached) - self._step])
+        self._step = int(reached)
+        return True
+
+    def agree(self, stop: bool, save: bool) -> tuple[bool, bool]:
+        """There is one process."""
+        return stop, save
+
+    def progress(self, seconds: float) -> Progress:
+        """Where the ascent stands."""
+        status, bounds = np.asarray(self._lanes.status), np.asarray(self._lanes.bound)
+        running = int((status == Status.RUNNING).sum())
+        best = float(np.max(bounds[np.isfinite(bounds)], initial=-math.inf))
+        return Progress(self._step, self._max_steps, len(status), running, best, seconds)
+
+    def snapshot(self) -> Snapshot:
+        """Lanes, their bounds after every step, and the step."""
+        return Snapshot(self._lanes, {"trace": self._trace()}, {"step": self._step})
+
+    def _trace(self) -> Float[np.ndarray, "steps lanes"]:
+        """Bounds after every step; NaN after a lane's last."""
+        trace, steps = np.concatenate(self._traces[1:] or self._traces), self._lanes.step
+        return np.where(np.arange(len(trace))[:, None] < np.asarray(steps)[None], trace, np.nan)
+
+    def outcome(self, seconds: float, interrupted: bool) -> Ascended:
+        """Every restart as far as it has come."""
+        lanes = self._lanes
+        return Ascended(
+            jax.tree.map(np.asarray, lanes.state.phi),
+            np.asarray(lanes.state.bound),
+            np.asarray(lanes.status),
+            np.asarray(lanes.step),
+            self._trace(),
+            seconds,
+            interrupted,
+        )
 
 
 def _advance(

@@ -33,7 +33,7 @@ class FitError(RuntimeError):
     """A fit whose result should not be used as it stands."""
 
 
-class Stage(NamedTuple):
+class StageRecord(NamedTuple):
     """A line of the log: what was tried, what the bound was before and after, what came of it."""
 
     name: str
@@ -120,7 +120,7 @@ class Fit:
     corrected_draws: CorrectedDraws | None = None
     approximation: Approximation | None = None
     findings: Findings | None = None
-    log: tuple[Stage, ...] = ()
+    log: tuple[StageRecord, ...] = ()
     pool: PoolUse | None = None
 
     @property

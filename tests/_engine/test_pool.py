@@ -11,7 +11,8 @@ from sklearn.datasets import load_iris
 
 import jaxvi
 from jaxvi import models
-from jaxvi._engine import history, pool
+from jaxvi._engine import history
+from jaxvi._engine import pool as pool_module
 from jaxvi._engine.race import should_prune
 from jaxvi.supports import Real
 
@@ -112,7 +113,7 @@ def test_more_restarts_than_are_ranked_on_all_draws():
 
 
 def test_history_is_bounded_whatever_the_restarts(monkeypatch):
-    monkeypatch.setattr(history, "_NUMBERS", 20 * 16)
+    monkeypatch.setattr(history, "_MAX_NUMBERS", 20 * 16)
     found = quick(20, solver=jaxvi.Stochastic(tolerance=None), max_steps=2_000, pool=6)
     step, bound = found.history
     assert bound.shape == (len(step), 20)
@@ -153,7 +154,7 @@ def test_ctrl_c_does_the_same():
 @pytest.mark.parametrize("pool", [None, 8])
 def test_a_pool_that_does_not_fit_is_halved(monkeypatch, pool):
     """Lanes that a device has no memory for, at the first chunk."""
-    real = pool.advance_pool
+    real = pool_module.advance_pool
 
     def full(*arguments, **choices):
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory allocating 9 bytes")
@@ -164,7 +165,7 @@ def test_a_pool_that_does_not_fit_is_halved(monkeypatch, pool):
         return real(keys, lanes, *others, **choices)
 
     monkeypatch.setattr(importlib.import_module("jaxvi._engine.placement"), "advance_lanes", full)
-    monkeypatch.setattr(pool, "advance_pool", some)
+    monkeypatch.setattr(pool_module, "advance_pool", some)
     with pytest.warns(RuntimeWarning, match="don't fit in memory: they run in a pool of"):
         found = quick(8 if pool is None else 16, pool=pool)
     monkeypatch.undo()
@@ -177,7 +178,7 @@ def test_other_errors_are_not_taken_for_memory(monkeypatch):
     def broken(*arguments, **choices):
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(pool, "advance_pool", broken)
+    monkeypatch.setattr(pool_module, "advance_pool", broken)
     with pytest.raises(RuntimeError, match="something else"):
         quick(8, pool=4)
 

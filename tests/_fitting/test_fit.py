@@ -14,9 +14,9 @@ import pytest
 
 import jaxvi
 from jaxvi import Status
-from jaxvi._engine.history import Recorder
+from jaxvi._engine.history import HistoryRecorder
 from jaxvi._engine.progress import Progress, describe, make_reporter
-from jaxvi._fitting.restarts import fit_restarts
+from jaxvi._fitting import Request, RunOptions, checked, fit_restarts
 
 KEY = jax.random.key(5)
 ROWS = np.random.default_rng(0).normal([2.0, -7.0], [0.5, 3.0], (40, 2)).astype(np.float32)
@@ -291,12 +291,11 @@ def test_history_follows_every_lane():
 
 def test_history_is_bounded():
     """However many blocks, rows stay under the limit, and their mean is that of all blocks."""
-    recorder = Recorder(1)
-    blocks = 20_000
+    recorder, blocks, lane = HistoryRecorder(1, 50, float), 20_000, np.zeros(1, int)
     for chunk in range(blocks // 8):
         rows = np.arange(8 * chunk, 8 * chunk + 8, dtype=float)[:, None]
-        recorder.add(400 * chunk, 400 * chunk + 400, 50, rows)
-    history = recorder.history()
+        recorder.add(rows, lane, lane + 400 * chunk, 50, lane + 400 * chunk + 400)
+    history = recorder.history(50 * blocks, 1)
     assert 512 < len(history.step) <= 2048
     stretch = history.step[0] // 50
     np.testing.assert_array_equal(np.diff(history.step), 50 * stretch)
@@ -380,8 +379,9 @@ def test_patience_with_stragglers_ends():
     target = jaxvi.Target(straggling, jaxvi.Real((1,)))
     start = np.asarray([[0.1], [-0.2], [0.3], [4e4]], np.float32)
     options = {"solver": jaxvi.NaturalGradient(), "num_restarts": 4, "start": start}
-    patient = fit_restarts(KEY, target, **options, max_steps=3_000, progress=False)
-    hasty = fit_restarts(KEY, target, **options, max_steps=3_000, patience=3.0, progress=False)
+    request = checked(Request(KEY, target, **options, max_steps=3_000))
+    patient = fit_restarts(request, RunOptions(progress=False))
+    hasty = fit_restarts(request, RunOptions(progress=False, patience=3.0))
     assert (hasty.status[:3] == Status.CONVERGED).all()
     assert hasty.steps[3] < patient.steps[3]
     assert hasty.status[3] == Status.STEP_LIMIT

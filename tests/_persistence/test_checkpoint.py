@@ -20,10 +20,10 @@ import optax
 import pytest
 
 import jaxvi
-from jaxvi._engine import limits
+from jaxvi._engine import history, limits
 from jaxvi._engine.setup import make_setup
 from jaxvi._engine.starts import WarmStart, start_lanes
-from jaxvi._fitting.restarts import fit_restarts
+from jaxvi._fitting import Request, RunOptions, checked, fit_restarts
 from jaxvi._numerics.random import split_key
 from jaxvi._persistence import checkpoints, npz_files, pytree_json, spec_json
 from jaxvi._persistence.fingerprints import fingerprint
@@ -31,7 +31,6 @@ from jaxvi.supports import Positive, Real
 
 KEY = jax.random.key(7)
 X = jnp.array([0.3, -1.2, 2.0, 0.4])
-ENGINE = sys.modules["jaxvi._engine.driver"]
 
 
 def log_density(params: Any, data: Any) -> Any:
@@ -110,11 +109,10 @@ def test_how_a_run_is_cut_leaves_no_trace(
         monkeypatch.setattr(limits, "_CHUNK_SECONDS", seconds)
         solver = jaxvi.Stochastic(tolerance=0.3)
         options: dict[str, Any] = SMALL | {"num_restarts": 6, "solver": solver}
-        return fit_restarts(
-            KEY, TARGET, patience=patience, max_steps=20_000, progress=False, **options
-        )
+        request = checked(Request(KEY, TARGET, max_steps=20_000, **options))
+        return fit_restarts(request, RunOptions(patience=patience, progress=False))
 
-    monkeypatch.setattr(ENGINE, "_HISTORY_ROWS", 9)  # thinned to stretches of 4 and more
+    monkeypatch.setattr(history, "_MAX_ROWS", 9)  # thinned to stretches of 4 and more
     one, all_at_once = run(0.0), run(1e9)
     assert one.steps.max() > 1_000
     assert_same(one, all_at_once)

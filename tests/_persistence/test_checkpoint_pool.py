@@ -12,6 +12,7 @@ import test_checkpoint as plain
 
 import jaxvi
 from jaxvi._engine import history, limits
+from jaxvi._engine import pool as pool_module
 from jaxvi._persistence import npz_files
 
 SMALL: dict[str, Any] = {"data": plain.X, "num_restarts": 14, "num_eval_draws": 64, "pool": 5}
@@ -49,7 +50,7 @@ def test_neither_chunks_nor_stops_leave_a_trace(
     def pace(seconds: float) -> None:
         monkeypatch.setattr(limits, "_CHUNK_SECONDS", seconds)
 
-    monkeypatch.setattr(history, "_NUMBERS", 14 * 16)
+    monkeypatch.setattr(history, "_MAX_NUMBERS", 14 * 16)
     arguments: dict[str, Any] = SMALL | CASES[name]
     pace(1e9)
     whole = jaxvi.fit(plain.KEY, plain.TARGET, progress=False, **arguments)
@@ -103,7 +104,7 @@ def test_a_pool_that_is_halved_is_kept(
     pool: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the width that fits, which a resumed run begins with."""
-    real = pool.advance_pool
+    real = pool_module.advance_pool
 
     def full(*_: Any, **__: Any) -> Any:
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory allocating 9 bytes")
@@ -115,7 +116,7 @@ def test_a_pool_that_is_halved_is_kept(
 
     placement = importlib.import_module("jaxvi._engine.placement")
     monkeypatch.setattr(placement, "advance_lanes", full)
-    monkeypatch.setattr(pool, "advance_pool", some)
+    monkeypatch.setattr(pool_module, "advance_pool", some)
     arguments = SMALL | {"num_restarts": 8, "pool": pool, "max_steps": 300}
     arguments["solver"] = jaxvi.Stochastic(tolerance=None)
     with pytest.warns(RuntimeWarning, match="they run in a pool of 4 lanes"):

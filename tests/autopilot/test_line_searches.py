@@ -1,4 +1,4 @@
-"""Where the density rises again on rays from a mode."""
+"""Where the density rises again on lines from a mode."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxvi
-from jaxvi.autopilot._line_searches import tops_on_rays
+from jaxvi.autopilot._line_searches import peaks_on_lines
 
 KEY = jax.random.key(0)
 
@@ -19,7 +19,7 @@ def two_modes(z, far):
 
 
 def places(target, dim, data=None, most=16):
-    return tops_on_rays(KEY, target, np.zeros(dim), np.eye(dim), data, most)
+    return peaks_on_lines(KEY, target, np.zeros(dim), np.eye(dim), data, most)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 5])
@@ -46,10 +46,10 @@ def test_one_mode_has_none_beyond(density):
 
 
 def test_the_default_call_finds_a_mode_that_no_start_reaches():
-    """60 sds away in one dimension: rays see it, restarts go there, and the verdict tells of it."""
+    """60 sds away: line searches see it, restarts go there, and the verdict says so."""
     target = jaxvi.Target(two_modes, jaxvi.Real(1))
     fit = jaxvi.fit(KEY, target, data=jnp.asarray(60.0), progress=False)
-    assert "rays" in [stage.name for stage in fit.log]
+    assert "line_searches" in [stage.name for stage in fit.log]
     assert fit.verdict == "caution"
     assert "2 separate modes" in fit.reasons[0]
     share = np.mean(np.asarray(fit.sample(jax.random.key(1), 4_000)) > 30.0)
@@ -62,7 +62,7 @@ def test_rays_are_left_where_starts_are_given():
     fit = jaxvi.fit(
         KEY, target, data=jnp.asarray(60.0), start=jnp.zeros(1), start_scale=0.1, progress=False
     )
-    assert "rays" not in [stage.name for stage in fit.log]
+    assert "line_searches" not in [stage.name for stage in fit.log]
 
 
 def test_places_without_a_gradient_are_passed_over():

@@ -17,8 +17,8 @@ from jaxvi._engine.ranking import rank_phis
 from jaxvi._engine.ranking_by_rows import rank_by_rows, slices
 from jaxvi._engine.setup import Setup
 from jaxvi._engine.starts import start_lanes
+from jaxvi._fitting import Request, RunOptions, checked, fit_restarts
 from jaxvi._fitting.arguments import default_draws
-from jaxvi._fitting.restarts import fit_restarts
 from jaxvi._numerics.random import split_key
 from jaxvi.data._batches import at_block, at_step, resident
 from jaxvi.data._minibatch import _divide, shifted, shuffle_seeds, shuffled_rows
@@ -146,9 +146,8 @@ def test_a_lane_does_what_it_would_do_alone(x64):
     """The batches of lane i of `fit` are those of `run`, however steps are cut into chunks."""
     data = rows(150, float)
     options = {"data": data, "minibatch": jaxvi.Minibatch(32), "max_steps": 170}
-    fit = fit_restarts(
-        KEY, TARGET, jaxvi.MeanField(), solver=SOLVER, **options, num_restarts=3, progress=False
-    )
+    request = Request(KEY, TARGET, jaxvi.MeanField(), solver=SOLVER, **options, num_restarts=3)
+    fit = fit_restarts(checked(request), RunOptions(progress=False))
     run = partial(jaxvi.run, KEY, TARGET, jaxvi.MeanField(), solver=SOLVER, **options)
     by_itself = jax.jit(lambda lane: run(lane=lane))
     for lane in (0, 2):

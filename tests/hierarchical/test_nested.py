@@ -257,7 +257,7 @@ def test_the_default_call_takes_it_and_is_right():
     mean, sd, evidence = exact_log_tau()
     for key in (0, 1):
         fit = jaxvi.fit(jax.random.key(key), SCHOOLS, data=data, progress=False)
-        assert [stage.name for stage in fit.log][-1] == "nested"
+        assert [stage.name for stage in fit.log][-1] == "nested_laplace"
         assert fit.verdict == "ok"
         assert fit.bound == pytest.approx(evidence, abs=0.05)
         log_tau = np.log(fit.sample(jax.random.key(9), 20_000)["tau"])
@@ -278,7 +278,7 @@ def test_a_kink_is_no_curvature():
 
     target = jaxvi.Target(density, {"beta": jaxvi.Real(33), "sigma": jaxvi.Positive()})
     fit = jaxvi.fit(jax.random.key(0), target, data=(x, y), progress=False)
-    notes = [stage.note for stage in fit.log if stage.name == "nested"]
+    notes = [stage.note for stage in fit.log if stage.name == "nested_laplace"]
     assert all("left" in note or "far from Gaussian" in note for note in notes)
     assert fit.verdict in ("ok", "caution")
 

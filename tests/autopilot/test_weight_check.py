@@ -1,11 +1,11 @@
-"""When heavier draws vouch for a fit."""
+"""When heavy-tailed draws vouch for a fit."""
 
 import math
 
 import numpy as np
 import pytest
 
-from jaxvi.autopilot._weights import can_tell
+from jaxvi.autopilot._weight_check import can_tell
 from jaxvi.diagnostics import Drift, ImportanceWeights
 
 
