@@ -28,7 +28,7 @@ DIM = 10
 
 
 def join():
-    """Meet the other processes, before anything else is asked of JAX."""
+    """Join the other processes. It comes before any other call of JAX."""
     if "COORDINATOR" in os.environ:
         jax.distributed.initialize(
             os.environ["COORDINATOR"],
@@ -40,12 +40,12 @@ def join():
 
 
 def log_prior(params):
-    """Normal of standard deviation 2.5."""
+    """Independent normals of standard deviation 2.5."""
     return -0.5 * jnp.sum((params["slopes"] / 2.5) ** 2)
 
 
 def log_likelihood(params, data):
-    """Of a logistic regression, a value a row."""
+    """Log likelihood of a logistic regression, one value a row."""
     x, y = data
     logit = x @ params["slopes"]
     return y * logit - jnp.logaddexp(0.0, logit)
@@ -70,7 +70,7 @@ def rows_from(start, stop):
 
 
 def spread(mesh, num_rows):
-    """The rows as global arrays: each process reads those alone that its devices need."""
+    """The rows as global arrays. Each process reads only the rows that its devices need."""
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     kept = {}
 

@@ -5,9 +5,9 @@
 Pixels of scikit-learn's bundled photograph of a temple are rows of three colours; the mean of a
 component stands for its pixels. The cost of a pixel is the entropy of its label (what an
 arithmetic coder would spend), the error is the root mean square over colours. `KMeans` minimises
-the error and nothing else. In the mixture a pixel goes to the component that is most probable, by
-distance in units of the component's own width and by its weight: rare colours are given up for
-fewer bits, and components that the data don't ask for stay empty.
+the error and nothing else. The mixture gives a pixel to the most probable component, which depends
+on the distance in units of the component's own width and on its weight. It thus gives up rare
+colours for fewer bits, and leaves components empty that the data don't ask for.
 """
 
 import argparse

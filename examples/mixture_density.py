@@ -2,11 +2,12 @@
 
     python examples/mixture_density.py [picture.png]
 
-Handwritten digits (1,797, their first ten principal components) and breast cancer (569 biopsies,
-ten mean measurements), of scikit-learn's bundled sets. Mean log density of held-out rows, by
-five-fold cross-validation, of mixtures with more and more components. While there are few, both
-are much alike. Given too many, maximum likelihood fits its own sample: rows that it has not seen
-get less and less. The Bayesian mixture's prior holds it back.
+The data are two of scikit-learn's bundled sets: handwritten digits (1,797, their first ten
+principal components) and breast cancer (569 biopsies, ten mean measurements). Mixtures with more
+and more components are scored by the mean log density of held-out rows, by five-fold
+cross-validation. With few components, both are much alike. With too many, maximum likelihood fits
+its own sample: rows that it has not seen get less and less. The Bayesian mixture's prior holds it
+back.
 """
 
 import argparse

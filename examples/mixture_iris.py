@@ -4,10 +4,11 @@
 
 `jaxvi.fit` is given the log density of a mixture and knows nothing else of it: any model will do.
 `jaxvi.estimators.BayesianGaussianMixture` knows the mixture's structure, has its bound in closed
-form, and is scikit-learn's to every digit. They agree as far as weak priors of other shapes and
-their families let them: one has a Gaussian over all parameters and sums over assignments, the other
-lets assignments be independent of parameters. Beside them scikit-learn's `KMeans` and
-`GaussianMixture`. All get three components with diagonal covariances, and the same rows.
+form, and gives scikit-learn's answers to every digit. The two agree as far as weak priors of
+different shapes and their families let them: one has a Gaussian over all parameters and sums over
+assignments, the other takes assignments to be independent of parameters. Beside them scikit-learn's
+`KMeans` and `GaussianMixture`. All get three components with diagonal covariances, and the same
+rows.
 """
 
 import argparse

@@ -25,7 +25,15 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
 SOURCES = sorted([*ROOT.glob("jaxvi/**/*.py"), *ROOT.glob("examples/*.py")])
 BIB = (ROOT / "docs" / "refs.bib").read_text(encoding="utf-8")
-RUN = ["README.md", "docs/extending.md"]
+RUN = [
+    "README.md",
+    "docs/choosing.md",
+    "docs/extending.md",
+    "docs/guide.md",
+    "docs/mixtures.md",
+    "docs/restarts.md",
+    "docs/rows.md",
+]
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(jaxvi.__path__, "jaxvi.")
