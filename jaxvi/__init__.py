@@ -1,6 +1,6 @@
 """jaxvi: a JAX-compiled engine for variational inference."""
 
-from jaxvi import diagnostics, families, interop, models, objectives, solvers, supports
+from jaxvi import diagnostics, engine, families, interop, models, objectives, solvers, supports
 from jaxvi._engine import Progress, run
 from jaxvi._fit import fit
 from jaxvi._resume import resume
@@ -85,6 +85,7 @@ __all__ = [
     "Target",
     "Transformed",
     "diagnostics",
+    "engine",
     "families",
     "fit",
     "importance_resample",

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
 SOURCES = sorted([*ROOT.glob("jaxvi/**/*.py"), *ROOT.glob("examples/*.py")])
 BIB = (ROOT / "docs" / "refs.bib").read_text(encoding="utf-8")
-RUN = ["README.md", "docs/extending.md"]
+RUN = ["README.md", "docs/extending.md", "docs/functional.md"]
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(jaxvi.__path__, "jaxvi.")
