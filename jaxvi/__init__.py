@@ -1,6 +1,16 @@
 """jaxvi: a JAX-compiled engine for variational inference."""
 
-from jaxvi import diagnostics, families, interop, models, noise, objectives, solvers, supports
+from jaxvi import (
+    diagnostics,
+    engine,
+    families,
+    interop,
+    models,
+    noise,
+    objectives,
+    solvers,
+    supports,
+)
 from jaxvi._engine import Progress, run
 from jaxvi._fit import fit
 from jaxvi._fitting import Modes, find_modes
@@ -87,6 +97,7 @@ __all__ = [
     "Target",
     "Transformed",
     "diagnostics",
+    "engine",
     "families",
     "find_modes",
     "fit",

@@ -22,17 +22,19 @@ import pytest
 import jaxvi
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 SOURCES = sorted([*ROOT.glob("jaxvi/**/*.py"), *ROOT.glob("examples/*.py")])
 BIB = (ROOT / "docs" / "refs.bib").read_text(encoding="utf-8")
 RUN = [
     "README.md",
     "docs/choosing.md",
     "docs/extending.md",
+    "docs/functional.md",
     "docs/guide.md",
     "docs/mixtures.md",
     "docs/restarts.md",
     "docs/rows.md",
+    "docs/stages.md",
 ]
 MODULES = sorted(
     module.name

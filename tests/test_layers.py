@@ -41,6 +41,7 @@ LAYERS = {
     "solvers": "steps, adaptation, stopping, one solver a file",
     "diagnostics": "importance weights, short chains, drift, agreement, linear response",
     "_engine": "lanes: starting, advancing, ranking; the loop, the driver, the pool; run",
+    "engine": "the pieces of jaxvi.run for a loop of one's own",
     "results": "the fit, its text and verdict, resampling, warm starts",
     "hierarchical": "hyperparameters, non-centring, nested Laplace",
     "_persistence": "files, fingerprints, checkpoints",

@@ -8,10 +8,10 @@ from jaxvi._engine.lane_batch import LaneBatch
 from jaxvi._engine.lane_pool import LanePool
 from jaxvi._engine.lanes import advance_lanes, lane_results
 from jaxvi._engine.limits import MAX_BLOCKS, Limits
-from jaxvi._engine.loop import Lane, start_lane
+from jaxvi._engine.loop import Lane, advance_block, draw_block, start_lane, trace_block
 from jaxvi._engine.memory import MOST_TOGETHER, out_of_memory, usual_width, warn_of_memory
 from jaxvi._engine.on_mesh import OnMesh, Spread
-from jaxvi._engine.one_lane import LaneResult, run
+from jaxvi._engine.one_lane import LaneResult, begin_lane, noise_key, run
 from jaxvi._engine.placement import OneDevice, Placement
 from jaxvi._engine.pool import Pool, PoolUse
 from jaxvi._engine.progress import Progress, Reporter, make_reporter
@@ -50,17 +50,22 @@ __all__ = [
     "WarmStart",
     "Whole",
     "Work",
+    "advance_block",
     "advance_lanes",
+    "begin_lane",
     "data_source",
+    "draw_block",
     "drive",
     "interrupts",
     "lane_results",
     "make_reporter",
     "make_setup",
+    "noise_key",
     "out_of_memory",
     "run",
     "start_lane",
     "start_lanes",
+    "trace_block",
     "usual_width",
     "warn_of_memory",
 ]

@@ -30,7 +30,17 @@ _COMPARED = 25  # steps of a block whose noise serves for comparisons, at most
 
 
 class Lane(NamedTuple):
-    """One restart: the solver's state, a status code, and what the loop keeps about it."""
+    """One restart: the solver's state, a status code, and what the loop keeps about it.
+
+    A pytree of arrays: carry it through `lax.scan`, map over it, save it. `status` is a code of
+    `jaxvi.Status`; `solver.result(lane.state)` is the phi to report. Bounds are in nats.
+
+    Example:
+        >>> setup = jaxvi.engine.make_setup(target, jaxvi.MeanField())
+        >>> lane = jaxvi.engine.begin_lane(key, setup)
+        >>> int(lane.step), float(lane.bound)
+        (0, nan)
+    """
 
     state: Any
     status: Int[Array, ""]
@@ -126,9 +136,20 @@ def _end_block(
     data: Data,
 ) -> Lane:
     """What the loop and the solver make of a block's steps."""
+    trace = trace_block(setup, noise, num_steps, first_step + num_steps, data)
+    return _review_block(setup, lane, state, total / num_steps.astype(total.dtype), first, trace)
 
-    def problem(step: int | Array) -> Any:
-        return setup.problem(at_step(data, step))
+
+def trace_block(
+    setup: AnySetup, noise: Array, num_steps: Int[Array, ""], step: Int[Array, ""], data: Data
+) -> BlockTrace:
+    """What `review` may ask about a block that ended with `step`, not yet judged.
+
+    `data` are those of the block, as `at_block` has them.
+    """
+
+    def problem(i: int | Array) -> Any:
+        return setup.problem(at_step(data, i))
 
     def bound_at(phi: Phi, i: Array) -> Scalar:
         turns = num_compared(data)
@@ -139,16 +160,14 @@ def _end_block(
             here: Any = setup.problem(at_comparison(data, i, turn))
             return total + here.loss(phi, noise[i]).bound
 
-        return lax.fori_loop(0, turns, add, jnp.zeros_like(total)) / turns.astype(total.dtype)
+        zero = jnp.zeros((), noise.dtype)
+        return lax.fori_loop(0, turns, add, zero) / turns.astype(noise.dtype)
 
     def bounds(phi: Phi) -> Array:
         steps = jnp.arange(0, len(noise), -(-len(noise) // _COMPARED))
         return lax.map(partial(bound_at, phi), steps)
 
-    unjudged = jnp.zeros((), bool)
-    step = first_step + num_steps
-    trace = BlockTrace(num_steps, unjudged, step, bounds, problem(0), noise)
-    return _review_block(setup, lane, state, total / num_steps.astype(total.dtype), first, trace)
+    return BlockTrace(num_steps, jnp.zeros((), bool), step, bounds, problem(0), noise)
 
 
 def _review_block(

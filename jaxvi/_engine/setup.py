@@ -28,7 +28,22 @@ from jaxvi.target import Target
 
 @dataclass(frozen=True)
 class Setup:
-    """Everything static about an optimisation; equal setups share compiled programs."""
+    """Everything static about an optimisation: target, family, objective, solver and noise.
+
+    It holds functions and plain numbers, no arrays, and compares by value: pass it as a static
+    argument or close over it, and equal setups share compiled programs. `problem(data)` is what a
+    solver's `init` and `step` take; `draw(key, step, dtype)` is the base noise of a step, of shape
+    (objective.num_draws, size of the family's noise). `make_setup` fills in what is left out.
+
+    Example:
+        >>> setup = jaxvi.engine.Setup(
+        ...     target, jaxvi.MeanField(), jaxvi.ELBO(), jaxvi.Stochastic(), jaxvi.Fresh()
+        ... )
+        >>> phi = setup.family.init(key, target.dim)
+        >>> noise = setup.draw(key, 0, target.dtype())
+        >>> setup.problem(None).loss(phi, noise).bound.shape
+        ()
+    """
 
     target: Target
     family: Family
@@ -88,8 +103,31 @@ class ConjugateSetup:
 AnySetup: TypeAlias = Setup | ConjugateSetup
 
 
-def make_setup(target: Target, family: Any, objective: Any, solver: Any, noise: Any) -> Setup:
-    """The parts as given, and where there is None what suits the solver."""
+def make_setup(
+    target: Target,
+    family: Any = None,
+    objective: Any = None,
+    solver: Any = None,
+    noise: Any = None,
+) -> Setup:
+    """The parts as given, and where there is None what suits the solver.
+
+    `jaxvi.run` makes its setup so, and then calls `setup.check()`, which raises where the parts
+    don't fit each other.
+
+    Args:
+        target: the log density.
+        family: the variational family; by default dense up to dimension 100, else mean field.
+        objective: `ELBO()` for most solvers.
+        solver: `Stochastic()` by default.
+        noise: `Fresh()` for most solvers.
+
+    Example:
+        >>> setup = jaxvi.engine.make_setup(target, solver=jaxvi.NaturalGradient())
+        >>> setup.check()
+        >>> setup.family
+        FullRank(init_scale=0.1)
+    """
     solver = Stochastic() if solver is None else solver
     if isinstance(solver, HasDefaults):
         default = solver.defaults(family, target.dim)

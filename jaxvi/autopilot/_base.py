@@ -13,15 +13,16 @@ from jaxtyping import Array, Key
 
 from jaxvi._compilation import CompileClock, Lowering
 from jaxvi._engine import Reporter, Setup
-from jaxvi._fitting import Request, RunOptions, fit_restarts
+from jaxvi._fitting import Request, RunOptions, checked, fit_restarts
 from jaxvi._numerics import fold_in
 from jaxvi._persistence import Checkpoints
-from jaxvi._sampling import Approximation
+from jaxvi._sampling import Approximation, draws_each
 from jaxvi._status import LOST, Status
 from jaxvi._types import Data
-from jaxvi.diagnostics import ImportanceWeights
+from jaxvi.diagnostics import ImportanceWeights, importance_weights
 from jaxvi.hierarchical import Nested
 from jaxvi.results import CorrectedDraws, Errors, Fit, StageRecord
+from jaxvi.solvers import Stochastic
 from jaxvi.target import Target
 
 
@@ -124,6 +125,11 @@ class Stage(abc.ABC):
 class HasPrograms(Protocol):
     """A stage that knows programs which can be compiled while the restarts' own are."""
 
+    def weights(self, q: Approximation) -> ImportanceWeights:
+        """Importance weights of an approximation, on draws common to all that are compared."""
+        at = (self.key("weights"), self.target, q.family, q.phi, self.data)
+        return importance_weights(*at)
+
     def programs(self, setup: Setup, phis: Any, data: Data) -> list[Lowering]:
         """The programs, for lanes of such parameters; `phis` are shapes."""
 
@@ -177,8 +183,29 @@ class Context:
         """Whether anything new may begin."""
         return self.seconds_left() > 0.0
 
-    def fit(self, request: Request, **options: Any) -> Fit:
-        """Fit with one solver, within the time left; `options` are those of `RunOptions`."""
+    def fit(self, key: Key[Array, ""], target: Target | None = None, **arguments: Any) -> Fit:
+        """Fit with one solver, by default one restart, within the time left.
+
+        Args:
+            key: a random key, from `key(name)`.
+            target: the call's target by default.
+            arguments: those of `jaxvi.fit` that make a run: `family`, `objective`, `solver`,
+                `noise`, `data` (the call's by default), `start`, `num_restarts`, `max_steps`, ...
+
+        Raises:
+            TypeError, ValueError: as `jaxvi.fit`.
+        """
+        target = self.target if target is None else target
+        usual: dict[str, Any] = {
+            "solver": Stochastic(),
+            "data": self.data,
+            "num_restarts": 1,
+            "num_eval_draws": draws_each(1, target.dim),
+        }
+        return self.carry_out(checked(Request(key, target, **(usual | arguments))))
+
+    def carry_out(self, request: Request, **options: Any) -> Fit:
+        """Fit as a checked request says, within the time left; `options` are of `RunOptions`."""
         left = self.seconds_left()
         return fit_restarts(
             request,
@@ -190,6 +217,11 @@ class Context:
                 **options,
             ),
         )
+
+    def weights(self, q: Approximation) -> ImportanceWeights:
+        """Importance weights of an approximation, on draws common to all that are compared."""
+        at = (self.key("weights"), self.target, q.family, q.phi, self.data)
+        return importance_weights(*at)
 
     def programs(self, setup: Setup, phis: Any, data: Data) -> list[Lowering]:
         """Programs that later stages want compiled while the restarts' own are."""

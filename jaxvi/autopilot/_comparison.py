@@ -4,8 +4,6 @@ from typing import Any
 
 from jaxvi._sampling import noncentered
 from jaxvi.autopilot._base import Context, State, percent
-from jaxvi.autopilot._weights import Weights
-from jaxvi.diagnostics import importance_weights
 from jaxvi.results import Fit
 
 MAX_BOUND_LOSS_NATS = 2.0  # by which a q with better weights may be worse, since bounds are noisy
@@ -29,8 +27,7 @@ def with_better_q(
     q = new.q
     if q.target is not context.target:  # it was fitted in non-centred coordinates
         q = noncentered(q, context.target, new.data[0])
-    key = context.key(Weights.name)
-    weights = importance_weights(key, context.target, q.family, q.phi, context.data)
+    weights = context.weights(q)
     assert state.weights is not None
     no_worse = new.bound >= start.bound - MAX_BOUND_LOSS_NATS
     better = is_taken or (no_worse and weights.relative_ess > state.weights.relative_ess)

@@ -12,8 +12,6 @@ import jax
 import optax
 from jaxtyping import Array, Key
 
-from jaxvi._fitting import Request
-from jaxvi._sampling import draws_each
 from jaxvi.autopilot._base import Context, Stage, State
 from jaxvi.autopilot._comparison import is_poor, with_better_q
 from jaxvi.families import CouplingFlow
@@ -76,19 +74,14 @@ class Flow(Stage):
 
 def _fit(context: Context, key: Key[Array, ""], base: Fit, start: Fit) -> Fit:
     """A flow of the target of `base`, in one cycle of a falling rate from `start`."""
-    target = base.setup.target
-    request = Request(
+    return context.fit(
         key,
-        target,
+        base.setup.target,
         family=CouplingFlow(),
         objective=ELBO(num_draws=_DRAWS, stick_the_landing=True),
         solver=_SOLVER,
         noise=Antithetic(),
         data=base.data,
         start=start,
-        start_scale=1.0,
-        num_restarts=1,
-        num_eval_draws=draws_each(1, target.dim),
         max_steps=_STEPS,
     )
-    return context.fit(request)

@@ -50,7 +50,7 @@ class Gaussian(Stage):
 
 def gaussian_restarts(context: Context, request: Request, chains_follow: bool) -> Fit:
     """Restarts of a Gaussian with the key and the starts of a request."""
-    return context.fit(
+    return context.carry_out(
         replace(request, solver=gaussian_solver(request.target.dim, chains_follow)),
         patience=_PATIENCE,
         stop_when_sharp=True,

@@ -13,8 +13,6 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from jaxvi._fitting import Request
-from jaxvi._sampling import draws_each
 from jaxvi._status import LOST
 from jaxvi.autopilot._base import Context, Stage, State, best_status
 from jaxvi.autopilot._comparison import MAX_BOUND_LOSS_NATS, is_poor, with_better_q
@@ -72,18 +70,14 @@ class NoncenteringStage(Stage):
     ) -> Fit | None:
         """A Gaussian of the target pulled back; None where it is unusable."""
         bijector, target = Noncentering(), gauss.setup.target
-        request = Request(
+        fit = context.fit(
             key,
             pullback(target, bijector),
             family=FullRank(),
             solver=gaussian_solver(target.dim, self.chains_follow),
             data=(params, gauss.data),
             start=bijector.inverse(params, gauss.lane(gauss.best).phi.loc)[0],
-            num_restarts=1,
-            start_scale=1.0,
             max_steps=GAUSSIAN_STEPS,
-            num_eval_draws=draws_each(1, target.dim),
         )
-        fit = context.fit(request)
         good = best_status(fit) not in LOST and math.isfinite(fit.bound)
         return fit if good else None

@@ -21,6 +21,11 @@ class Antithetic(NoiseSource):
 
     Args:
         shared: the same noise for all lanes.
+
+    Example:
+        >>> noise = jaxvi.Antithetic().draw(key, 0, jaxvi.MeanField(), 8, 4, target.dtype())
+        >>> bool((noise[:4] == -noise[4:]).all())
+        True
     """
 
     shared: bool = True

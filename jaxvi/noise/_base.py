@@ -10,7 +10,16 @@ from jaxvi.families import Family
 
 
 class NoiseSource(abc.ABC):
-    """A rule for the base noise of step `t`; a frozen dataclass."""
+    """A rule for the base noise of step `t`; a frozen dataclass.
+
+    `draw` is a pure function of key and step: map it over steps to have the noise of many.
+
+    Example:
+        >>> def draw(step):
+        ...     return jaxvi.Fresh().draw(key, step, jaxvi.MeanField(), 8, 4, target.dtype())
+        >>> jax.vmap(draw)(jnp.arange(100)).shape
+        (100, 8, 4)
+    """
 
     shared: bool
 

@@ -18,6 +18,12 @@ class Fresh(NoiseSource):
 
     Args:
         shared: the same noise for all lanes.
+
+    Example:
+        >>> family, dtype = jaxvi.MeanField(), target.dtype()
+        >>> noise = jaxvi.Fresh().draw(key, 0, family, 8, target.dim, dtype)  # of step 0
+        >>> noise.shape
+        (8, 4)
     """
 
     shared: bool = True

@@ -21,6 +21,12 @@ class Frozen(NoiseSource):
 
     Args:
         source: what the noise is drawn by, once. It decides what is shared.
+
+    Example:
+        >>> frozen, q = jaxvi.Frozen(jaxvi.Antithetic()), jaxvi.MeanField()
+        >>> early, late = (frozen.draw(key, t, q, 8, 4, target.dtype()) for t in (0, 1000))
+        >>> bool((early == late).all())
+        True
     """
 
     source: NoiseSource = field(default_factory=Fresh)

@@ -31,7 +31,10 @@ class MomentMatched(NoiseSource):
         source: `Fresh()` or `Sobol()`, by which the half is drawn. It decides what is shared.
 
     Example:
-        >>> noise = jaxvi.Frozen(jaxvi.noise.MomentMatched())
+        >>> source = jaxvi.Frozen(jaxvi.noise.MomentMatched())
+        >>> noise = source.draw(key, 0, jaxvi.MeanField(), 16, 4, target.dtype())
+        >>> bool(jnp.allclose(noise.T @ noise / 16, jnp.eye(4), atol=1e-5))
+        True
     """
 
     source: NoiseSource = field(default_factory=Fresh)

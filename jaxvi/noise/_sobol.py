@@ -23,6 +23,11 @@ class Sobol(NoiseSource):
 
     Args:
         shared: the same noise for all lanes.
+
+    Example:
+        >>> noise = jaxvi.Sobol().draw(key, 0, jaxvi.MeanField(), 8, 4, target.dtype())
+        >>> (noise > 0).sum(axis=0)  # half of the points on either side, in every coordinate
+        Array([4, 4, 4, 4], dtype=int32)
     """
 
     shared: bool = True

@@ -15,7 +15,7 @@ from jaxvi.target import Target, log_probs
 
 @dataclass(frozen=True)
 class ELBO(Objective):
-    r"""Findings lower bound, $E_q[\log p(z, x)] - E_q[\log q(z)] \le \log p(x)$, in nats.
+    r"""Evidence lower bound, $E_q[\log p(z, x)] - E_q[\log q(z)] \le \log p(x)$, in nats.
 
     The expectation is a mean over `num_draws` reparameterised draws, so its gradient in phi is
     unbiased. Cost: `num_draws` gradients of the log density a step. Three estimators of one
@@ -40,6 +40,16 @@ class ELBO(Objective):
 
     Example:
         >>> fit = jaxvi.fit(key, target, objective=jaxvi.ELBO(num_draws=16))
+
+        By itself it is a function of phi, noise and data, the rest being static:
+
+        >>> family, elbo = jaxvi.MeanField(), jaxvi.ELBO(num_draws=16)
+        >>> phi, noise = family.init(key, 4), family.draw_noise(key, 16, 4)
+        >>> def loss(phi, noise, data):
+        ...     return elbo(phi, noise, family, target, data).loss
+        >>> value, grad = jax.value_and_grad(loss)(phi, noise, X)
+        >>> grad.loc.shape
+        (4,)
     """
 
     num_draws: int = 8

@@ -86,6 +86,18 @@ class Solver(abc.ABC):
     arrays with a field `phi`. A solver that `guards_itself` never takes a step to where things
     are not finite, and may report a bound that falls: the loop undoes none of its blocks. One that
     is `conjugate` is run on a `ConjugateModel`, not on a log density.
+
+    Example:
+        A few steps by hand; `jaxvi.engine` has what a loop of blocks needs besides.
+
+        >>> family, elbo = jaxvi.MeanField(), jaxvi.ELBO()
+        >>> problem = jaxvi.solvers.Problem(target, family, elbo, X)
+        >>> solver = jaxvi.Stochastic(optax.sgd, learning_rate=0.01)
+        >>> state = solver.init(family.init(key, target.dim), problem)
+        >>> noise = jax.vmap(lambda k: family.draw_noise(k, elbo.num_draws, 4))(keys)
+        >>> state, info = jax.lax.scan(lambda s, row: solver.step(s, row, problem), state, noise)
+        >>> solver.result(state).loc.shape, info.bound.shape
+        ((4,), (2,))
     """
 
     guards_itself: ClassVar[bool] = False
