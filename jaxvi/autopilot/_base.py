@@ -125,11 +125,6 @@ class Stage(abc.ABC):
 class HasPrograms(Protocol):
     """A stage that knows programs which can be compiled while the restarts' own are."""
 
-    def weights(self, q: Approximation) -> ImportanceWeights:
-        """Importance weights of an approximation, on draws common to all that are compared."""
-        at = (self.key("weights"), self.target, q.family, q.phi, self.data)
-        return importance_weights(*at)
-
     def programs(self, setup: Setup, phis: Any, data: Data) -> list[Lowering]:
         """The programs, for lanes of such parameters; `phis` are shapes."""
 
