@@ -1,4 +1,4 @@
-"""Noise sources: the base noise of step t as a pure function of the run's key and t."""
+"""Interface of noise sources: the base noise of step t, a pure function of the run's key and t."""
 
 import abc
 
@@ -10,9 +10,10 @@ from jaxvi.families import Family
 
 
 class NoiseSource(abc.ABC):
-    """A rule for the base noise of step `t`; a frozen dataclass."""
+    """How the base noise of a step is generated from the run's key; a frozen dataclass."""
 
     shared: bool
+    """Whether all lanes use the same noise."""
 
     @abc.abstractmethod
     def draw(
@@ -28,4 +29,4 @@ class NoiseSource(abc.ABC):
 
     @abc.abstractmethod
     def check(self, family: Family, num: int) -> None:
-        """Raise before tracing where the family or the number of draws doesn't fit."""
+        """Raises before tracing if the family or the number of draws does not suit the source."""

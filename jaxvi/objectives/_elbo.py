@@ -15,7 +15,7 @@ from jaxvi.target import Target, log_probs
 
 @dataclass(frozen=True)
 class ELBO(Objective):
-    r"""Findings lower bound, $E_q[\log p(z, x)] - E_q[\log q(z)] \le \log p(x)$, in nats.
+    r"""Evidence lower bound, $E_q[\log p(z, x)] - E_q[\log q(z)] \le \log p(x)$, in nats.
 
     The expectation is a mean over `num_draws` reparameterised draws, so its gradient in phi is
     unbiased. Cost: `num_draws` gradients of the log density a step. Three estimators of one
@@ -27,7 +27,7 @@ class ELBO(Objective):
       gradient. Its noise goes to zero where q comes to equal the posterior.
 
     The reported bound is the sampled estimate in all three: log p - log q has the same mean
-    whichever way, and varies little where q is close.
+    in all, and varies little if q is close to the posterior.
 
     Args:
         num_draws: draws a step.
@@ -57,7 +57,7 @@ class ELBO(Objective):
             )
 
     def check(self, family: Family) -> None:
-        """A closed entropy is the family's to have."""
+        """The family must have a closed-form entropy if `entropy` is "closed"."""
         if self.entropy == "closed" and not isinstance(family, HasEntropy):
             raise TypeError(
                 f"ELBO: expected a family with an entropy(phi) method; got {family!r}; try "
@@ -76,12 +76,12 @@ class ELBO(Objective):
             log_q = log_q.mean()
         log_p = log_probs(target, z, data).mean()
         bound = log_p - log_q
-        if self._closed(family):
+        if self._uses_closed_entropy(family):
             assert isinstance(family, HasEntropy)
             return Estimate(-(log_p + family.entropy(phi)), bound)
         return Estimate(-bound, bound)
 
-    def _closed(self, family: Family) -> bool:
+    def _uses_closed_entropy(self, family: Family) -> bool:
         if self.stick_the_landing or self.entropy == "sampled":
             return False
         return isinstance(family, HasEntropy)
