@@ -16,20 +16,20 @@ import numpy as np
 from jaxtyping import Array, Key
 
 
-def whole(name: str, value: Any, least: int = 1, most: int = 2**31 - 1) -> int:
-    """A whole number that 32 bits hold."""
-    number = least - 1
+def integer(name: str, value: Any, minimum: int = 1, maximum: int = 2**31 - 1) -> int:
+    """`value` as a Python integer from `minimum` to `maximum`, by default one that 32 bits hold."""
+    number = minimum - 1
     if not isinstance(value, bool | np.bool_):
         with contextlib.suppress(TypeError):
             number = operator.index(value)
-    if not least <= number <= most:
-        bounds = (
-            f"of at least {least}, below 2**31" if most >= 2**31 - 1 else f"from {least} to {most}"
-        )
+    if not minimum <= number <= maximum:
+        bounds = f"from {minimum} to {maximum}"
+        if maximum >= 2**31 - 1:
+            bounds = f"of at least {minimum}, below 2**31"
         short = name.rpartition(".")[2]
         raise ValueError(
             f"{name}: expected a whole number {bounds}; got {value!r:.80}; try "
-            f"{short}={min(max(least, 10), most)}."
+            f"{short}={min(max(minimum, 10), maximum)}."
         )
     return number
 
@@ -40,16 +40,16 @@ def number(
     *,
     above: float = -math.inf,
     below: float = math.inf,
-    most: float = math.inf,
+    at_most: float = math.inf,
     example: float = 1.0,
 ) -> float:
-    """`value` as a finite float above `above`, below `below` and not larger than `most`."""
+    """`value` as a finite float above `above`, below `below` and not larger than `at_most`."""
     is_real = isinstance(value, int | float | np.integer | np.floating)
-    valid = is_real and not isinstance(value, bool) and above < value < below and value <= most
+    valid = is_real and not isinstance(value, bool) and above < value < below and value <= at_most
     if not valid:
         bounds = f" above {above:g}" if above > -math.inf else ""
         bounds += f" and below {below:g}" if below < math.inf else ""
-        bounds += f" and at most {most:g}" if most < math.inf else ""
+        bounds += f" and at most {at_most:g}" if at_most < math.inf else ""
         short = name.rpartition(".")[2]
         raise ValueError(
             f"{name}: expected a finite number{bounds}; got {value!r:.80}; try {short}={example!r}."

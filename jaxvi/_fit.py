@@ -145,7 +145,7 @@ def fit(
     auto = all(part is None for part in parts)
     if num_restarts is None:
         num_restarts = _restarts_for(target.dim) if auto else 8
-    num_restarts = _arguments.whole("num_restarts", num_restarts, 1)
+    num_restarts = _arguments.integer("num_restarts", num_restarts, 1)
     if start_scale is None:
         wide = auto and target.dim <= _WIDE_UP_TO
         start_scale = _start_scales(num_restarts) if wide else 1.0
@@ -163,7 +163,7 @@ def fit(
         "max_steps": max_steps,
         "num_eval_draws": num_eval_draws,
     }
-    pool = None if pool is None else _arguments.whole("pool", pool, 1)
+    pool = None if pool is None else _arguments.integer("pool", pool, 1)
     layout = Layout(pool, _arguments.flag("race", race), mesh)
     if auto and mesh is not None and len(processes(check_mesh(mesh))) > 1:
         raise ValueError(

@@ -42,8 +42,8 @@ def make_mesh(lanes: Any = None, data: Any = 1, devices: Any = None) -> Mesh:
         raise TypeError(
             f"devices: expected some of jax.devices(); got {given!r:.80}; try devices=None for all."
         )
-    data = _arguments.whole("data", data)
-    lanes = _arguments.whole("lanes", max(len(devices) // data, 1) if lanes is None else lanes)
+    data = _arguments.integer("data", data)
+    lanes = _arguments.integer("lanes", max(len(devices) // data, 1) if lanes is None else lanes)
     if lanes * data != len(devices):
         raise ValueError(
             f"expected lanes * data to be the number of devices, {len(devices)}; got {lanes} * "

@@ -113,9 +113,9 @@ def fit_restarts(
     check_hashable(setup)
     setup.check()
     check_solver(setup, minibatch)
-    num_restarts = _arguments.whole("num_restarts", num_restarts, 1)
-    max_steps = _arguments.whole("max_steps", max_steps, 1)
-    num_eval_draws = _arguments.whole("num_eval_draws", num_eval_draws, 2)
+    num_restarts = _arguments.integer("num_restarts", num_restarts, 1)
+    max_steps = _arguments.integer("max_steps", max_steps, 1)
+    num_eval_draws = _arguments.integer("num_eval_draws", num_eval_draws, 2)
     scale = checked_start_scales(start_scale, num_restarts, dtype)
     if max_seconds is not None:
         _arguments.number("max_seconds", max_seconds, above=0.0)

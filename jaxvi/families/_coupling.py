@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxvi._arguments import check_field, number, one_of, whole
+from jaxvi._arguments import check_field, integer, number, one_of
 from jaxvi._numerics import pytrees
 from jaxvi._types import Scalar
 from jaxvi.families._flow_base import Flow, Layer, bounded, check_flow
@@ -72,7 +72,7 @@ class CouplingFlow(Flow):
     def __post_init__(self) -> None:
         check_flow(self)
         check_field(self, "transformer", one_of, ("affine", "spline"))
-        check_field(self, "num_bins", whole, 2, 500)
+        check_field(self, "num_bins", integer, 2, 500)
         check_field(self, "tail_bound", number, above=0.0)
 
     def _net_sizes(self, dim: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxvi._arguments import check_field, number, one_of, whole
+from jaxvi._arguments import check_field, integer, number, one_of
 from jaxvi._types import Scalar
 from jaxvi.families._affine import (
     STRUCTURES,
@@ -162,11 +162,11 @@ def check_flow(flow: Any) -> None:
     name = type(flow).__name__
     check_field(flow, "init_scale", number, above=0.0)
     check_field(flow, "affine", one_of, STRUCTURES)
-    check_field(flow, "num_layers", whole)
+    check_field(flow, "num_layers", integer)
     if not (isinstance(flow.hidden, tuple) and flow.hidden):
         raise ValueError(
             f"{name}.hidden: expected a tuple of widths, at least 1; got {flow.hidden!r:.80}; try "
             "(32, 32)."
         )
-    widths = tuple(whole(f"{name}.hidden[{i}]", width) for i, width in enumerate(flow.hidden))
+    widths = tuple(integer(f"{name}.hidden[{i}]", width) for i, width in enumerate(flow.hidden))
     object.__setattr__(flow, "hidden", widths)

@@ -10,7 +10,7 @@ from jax import lax
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float, Key
 
-from jaxvi._arguments import check_field, number, whole
+from jaxvi._arguments import check_field, integer, number
 from jaxvi._numerics import normals
 from jaxvi._types import Scalar
 from jaxvi.families._base import (
@@ -65,7 +65,7 @@ class LowRank(NormalNoiseFamily):
 
     def __post_init__(self) -> None:
         check_field(self, "init_scale", number, above=0.0)
-        check_field(self, "rank", whole)
+        check_field(self, "rank", integer)
 
     def noise_size(self, dim: int) -> int:
         """`rank` standard normals for the low-rank part, and one for each coordinate."""

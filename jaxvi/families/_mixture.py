@@ -10,7 +10,7 @@ from jax import nn
 from jax.scipy.special import logsumexp, ndtr, ndtri
 from jaxtyping import Array, Float, Key
 
-from jaxvi._arguments import check_field, instance, whole
+from jaxvi._arguments import check_field, instance, integer
 from jaxvi._types import Noise, Phi, Scalar
 from jaxvi.families._base import Family, Moments, NormalNoiseFamily
 from jaxvi.families._mean_field import MeanField
@@ -56,7 +56,7 @@ class Mixture(Family):
     num: int = 2
 
     def __post_init__(self) -> None:
-        check_field(self, "num", whole)
+        check_field(self, "num", integer)
         given = len(self.family) if isinstance(self.family, tuple) else self.num
         if given != self.num:
             raise ValueError(

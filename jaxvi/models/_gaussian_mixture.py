@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from jaxvi._arguments import number, whole
+from jaxvi._arguments import integer, number
 from jaxvi._types import Data, Scalar
 from jaxvi.supports import Positive, Real, Simplex
 from jaxvi.target import Target
@@ -133,8 +133,8 @@ def gaussian_mixture(
         >>> target = jaxvi.models.gaussian_mixture(3, 4)
         >>> fit = jaxvi.fit(jax.random.key(0), target, data=X, num_restarts=64)
     """
-    num_components = whole("num_components", num_components)
-    num_features = whole("num_features", num_features)
+    num_components = integer("num_components", num_components)
+    num_features = integer("num_features", num_features)
     numbers = {
         "concentration": concentration,
         "mean_sd": mean_sd,

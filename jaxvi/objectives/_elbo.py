@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 from jax import lax
 
-from jaxvi._arguments import check_field, flag, one_of, whole
+from jaxvi._arguments import check_field, flag, integer, one_of
 from jaxvi._types import Data, Noise, Phi
 from jaxvi.families import Family, HasEntropy, transform_and_log_prob
 from jaxvi.objectives._base import Estimate, Objective
@@ -47,7 +47,7 @@ class ELBO(Objective):
     stick_the_landing: bool = False
 
     def __post_init__(self) -> None:
-        check_field(self, "num_draws", whole)
+        check_field(self, "num_draws", integer)
         check_field(self, "entropy", one_of, ("closed", "sampled", None))
         check_field(self, "stick_the_landing", flag)
         if self.stick_the_landing and self.entropy == "closed":
