@@ -10,7 +10,7 @@ from jaxtyping import Array, Shaped
 class FixedArray:
     """A read-only array that hashes and compares by value, so that a frozen spec can hold it.
 
-    Floating numbers are kept in float64 and integers as they are; NaN and infinity are refused.
+    Floating numbers are kept in float64 and integers unchanged; NaN and infinity raise.
 
     Example:
         >>> jaxvi.families.FixedArray([1.0, 2.0]) == jaxvi.families.FixedArray(jnp.arange(1.0, 3.0))

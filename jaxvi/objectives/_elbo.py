@@ -1,4 +1,4 @@
-"""The evidence lower bound."""
+"""The evidence lower bound (ELBO), with closed-form or sampled entropy."""
 
 from dataclasses import dataclass
 from typing import Literal
