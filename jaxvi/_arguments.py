@@ -1,6 +1,7 @@
-"""Arguments that are what they should be, or a sentence: what was expected, what came, what to try.
+"""Validation of arguments: each check returns the value as plain Python or raises with a remedy.
 
-Each takes the argument's name, its value and what it may be, and gives it as plain Python.
+A check takes the argument's name, its value and its limits. Errors have the form "expected ...;
+got ...; try ...".
 """
 
 import contextlib
@@ -15,20 +16,20 @@ import numpy as np
 from jaxtyping import Array, Key
 
 
-def whole(name: str, value: Any, least: int = 1, most: int = 2**31 - 1) -> int:
-    """A whole number that 32 bits hold."""
-    number = least - 1
+def integer(name: str, value: Any, minimum: int = 1, maximum: int = 2**31 - 1) -> int:
+    """`value` as a Python integer from `minimum` to `maximum`, by default one that 32 bits hold."""
+    number = minimum - 1
     if not isinstance(value, bool | np.bool_):
         with contextlib.suppress(TypeError):
             number = operator.index(value)
-    if not least <= number <= most:
-        bounds = (
-            f"of at least {least}, below 2**31" if most >= 2**31 - 1 else f"from {least} to {most}"
-        )
+    if not minimum <= number <= maximum:
+        bounds = f"from {minimum} to {maximum}"
+        if maximum >= 2**31 - 1:
+            bounds = f"of at least {minimum}, below 2**31"
         short = name.rpartition(".")[2]
         raise ValueError(
             f"{name}: expected a whole number {bounds}; got {value!r:.80}; try "
-            f"{short}={min(max(least, 10), most)}."
+            f"{short}={min(max(minimum, 10), maximum)}."
         )
     return number
 
@@ -39,16 +40,16 @@ def number(
     *,
     above: float = -math.inf,
     below: float = math.inf,
-    most: float = math.inf,
+    at_most: float = math.inf,
     example: float = 1.0,
 ) -> float:
-    """A finite number above one bound, and below another or at most so large."""
-    plain = isinstance(value, int | float | np.integer | np.floating)
-    good = plain and not isinstance(value, bool) and above < value < below and value <= most
-    if not good:
+    """`value` as a finite float above `above`, below `below` and not larger than `at_most`."""
+    is_real = isinstance(value, int | float | np.integer | np.floating)
+    valid = is_real and not isinstance(value, bool) and above < value < below and value <= at_most
+    if not valid:
         bounds = f" above {above:g}" if above > -math.inf else ""
         bounds += f" and below {below:g}" if below < math.inf else ""
-        bounds += f" and at most {most:g}" if most < math.inf else ""
+        bounds += f" and at most {at_most:g}" if at_most < math.inf else ""
         short = name.rpartition(".")[2]
         raise ValueError(
             f"{name}: expected a finite number{bounds}; got {value!r:.80}; try {short}={example!r}."
@@ -57,7 +58,7 @@ def number(
 
 
 def one_of(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
-    """One of a few words."""
+    """`value`, which must equal one of `choices`: strings, booleans or None."""
     plain = value is None or isinstance(value, str | bool | np.bool_)
     if not (plain and any(value == choice for choice in choices)):
         listed = ", ".join(repr(choice) for choice in choices)
@@ -66,12 +67,12 @@ def one_of(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
 
 
 def flag(name: str, value: Any) -> bool:
-    """True or False."""
+    """`value` as a Python boolean."""
     return one_of(name, value, (True, False))
 
 
 def instance(name: str, value: Any, kind: type | tuple[type, ...], example: str) -> Any:
-    """`value` must be an instance of `kind`; a class in its place is the usual slip."""
+    """`value`, which must be an instance of `kind`. The class itself is the usual slip."""
     if isinstance(value, kind):
         return value
     got = f"the class {value.__name__}" if isinstance(value, type) else f"{value!r:.80}"
@@ -79,7 +80,7 @@ def instance(name: str, value: Any, kind: type | tuple[type, ...], example: str)
 
 
 def typed_key(key: Any) -> Key[Array, ""]:
-    """A typed key; a raw one of shape (2,) and dtype uint32 is wrapped."""
+    """`key` as a typed JAX random key; a raw key, a vector of uint32, is wrapped."""
     got = f"{key!r:.80}"
     if isinstance(key, jax.Array | np.ndarray):
         got = f"an array of {key.dtype} with shape {key.shape}"
@@ -98,14 +99,17 @@ def check_field(
     check: Callable[..., Any],
     *limits: Any,
     optional: bool = False,
-    **more: Any,
+    **options: Any,
 ) -> None:
-    """A field of a frozen specification, by one of the checks above; None where it is optional."""
+    """Checks a field of a frozen dataclass by one of the checks above and stores what it returns.
+
+    None passes if the field is `optional`.
+    """
     value = getattr(spec, name)
     if value is None and optional:
         return
     if check is number:
         default = getattr(type(spec), name, None)
-        more.setdefault("example", 1.0 if default is None else default)
-    checked = check(f"{type(spec).__name__}.{name}", value, *limits, **more)
-    object.__setattr__(spec, name, checked)  # frozen: there is no other way in
+        options.setdefault("example", 1.0 if default is None else default)
+    checked = check(f"{type(spec).__name__}.{name}", value, *limits, **options)
+    object.__setattr__(spec, name, checked)  # the dataclass is frozen

@@ -1,10 +1,10 @@
-"""Status codes of a lane, each with a text and a remedy."""
+"""Status codes: how the optimisation of one restart (a lane) ended, with a text and a remedy."""
 
 from enum import IntEnum
 
 
 class Status(IntEnum):
-    """What became of one restart.
+    """How the optimisation of one restart ended, or that it still runs.
 
     The code is an integer, so that it lives in compiled arrays; `text` says what it means and
     `remedy` what to do about it. `ok` is true where the result can be used as it stands.
@@ -23,17 +23,17 @@ class Status(IntEnum):
 
     @property
     def text(self) -> str:
-        """One phrase for reports."""
+        """What the code means, in a few words for reports."""
         return _TEXTS[self][0]
 
     @property
     def remedy(self) -> str:
-        """One sentence on what to do."""
+        """What the user can do about it, in one sentence."""
         return _TEXTS[self][1]
 
     @property
     def ok(self) -> bool:
-        """Whether the optimisation ended as it should."""
+        """Whether the optimisation converged."""
         return self is Status.CONVERGED
 
 

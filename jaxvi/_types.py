@@ -1,4 +1,4 @@
-"""Aliases that every layer shares."""
+"""Type aliases that all packages share: variational parameters, noise, data and scalars."""
 
 from typing import Any, TypeAlias
 
@@ -11,6 +11,7 @@ Noise: TypeAlias = Float[Array, "draws noise"]
 """Base noise of a family, one row a draw."""
 
 Data: TypeAlias = Any
-"""A pytree of arrays handed to the log density, or None."""
+"""A pytree of arrays passed to the log density, or None."""
 
 Scalar: TypeAlias = Float[Array, ""]
+"""A floating-point array without axes."""

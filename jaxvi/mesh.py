@@ -1,4 +1,4 @@
-"""Devices for a fit: lanes along one axis, rows of data along the other."""
+"""Meshes of devices for a fit: restarts (lanes) along one axis, rows of data along the other."""
 
 import math
 from typing import Any
@@ -13,16 +13,16 @@ LANES, ROWS = "lanes", "data"
 
 
 def make_mesh(lanes: Any = None, data: Any = 1, devices: Any = None) -> Mesh:
-    """A mesh for `fit(..., mesh=...)`: `lanes` by `data` devices.
+    """A mesh of `lanes` by `data` devices, for `fit(..., mesh=...)`.
 
-    Restarts are dealt out along the axis "lanes"; along "data" each device has a part of the rows,
-    and their gradients are summed. With `data=1` devices say nothing to each other while they
-    step. Neighbours in `devices` share lanes, so that sums go the short way.
+    Restarts are split along the axis "lanes". Along "data" each device has a part of the rows,
+    and the gradients of the parts are summed. With `data=1` devices do not communicate while they
+    step. Neighbours in `devices` share lanes, so that sums are taken over short connections.
 
     Args:
-        lanes: parts that the restarts are dealt out to; by default what `data` leaves of the
-            devices.
-        data: parts that the rows are dealt out to.
+        lanes: number of parts that the restarts are split into; by default the number of devices
+            over `data`.
+        data: number of parts that the rows are split into.
         devices: by default all devices of all processes, `jax.devices()`.
 
     Returns:
@@ -42,8 +42,8 @@ def make_mesh(lanes: Any = None, data: Any = 1, devices: Any = None) -> Mesh:
         raise TypeError(
             f"devices: expected some of jax.devices(); got {given!r:.80}; try devices=None for all."
         )
-    data = _arguments.whole("data", data)
-    lanes = _arguments.whole("lanes", max(len(devices) // data, 1) if lanes is None else lanes)
+    data = _arguments.integer("data", data)
+    lanes = _arguments.integer("lanes", max(len(devices) // data, 1) if lanes is None else lanes)
     if lanes * data != len(devices):
         raise ValueError(
             f"expected lanes * data to be the number of devices, {len(devices)}; got {lanes} * "
@@ -54,7 +54,7 @@ def make_mesh(lanes: Any = None, data: Any = 1, devices: Any = None) -> Mesh:
 
 
 def check_mesh(mesh: Any) -> Mesh:
-    """A mesh with axes of known names that this process has devices in, its axes automatic."""
+    """The mesh with automatic axes, if it has known axis names and devices of this process."""
     if not isinstance(mesh, Mesh):
         raise TypeError(
             f"mesh: expected a jax.sharding.Mesh; got {mesh!r:.80}; try jaxvi.make_mesh()."
@@ -75,22 +75,22 @@ def check_mesh(mesh: Any) -> Mesh:
 
 
 def processes(mesh: Mesh) -> set[int]:
-    """The processes whose devices are in it."""
+    """Indices of the processes that own devices of the mesh."""
     return {device.process_index for device in mesh.devices.flat}
 
 
 def is_first(mesh: Mesh) -> bool:
-    """Whether this is the process of its first device, which tells and writes for all."""
+    """Whether this process owns the mesh's first device: it reports and writes for all."""
     return bool(mesh.devices.flat[0].process_index == jax.process_index())
 
 
 def writes(mesh: Any) -> bool:
-    """Whether this process keeps the run's checkpoint: where there are several, one does."""
+    """Whether this process writes the run's checkpoints: of several processes only one does."""
     return mesh is None or is_first(check_mesh(mesh))
 
 
 def describe_mesh(mesh: Mesh | None) -> dict[str, int] | None:
-    """The lengths of its axes, and how many processes it is spread over."""
+    """Lengths of the mesh's axes and its number of processes; None without a mesh."""
     if mesh is None:
         return None
     lengths = {name: mesh.shape.get(name, 1) for name in (LANES, ROWS)}
@@ -98,5 +98,5 @@ def describe_mesh(mesh: Mesh | None) -> dict[str, int] | None:
 
 
 def round_up(number: int, parts: int) -> int:
-    """The next multiple."""
+    """The smallest multiple of `parts` that is at least `number`."""
     return math.ceil(number / parts) * parts

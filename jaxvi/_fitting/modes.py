@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxvi._arguments import whole
+from jaxvi._arguments import integer
 from jaxvi._fitting.request import Request, RunOptions
 from jaxvi._fitting.restarts import fit_restarts
 from jaxvi._fitting.validation import checked
@@ -113,7 +113,7 @@ def find_modes(
         >>> modes.log_prob.shape == modes.num_reached.shape
         True
     """
-    whole("num_starts", num_starts)
+    integer("num_starts", num_starts)
     request = Request(
         key,
         target,

@@ -43,7 +43,7 @@ def checked(raw: Request) -> Request:
 
 
 def _whole(name: str, value: Any, least: int) -> int | None:
-    return None if value is None else _arguments.whole(name, value, least)
+    return None if value is None else _arguments.integer(name, value, least)
 
 
 def _checked_layout(raw: Request) -> Layout:

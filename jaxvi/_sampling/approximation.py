@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Key
 
-from jaxvi._arguments import typed_key, whole
+from jaxvi._arguments import integer, typed_key
 from jaxvi._compilation import ONCE, STEPS, Lowering, light_jit
 from jaxvi._sampling.weighted_draws import draw_noise, draws_each
 from jaxvi._types import Phi, Scalar
@@ -53,7 +53,7 @@ class Approximation:
 
     def _draw(self, key: Array, num: Any) -> tuple[Float[Array, "some dim"], int]:
         """At least as many draws as are asked for, and how many that is."""
-        key, num = typed_key(key), whole("num", num)
+        key, num = typed_key(key), integer("num", num)
         dim, dtype = self.target.dim, jax.tree.leaves(self.phi)[0].dtype
         noise = draw_noise(key, self.family, sampling_rows(num, self.family, dim), dim, dtype)
         return _transform(self.phi, noise, family=self.family, num=_padded(num)), num

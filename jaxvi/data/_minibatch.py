@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int, Key, UInt32
 
-from jaxvi._arguments import check_field, whole
+from jaxvi._arguments import check_field, integer
 
 _ROUNDS = 6  # of the permutation
 
@@ -45,7 +45,7 @@ class Minibatch:
     size: int
 
     def __post_init__(self) -> None:
-        check_field(self, "size", whole)
+        check_field(self, "size", integer)
 
 
 def shuffle_seeds(key: Key[Array, ""]) -> UInt32[Array, "rounds"]:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvi._arguments import check_field, whole
+from jaxvi._arguments import check_field, integer
 from jaxvi.data._column_files import ColumnFile, is_column_file
 from jaxvi.target import num_rows
 
@@ -58,8 +58,8 @@ class Stream:
     _reader: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_field(self, "window", whole)
-        check_field(self, "num_rows", whole, optional=True)
+        check_field(self, "window", integer)
+        check_field(self, "num_rows", integer, optional=True)
         object.__setattr__(self, "_reader", _reader_of(self.source))
 
     def count(self) -> int:

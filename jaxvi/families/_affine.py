@@ -1,4 +1,4 @@
-"""Affine maps with a triangular or a diagonal matrix, and bijectors of the free coordinates."""
+"""Interface of bijectors of R^dim, and the affine bijector with triangular or diagonal matrix."""
 
 import abc
 import math
@@ -19,7 +19,7 @@ from jaxvi.families._full_rank import cholesky_factor, split_factor
 
 
 class AffineParams(NamedTuple):
-    """Shift, and the factor L as log-diagonal and strictly lower part.
+    """Parameters of z = m + L x: the shift m, log-diagonal and strictly lower part of L.
 
     `lower` has no rows where L is diagonal; elsewhere only what lies strictly below the diagonal
     is read.
@@ -31,7 +31,7 @@ class AffineParams(NamedTuple):
 
 
 def affine_forward(params: AffineParams, x: Float[Array, "dim"]) -> Float[Array, "dim"]:
-    """z = m + L x."""
+    """The affine map z = m + L x."""
     if params.lower.shape[0] == 0:
         return params.loc + jnp.exp(params.log_diag) * x
     factor = cholesky_factor(params.log_diag, params.lower)
@@ -40,7 +40,7 @@ def affine_forward(params: AffineParams, x: Float[Array, "dim"]) -> Float[Array,
 
 
 def affine_inverse(params: AffineParams, z: Float[Array, "dim"]) -> Float[Array, "dim"]:
-    """x = L^-1 (z - m)."""
+    """The inverse affine map x = L^-1 (z - m)."""
     if params.lower.shape[0] == 0:
         return (z - params.loc) * jnp.exp(-params.log_diag)
     factor = cholesky_factor(params.log_diag, params.lower)
@@ -50,7 +50,7 @@ def affine_inverse(params: AffineParams, z: Float[Array, "dim"]) -> Float[Array,
 def affine_of_gaussian(
     loc: Float[Array, "dim"], scale_tril: Float[Array, "dim dim"], structure: str
 ) -> AffineParams:
-    """The map that takes N(0, I) to N(loc, L L^T), or to its marginals where diagonal."""
+    """Parameters of the map from N(0, I) to N(loc, L L^T), or to its marginals if diagonal."""
     if structure == "diagonal":
         log_diag = jnp.log(marginal_scales(scale_tril))
         return AffineParams(loc, log_diag, jnp.zeros((0, loc.size), loc.dtype))
@@ -58,13 +58,13 @@ def affine_of_gaussian(
 
 
 def affine_at(loc: Float[Array, "dim"], scale: float, structure: str) -> AffineParams:
-    """z = loc + scale x."""
+    """Parameters of the map z = loc + scale x."""
     rows = 0 if structure == "diagonal" else loc.size
     log_diag = jnp.full_like(loc, math.log(scale))
     return AffineParams(loc, log_diag, jnp.zeros((rows, loc.size), loc.dtype))
 
 
-STRUCTURES = ("full", "diagonal")  # of an affine map's matrix
+STRUCTURES = ("full", "diagonal")  # of the matrix L
 
 
 class Bijector(abc.ABC):
@@ -78,43 +78,43 @@ class Bijector(abc.ABC):
     def init(
         self, key: Key[Array, ""], dim: int, *, start: Float[Array, "dim"] | None = None
     ) -> Any:
-        """Parameters to start from; a map may put what is near 0 at `start`."""
+        """Initial parameters; the map may shift the origin to `start`."""
 
     @abc.abstractmethod
     def forward(self, params: Any, x: Float[Array, "dim"]) -> tuple[Float[Array, "dim"], Scalar]:
-        """`(z, log |det dz/dx|)`."""
+        """The image z = f(x) with its log-determinant: `(z, log |det dz/dx|)`."""
 
     @abc.abstractmethod
     def inverse(self, params: Any, z: Float[Array, "dim"]) -> tuple[Float[Array, "dim"], Scalar]:
-        """`(x, log |det dx/dz|)`."""
+        """The preimage x of z = f(x) with its log-determinant: `(x, log |det dx/dz|)`."""
 
 
 @runtime_checkable
 class HasAffineForm(Protocol):
-    """The bijector is z = m + L x with a lower triangular L: it keeps Gaussians Gaussian."""
+    """A bijector z = m + L x with lower triangular L, which maps Gaussians to Gaussians."""
 
     def affine(self, params: Any) -> AffineParams:
-        """m and L."""
+        """The shift m and the factor L."""
 
     def init_gaussian(self, loc: Float[Array, "dim"], scale_tril: Float[Array, "dim dim"]) -> Any:
-        """Parameters for which N(0, I) becomes N(loc, L L^T), as nearly as it can."""
+        """Parameters that map N(0, I) to N(loc, L L^T), or as near to it as the map allows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Affine(Bijector):
-    r"""z = m + L x with a lower triangular or diagonal L.
+    r"""The affine bijector z = m + L x with a lower triangular or diagonal L.
 
     m and L are values in phi, so that whitening differs from a learned map only in `learned`.
-    They are the given ones, those of a Gaussian (`init_gaussian`), or the start and a multiple
-    of the identity. O(dim^2) a draw, or O(dim) where diagonal.
+    They are `loc` and `scale_tril` if given, else those of a Gaussian (`init_gaussian`), else the
+    start and a multiple of the identity. O(dim^2) a draw, or O(dim) where diagonal.
 
     Args:
         learned: whether m and L are learned; otherwise no gradient reaches them.
         structure: "full" or "diagonal".
-        init_scale: L is this times the identity where nothing else is known.
-        loc: m, shape (dim,), fixed here; None leaves it open.
+        init_scale: L is this times the identity if neither scale_tril nor a Gaussian is given.
+        loc: m, shape (dim,); None leaves it to `init` or `init_gaussian`.
         scale_tril: L, shape (dim, dim), lower triangular with a positive diagonal; None leaves it
-            open.
+            to `init` or `init_gaussian`.
 
     Raises:
         ValueError: unknown structure, init_scale not above 0, or loc and scale_tril that are not
@@ -128,7 +128,7 @@ class Affine(Bijector):
     learned: bool = False
     structure: Literal["full", "diagonal"] = "full"
     init_scale: float = 1.0
-    loc: Any = None  # whatever was given, as a FixedArray
+    loc: Any = None  # kept as a FixedArray
     scale_tril: Any = None
 
     def __post_init__(self) -> None:
@@ -139,9 +139,9 @@ class Affine(Bijector):
             given = getattr(self, name)
             if given is not None:
                 object.__setattr__(self, name, FixedArray(given))
-        self._check_given()
+        self._check_shapes()
 
-    def _check_given(self) -> None:
+    def _check_shapes(self) -> None:
         shapes = [given.shape for given in (self.loc, self.scale_tril) if given is not None]
         dims = {dim for shape in shapes for dim in shape}
         ranks = (self.loc is None or len(self.loc.shape) == 1) and (
@@ -161,31 +161,31 @@ class Affine(Bijector):
     def init(
         self, key: Key[Array, ""], dim: int, *, start: Float[Array, "dim"] | None = None
     ) -> AffineParams:
-        """m = start and L = init_scale I, or what was given."""
+        """m = start and L = init_scale I, unless `loc` or `scale_tril` is given."""
         loc = start_or_normal(key, dim, start)
         return self._with_given(affine_at(loc, self.init_scale, self.structure))
 
     def init_gaussian(
         self, loc: Float[Array, "dim"], scale_tril: Float[Array, "dim dim"]
     ) -> AffineParams:
-        """m and L of the Gaussian, or what was given."""
+        """m and L of the Gaussian, unless `loc` or `scale_tril` is given."""
         return self._with_given(affine_of_gaussian(loc, scale_tril, self.structure))
 
     def affine(self, params: AffineParams) -> AffineParams:
-        """m and L; constants where they are not learned."""
+        """m and L, without gradients if they are not learned."""
         return params if self.learned else jax.tree.map(lax.stop_gradient, params)
 
     def forward(
         self, params: AffineParams, x: Float[Array, "dim"]
     ) -> tuple[Float[Array, "dim"], Scalar]:
-        """m + L x, and log det L."""
+        """The map m + L x, and its log-determinant log det L."""
         params = self.affine(params)
         return affine_forward(params, x), params.log_diag.sum()
 
     def inverse(
         self, params: AffineParams, z: Float[Array, "dim"]
     ) -> tuple[Float[Array, "dim"], Scalar]:
-        """L^-1 (z - m) by a triangular solve, and -log det L."""
+        """The inverse map L^-1 (z - m) by a triangular solve, and -log det L."""
         params = self.affine(params)
         return affine_inverse(params, z), -params.log_diag.sum()
 

@@ -1,4 +1,4 @@
-"""An inverse autoregressive flow: each coordinate moves, given those before it."""
+"""Inverse autoregressive flow: each coordinate is transformed given those before it."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -20,7 +20,7 @@ class AutoregressiveFlow(Flow):
     A layer is $y_i = t_i + e^{s_i} x_i$, where t and s of coordinate i come from the coordinates
     of x before it by one masked network (Kingma et al. 2016; Germain et al. 2015); the order is
     reversed between layers. A draw and its density cost one pass through the networks, as the
-    evidence lower bound wants it. `log_prob` of a given z costs dim passes, one coordinate after
+    evidence lower bound needs it. `log_prob` of a given z costs dim passes, one coordinate after
     the other: for objectives that need it at every step `CouplingFlow` is cheaper.
 
     It starts at a Gaussian, as `CouplingFlow` does.
@@ -28,7 +28,7 @@ class AutoregressiveFlow(Flow):
     Args:
         num_layers: autoregressive layers.
         hidden: widths of each network's tanh layers; at least dim - 1 units let every
-            coordinate see all before it.
+            coordinate depend on all before it.
         affine: "full" or "diagonal" L; the latter for large dimensions.
         init_scale: standard deviation of every coordinate at the start, unconstrained units.
 
@@ -58,7 +58,7 @@ class AutoregressiveFlow(Flow):
         return (shift + jnp.exp(log_scale) * x)[::-1], log_scale.sum()
 
     def _inverse(self, layer: Layer, y: Float[Array, "dim"]) -> tuple[Float[Array, "dim"], Scalar]:
-        """Coordinate by coordinate: after i passes the first i are known, the others held at 0."""
+        """Inverts one coordinate a pass: after i passes the first i are known, the others are 0."""
         y = y[::-1]
         known = np.tri(y.size, dtype=bool)
 

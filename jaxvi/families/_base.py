@@ -1,4 +1,4 @@
-"""What a variational family is, and the small protocols for what it may offer besides."""
+"""Interface of variational families, with protocols for their optional methods."""
 
 import abc
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -22,18 +22,18 @@ class Moments(NamedTuple):
 
 
 class Family(abc.ABC):
-    """A set of distributions q over flat unconstrained `z`, reparameterised.
+    """A variational family: reparameterised distributions q over flat unconstrained `z`.
 
-    A member is named by its variational parameters `phi`, a NamedTuple of arrays; the family
+    A member is given by its variational parameters `phi`, a NamedTuple of arrays; the family
     itself is a frozen dataclass of plain numbers, so that it hashes and compares by value.
-    Methods speak of one draw; objectives map over draws and lanes over restarts.
+    Methods take one draw; objectives map over draws, and the engine over restarts.
     """
 
     @abc.abstractmethod
     def init(
         self, key: Key[Array, ""], dim: int, *, start: Float[Array, "dim"] | None = None
     ) -> Phi:
-        """Parameters to start from, centred on `start` where it is given."""
+        """Initial parameters, centred on `start` if it is given."""
 
     @abc.abstractmethod
     def draw_noise(
@@ -43,24 +43,24 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def transform(self, phi: Phi, noise: Float[Array, "noise"]) -> Float[Array, "dim"]:
-        """The draw z of q that one row of noise stands for; differentiable in phi."""
+        """The draw z of q for one row of base noise; differentiable in phi."""
 
     @abc.abstractmethod
     def log_prob(self, phi: Phi, z: Float[Array, "dim"]) -> Scalar:
-        """log q(z), in nats, normalised."""
+        """The normalised log density log q(z), in nats."""
 
 
 @runtime_checkable
 class HasEntropy(Protocol):
-    """The family knows its entropy exactly."""
+    """A family with a closed-form entropy."""
 
     def entropy(self, phi: Phi) -> Scalar:
-        """-E_q[log q(z)], in nats."""
+        """The entropy -E_q[log q(z)], in nats."""
 
 
 @runtime_checkable
 class HasMoments(Protocol):
-    """The family knows its mean and variance exactly."""
+    """A family with closed-form means and variances."""
 
     def moments(self, phi: Phi) -> Moments:
         """Mean and variance of every coordinate; infinite where they don't exist."""
@@ -68,44 +68,44 @@ class HasMoments(Protocol):
 
 @runtime_checkable
 class HasCovariance(Protocol):
-    """The family knows its covariance exactly."""
+    """A family with a closed-form covariance."""
 
     def covariance(self, phi: Phi) -> Float[Array, "dim dim"]:
-        """Dense covariance of z."""
+        """The dense covariance matrix of z."""
 
 
 @runtime_checkable
 class HasJointTransform(Protocol):
-    """The family gets a draw and its log density together for less than apart."""
+    """A family that computes a draw and its log density together, at less cost than apart."""
 
     def transform_and_log_prob(
         self, phi: Phi, noise: Float[Array, "noise"]
     ) -> tuple[Float[Array, "dim"], Scalar]:
-        """`(z, log q(z))` for one row of noise."""
+        """A draw with its log density, `(z, log q(z))`, for one row of noise."""
 
 
 @runtime_checkable
 class HasMirror(Protocol):
-    """Base noise has a mirror image of the same distribution."""
+    """A family whose base noise has a mirror image of the same distribution."""
 
     def mirror(self, noise: Noise) -> Noise:
-        """The mirror image, row by row."""
+        """The mirror image of each row of noise."""
 
 
 @runtime_checkable
 class HasUniform(Protocol):
-    """Base noise can be made from points of the unit cube."""
+    """A family whose base noise can be made from uniforms, such as quasi-random points."""
 
     def num_uniforms(self, dim: int) -> int:
-        """Dimension of the cube."""
+        """Number of uniforms for one draw: the dimension of the unit cube."""
 
     def noise_from_uniform(self, u: Float[Array, "draws cube"]) -> Noise:
-        """Noise from points strictly inside the cube."""
+        """Base noise from points strictly inside the unit cube."""
 
 
 @runtime_checkable
 class HasGaussianInit(Protocol):
-    """The family can start at a given Gaussian: that of a Laplace approximation, of draws."""
+    """A family that can start at a given Gaussian, such as a Laplace approximation."""
 
     def init_gaussian(
         self,
@@ -113,11 +113,11 @@ class HasGaussianInit(Protocol):
         loc: Float[Array, "dim"],
         scale_tril: Float[Array, "dim dim"],
     ) -> Phi:
-        """The member q nearest to p = N(loc, L L^T), of lowest KL(p || q); p itself if a member.
+        """Parameters of the member q nearest to p = N(loc, L L^T): of the lowest KL(p || q).
 
-        A family too rich for that, such as a flow with a diagonal map, takes its nearest
-        Gaussian. L is lower triangular with a positive diagonal; above the diagonal it is not
-        read.
+        That is p itself if it is a member. If the nearest member has no closed form, as of a flow
+        with a diagonal map, it is the nearest Gaussian member. L is lower triangular with a
+        positive diagonal; its entries above the diagonal are not read.
         """
 
 
@@ -126,7 +126,7 @@ class NormalNoiseFamily(Family):
 
     @abc.abstractmethod
     def noise_size(self, dim: int) -> int:
-        """How many standard normals make one draw."""
+        """Number of standard normals for one draw."""
 
     def draw_noise(
         self, key: Key[Array, ""], num: int, dim: int, dtype: jnp.dtype | None = None
@@ -135,22 +135,22 @@ class NormalNoiseFamily(Family):
         return normals(key, (num, self.noise_size(dim)), dtype or float)
 
     def mirror(self, noise: Noise) -> Noise:
-        """-noise."""
+        """The noise with its sign changed."""
         return -noise
 
     def num_uniforms(self, dim: int) -> int:
-        """One uniform a normal."""
+        """One uniform for each standard normal."""
         return self.noise_size(dim)
 
     def noise_from_uniform(self, u: Float[Array, "draws cube"]) -> Noise:
-        """The normal quantiles of `u`."""
+        """Standard normal quantiles of `u`."""
         return ndtri(u)
 
 
 def transform_and_log_prob(
     family: Family, phi: Phi, noise: Float[Array, "noise"]
 ) -> tuple[Float[Array, "dim"], Scalar]:
-    """`(z, log q(z))`, by the family's own joint method where it has one."""
+    """A draw with its log density, `(z, log q(z))`, by the family's joint method if it has one."""
     if isinstance(family, HasJointTransform):
         return family.transform_and_log_prob(phi, noise)
     z = family.transform(phi, noise)
@@ -160,7 +160,7 @@ def transform_and_log_prob(
 def start_or_normal(
     key: Key[Array, ""], dim: int, start: Float[Array, "dim"] | None
 ) -> Float[Array, "dim"]:
-    """`start`, or a standard normal vector where there is none."""
+    """`start`, or a standard normal vector if it is None."""
     return jax.random.normal(key, (dim,)) if start is None else start
 
 
@@ -170,5 +170,5 @@ def marginal_scales(scale_tril: Float[Array, "dim dim"]) -> Float[Array, "dim"]:
 
 
 def standard_normal_log_prob(noise: Float[Array, "n"]) -> Scalar:
-    """log N(noise | 0, I)."""
+    """Log density of a vector under N(0, I)."""
     return -0.5 * jnp.sum(noise * noise) - 0.5 * noise.size * LOG_2PI

@@ -1,4 +1,4 @@
-"""A coupling flow: each layer moves one half of the coordinates, given the other half."""
+"""Coupling flow: each layer transforms one half of the coordinates given the other half."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxvi._arguments import check_field, number, one_of, whole
+from jaxvi._arguments import check_field, integer, number, one_of
 from jaxvi._numerics import pytrees
 from jaxvi._types import Scalar
 from jaxvi.families._flow_base import Flow, Layer, bounded, check_flow
@@ -20,33 +20,33 @@ from jaxvi.families._spline import (
     spline_knots,
 )
 
-# A step of an optimiser that suits the shifts would throw the knots about: on a banana in two
+# Factor on the spline's raw parameters. Knots need smaller steps than shifts: on a banana in two
 # dimensions splines with a gain of 1 diverged at learning rates at which affine layers converge.
 _SPLINE_GAIN = 0.2
-_TERMS_GAIN = 0.1  # likewise of products, which are large far out
-_PRODUCTS_UP_TO = 16  # coordinates kept; of more squares alone, whose number doesn't explode
+_POLYNOMIAL_GAIN = 0.1  # likewise for polynomial terms, which are large in the tails
+_MAX_KEPT_FOR_PRODUCTS = 16  # coordinates; with more, squares alone, whose number grows linearly
 
 
 @dataclass(frozen=True)
 class CouplingFlow(Flow):
     r"""Standard normals through coupling layers, then through z = m + L x, all learned.
 
-    A layer keeps one half of its coordinates and moves each of the others by a monotonic
+    A layer keeps one half of its coordinates and maps each of the others by a monotonic
     function whose parameters a network computes from those kept: $y = t + e^s x$ (Dinh,
     Sohl-Dickstein and Bengio 2017), or a rational-quadratic spline on [-tail_bound, tail_bound],
-    the identity beyond (Durkan et al. 2019), followed by such a map. t and s have terms of first
-    and second order in those kept, too: networks of tanh units level off where draws get few, and
-    the tail of a curved posterior would be lost there. Halves alternate, and the coordinates are
-    shuffled after every two layers. Draws, densities and inverses all cost one pass through the
-    networks; the log-scales of a layer stay within 3. Second-order terms are all products of two
-    coordinates in up to 33 dimensions, and squares alone in more.
+    the identity beyond (Durkan et al. 2019), followed by such a map. t and s also have terms of
+    first and second order in those kept: networks of tanh units saturate in the tails, where draws
+    are few, and would not follow the tail of a curved posterior. Halves alternate, and the
+    coordinates are shuffled after every two layers. Draws, densities and inverses all cost one
+    pass through the networks; the log-scales of a layer stay within 3. Second-order terms are all
+    products of two coordinates in up to 33 dimensions, and squares alone in more.
 
-    It starts at a Gaussian: the layers do nothing at first, and `init_gaussian` makes the first
+    It starts at a Gaussian: the layers start as the identity, and `init_gaussian` makes the first
     bound that Gaussian's. With one coordinate there is nothing to condition on: affine layers
     then add nothing, splines still do.
 
     Args:
-        num_layers: coupling layers; two of them move every coordinate once.
+        num_layers: coupling layers; two of them transform every coordinate once.
         hidden: widths of each network's tanh layers.
         transformer: "affine" or "spline".
         num_bins: bins of each spline.
@@ -72,15 +72,15 @@ class CouplingFlow(Flow):
     def __post_init__(self) -> None:
         check_flow(self)
         check_field(self, "transformer", one_of, ("affine", "spline"))
-        check_field(self, "num_bins", whole, 2, 500)
+        check_field(self, "num_bins", integer, 2, 500)
         check_field(self, "tail_bound", number, above=0.0)
 
     def _net_sizes(self, dim: int) -> tuple[int, ...]:
         each = 2 + (num_spline_params(self.num_bins) if self.transformer == "spline" else 0)
         return dim // 2, *self.hidden, (dim - dim // 2) * each
 
-    def _num_more(self, dim: int) -> int:
-        return _num_terms(dim // 2) * (dim - dim // 2) * 2
+    def _num_extra(self, dim: int) -> int:
+        return _num_polynomial_terms(dim // 2) * (dim - dim // 2) * 2
 
     def _order(self, dim: int) -> Int[np.ndarray, "dim"]:
         order = np.arange(dim)
@@ -90,7 +90,7 @@ class CouplingFlow(Flow):
         return order
 
     def _forward(self, layer: Layer, x: Float[Array, "dim"]) -> tuple[Float[Array, "dim"], Scalar]:
-        """The half moved goes first, for the next layer to be conditioned on."""
+        """The transformed half goes first: the next layer conditions on it."""
         kept, moved = x[: x.size // 2], x[x.size // 2 :]
         shift, log_scale, raw = self._params(layer, kept, moved.size)
         log_det = log_scale.sum()
@@ -115,30 +115,31 @@ class CouplingFlow(Flow):
     def _params(
         self, layer: Layer, kept: Float[Array, "kept"], num: int
     ) -> tuple[Float[Array, "moved"], Float[Array, "moved"], Float[Array, "moved rest"]]:
-        """Shift, log-scale and what a spline needs, of each coordinate to be moved."""
+        """Shift, log-scale and raw spline parameters of each coordinate to be transformed."""
         sizes = self._net_sizes(kept.size + num)
-        shapes = [(num_weights(sizes),), (_num_terms(kept.size), 2 * num)]
+        shapes = [(num_weights(sizes),), (_num_polynomial_terms(kept.size), 2 * num)]
         net, weights = pytrees.split(layer.net, shapes)
         out = apply_net(net, sizes, kept).reshape(num, -1)
         # at full precision, as the network is
-        more = jnp.matmul(_terms(kept), weights, precision=lax.Precision.HIGHEST).reshape(num, 2)
-        shift, log_scale = (out[:, :2] + _TERMS_GAIN * more).T
+        terms = _polynomial_terms(kept)
+        polynomial = jnp.matmul(terms, weights, precision=lax.Precision.HIGHEST).reshape(num, 2)
+        shift, log_scale = (out[:, :2] + _POLYNOMIAL_GAIN * polynomial).T
         return shift, bounded(log_scale), bounded(_SPLINE_GAIN * out[:, 2:])
 
 
-def _num_terms(kept: int) -> int:
-    return kept * (1 + (kept if kept <= _PRODUCTS_UP_TO else 1))
+def _num_polynomial_terms(kept: int) -> int:
+    return kept * (1 + (kept if kept <= _MAX_KEPT_FOR_PRODUCTS else 1))
 
 
-def _terms(x: Float[Array, "kept"]) -> Float[Array, "terms"]:
-    """Of first and second order. A product of two comes twice: picking it once would cost more."""
-    second = x[None] if x.size <= _PRODUCTS_UP_TO else x[:, None]
+def _polynomial_terms(x: Float[Array, "kept"]) -> Float[Array, "terms"]:
+    """Terms of first and second order in x. Products of two come twice, to avoid a gather."""
+    second = x[None] if x.size <= _MAX_KEPT_FOR_PRODUCTS else x[:, None]
     products = x[:, None] * second
     return jnp.concatenate([x[:, None], products], axis=1).reshape(-1)
 
 
 def _shuffle(x: Any) -> Any:
-    """A perfect shuffle of the two halves, as of cards; a transpose has a cheap gradient."""
+    """A perfect shuffle of the two halves, as a transpose, which has a cheap gradient."""
     half = x.size // 2
     return _with_last(x[: 2 * half].reshape(2, half).T.reshape(-1), x)
 
@@ -149,7 +150,7 @@ def _unshuffle(x: Any) -> Any:
 
 
 def _with_last(even: Any, x: Any) -> Any:
-    """`even`, then the last coordinate of x where their number is odd; of NumPy or JAX arrays."""
+    """`even`, then the last coordinate of x if x has odd length; for NumPy or JAX arrays."""
     if x.size % 2 == 0:
         return even
     join = np.concatenate if isinstance(x, np.ndarray) else jnp.concatenate

@@ -1,4 +1,4 @@
-"""Numbers that belong to a specification: an array that hashes and compares by value."""
+"""An array that hashes and compares by value, as a field of a frozen specification."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from jaxtyping import Array, Shaped
 class FixedArray:
     """A read-only array that hashes and compares by value, so that a frozen spec can hold it.
 
-    Floating numbers are kept in float64 and integers as they are; NaN and infinity are refused.
+    Floating numbers are kept in float64 and integers unchanged; NaN and infinity raise.
 
     Example:
         >>> jaxvi.families.FixedArray([1.0, 2.0]) == jaxvi.families.FixedArray(jnp.arange(1.0, 3.0))
@@ -22,7 +22,7 @@ class FixedArray:
     def __init__(self, values: Any) -> None:
         try:
             made = np.array(values.as_numpy() if isinstance(values, FixedArray) else values)
-            if made.dtype.kind not in "biufV":  # V: the narrow floats of JAX
+            if made.dtype.kind not in "biufV":  # V: JAX's narrow floats, such as bfloat16
                 raise TypeError
             if made.dtype.kind == "V":
                 made = np.array(made, np.float64)
@@ -43,15 +43,15 @@ class FixedArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the array."""
+        """The shape of the array."""
         return self._values.shape
 
     def as_numpy(self) -> Shaped[np.ndarray, "..."]:
-        """The read-only NumPy array."""
+        """The values as a read-only NumPy array."""
         return self._values
 
     def as_array(self, dtype: jnp.dtype | None = None) -> Shaped[Array, "..."]:
-        """As a JAX array."""
+        """The values as a JAX array, of `dtype` if it is given."""
         return jnp.asarray(self._values, dtype)
 
     def __eq__(self, other: object) -> bool:

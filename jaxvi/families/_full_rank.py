@@ -1,4 +1,4 @@
-"""One Gaussian with a dense covariance."""
+"""Gaussian family with a dense covariance."""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from jaxvi.families._base import (
 
 
 class FullRankParams(NamedTuple):
-    """Mean, and the Cholesky factor as log-diagonal and strictly lower part.
+    """Mean, and Cholesky factor L as log-diagonal and strictly lower part.
 
     Only what lies strictly below the diagonal of `lower` is read.
     """
@@ -39,14 +39,14 @@ def cholesky_factor(
 
 
 def scale_tril_on_host(log_diag: Any, lower: Any) -> Float[np.ndarray, "dim dim"]:
-    """The same by NumPy: of numbers at hand nothing has to be compiled."""
+    """`cholesky_factor` in NumPy and float64, so that nothing is compiled."""
     return np.tril(np.asarray(lower, float), -1) + np.diag(np.exp(np.asarray(log_diag, float)))
 
 
 def split_factor(
     scale_tril: Float[Array, "dim dim"],
 ) -> tuple[Float[Array, "dim"], Float[Array, "dim dim"]]:
-    """Log-diagonal and strictly lower part: what `cholesky_factor` puts together."""
+    """Log-diagonal and strictly lower part of a factor: the inverse of `cholesky_factor`."""
     return jnp.log(jnp.diagonal(scale_tril)), jnp.tril(scale_tril, -1)
 
 
@@ -74,7 +74,7 @@ class FullRank(NormalNoiseFamily):
         check_field(self, "init_scale", number, above=0.0)
 
     def noise_size(self, dim: int) -> int:
-        """One normal a coordinate."""
+        """One standard normal for each coordinate."""
         return dim
 
     def init(
@@ -94,7 +94,7 @@ class FullRank(NormalNoiseFamily):
         loc: Float[Array, "dim"],
         scale_tril: Float[Array, "dim dim"],
     ) -> FullRankParams:
-        """The Gaussian itself."""
+        """Parameters of the Gaussian itself."""
         return FullRankParams(loc, *split_factor(scale_tril))
 
     def scale_tril(self, phi: FullRankParams) -> Float[Array, "dim dim"]:
@@ -102,13 +102,13 @@ class FullRank(NormalNoiseFamily):
         return cholesky_factor(phi.log_diag, phi.lower)
 
     def transform(self, phi: FullRankParams, noise: Float[Array, "dim"]) -> Float[Array, "dim"]:
-        """z = m + L noise."""
+        """The draw z = m + L noise."""
         return phi.loc + self.scale_tril(phi) @ noise
 
     def transform_and_log_prob(
         self, phi: FullRankParams, noise: Float[Array, "dim"]
     ) -> tuple[Float[Array, "dim"], Scalar]:
-        """log q from the noise itself: no triangular solve."""
+        """A draw and its log density, from the noise and without a triangular solve."""
         return self.transform(phi, noise), standard_normal_log_prob(noise) - phi.log_diag.sum()
 
     def log_prob(self, phi: FullRankParams, z: Float[Array, "dim"]) -> Scalar:
@@ -117,14 +117,14 @@ class FullRank(NormalNoiseFamily):
         return standard_normal_log_prob(whitened) - phi.log_diag.sum()
 
     def entropy(self, phi: FullRankParams) -> Scalar:
-        """log det L + dim / 2 * log(2 pi e)."""
+        """The entropy, log det L + dim / 2 * log(2 pi e)."""
         return phi.log_diag.sum() + 0.5 * phi.loc.size * (1.0 + LOG_2PI)
 
     def moments(self, phi: FullRankParams) -> Moments:
-        """m and the diagonal of L L^T."""
+        """The mean m and the variances, the diagonal of L L^T."""
         return Moments(phi.loc, jnp.sum(self.scale_tril(phi) ** 2, axis=-1))
 
     def covariance(self, phi: FullRankParams) -> Float[Array, "dim dim"]:
-        """L L^T."""
+        """The covariance L L^T."""
         factor = self.scale_tril(phi)
         return factor @ factor.T

@@ -1,4 +1,4 @@
-"""One Gaussian with a low-rank plus diagonal covariance."""
+"""Gaussian family with a low-rank plus diagonal covariance."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from jax import lax
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float, Key
 
-from jaxvi._arguments import check_field, number, whole
+from jaxvi._arguments import check_field, integer, number
 from jaxvi._numerics import normals
 from jaxvi._types import Scalar
 from jaxvi.families._base import (
@@ -21,8 +21,8 @@ from jaxvi.families._base import (
     start_or_normal,
 )
 
-_MOST_ITERATIONS = 100
-_SADDLE = 1e-3  # in standard deviations; what it costs in bound is its fourth power
+_MAX_FACTOR_ITERATIONS = 100
+_IDLE_COLUMN_SCALE = 1e-3  # in standard deviations; it costs the bound its fourth power
 
 
 class LowRankParams(NamedTuple):
@@ -34,7 +34,7 @@ class LowRankParams(NamedTuple):
 
 
 class _Woodbury(NamedTuple):
-    """Factor in units of the diagonal part, Cholesky factor of I + U^T U, log det of q's scale."""
+    """Factor U in units of the diagonal part, Cholesky of I + U^T U, log det of q's scale."""
 
     whitened_factor: Float[Array, "dim rank"]
     capacitance_chol: Float[Array, "rank rank"]
@@ -65,10 +65,10 @@ class LowRank(NormalNoiseFamily):
 
     def __post_init__(self) -> None:
         check_field(self, "init_scale", number, above=0.0)
-        check_field(self, "rank", whole)
+        check_field(self, "rank", integer)
 
     def noise_size(self, dim: int) -> int:
-        """rank normals for the common part, one a coordinate for its own."""
+        """`rank` standard normals for the low-rank part, and one for each coordinate."""
         return self.rank + dim
 
     def init(
@@ -77,8 +77,8 @@ class LowRank(NormalNoiseFamily):
         """Centred on `start`; a small random F, since F = 0 is a saddle of the bound."""
         key_loc, key_factor = jax.random.split(key)
         loc = start_or_normal(key_loc, dim, start)
-        spread = 0.1 * self.init_scale
-        factor = spread * normals(key_factor, (dim, self.rank), loc.dtype)
+        factor_scale = 0.1 * self.init_scale
+        factor = factor_scale * normals(key_factor, (dim, self.rank), loc.dtype)
         return LowRankParams(loc, jnp.full_like(loc, math.log(self.init_scale)), factor)
 
     def init_gaussian(
@@ -87,27 +87,27 @@ class LowRank(NormalNoiseFamily):
         loc: Float[Array, "dim"],
         scale_tril: Float[Array, "dim dim"],
     ) -> LowRankParams:
-        """Factor analysis of L L^T: exact where it has the form, or rank is at least dim - 1.
+        """Factor analysis of L L^T: exact if that has the form, or if rank is at least dim - 1.
 
-        O(dim^3) an iteration, of which there are up to 100, most often ten.
+        O(dim^3) an iteration, with at most 100 iterations and about ten in most cases.
         """
         scale = marginal_scales(scale_tril)
         rows = jnp.tril(scale_tril) / scale[:, None]
-        own, factor = factor_analysis(rows @ rows.T, min(self.rank, loc.size))
+        specific, factor = factor_analysis(rows @ rows.T, min(self.rank, loc.size))
         missing = self.rank - factor.shape[1]
         factor = jnp.concatenate([factor, jnp.zeros((loc.size, missing), loc.dtype)], axis=1)
-        # a column of zeros would stay so, being a saddle of the bound
-        spread = _SADDLE * jnp.sqrt(own)[:, None] / self.rank**0.5
-        seed = spread * normals(key, factor.shape, loc.dtype)
+        # columns of zeros would stay zero, since they are a saddle of the bound
+        seed_scale = _IDLE_COLUMN_SCALE * jnp.sqrt(specific)[:, None] / self.rank**0.5
+        seed = seed_scale * normals(key, factor.shape, loc.dtype)
         idle = jnp.all(factor == 0.0, axis=0)[None]
-        own = own - jnp.sum(jnp.where(idle, seed**2, jnp.zeros_like(seed)), axis=-1)
+        specific = specific - jnp.sum(jnp.where(idle, seed**2, jnp.zeros_like(seed)), axis=-1)
         factor = jnp.where(idle, seed, factor)
-        return LowRankParams(loc, jnp.log(scale) + 0.5 * jnp.log(own), scale[:, None] * factor)
+        return LowRankParams(loc, jnp.log(scale) + 0.5 * jnp.log(specific), scale[:, None] * factor)
 
     def transform(self, phi: LowRankParams, noise: Float[Array, "noise"]) -> Float[Array, "dim"]:
-        """z = m + F noise[:rank] + e^s * noise[rank:]."""
-        common, own = noise[: self.rank], noise[self.rank :]
-        return phi.loc + phi.factor @ common + jnp.exp(phi.log_scale) * own
+        """The draw z = m + F noise[:rank] + e^s * noise[rank:]."""
+        common, specific = noise[: self.rank], noise[self.rank :]
+        return phi.loc + phi.factor @ common + jnp.exp(phi.log_scale) * specific
 
     def log_prob(self, phi: LowRankParams, z: Float[Array, "dim"]) -> Scalar:
         """Gaussian log density by Woodbury's identity."""
@@ -119,15 +119,15 @@ class LowRank(NormalNoiseFamily):
         return -0.5 * (square + phi.loc.size * LOG_2PI) - parts.half_log_det
 
     def entropy(self, phi: LowRankParams) -> Scalar:
-        """Half the log-determinant of the covariance + dim / 2 * log(2 pi e)."""
+        """The entropy: half the log-determinant of the covariance + dim / 2 * log(2 pi e)."""
         return self._woodbury(phi).half_log_det + 0.5 * phi.loc.size * (1.0 + LOG_2PI)
 
     def moments(self, phi: LowRankParams) -> Moments:
-        """m and the diagonal of the covariance."""
+        """The mean m and the variances, the diagonal of the covariance."""
         return Moments(phi.loc, jnp.exp(2.0 * phi.log_scale) + jnp.sum(phi.factor**2, axis=-1))
 
     def covariance(self, phi: LowRankParams) -> Float[Array, "dim dim"]:
-        """F F^T + diag(e^(2 s))."""
+        """The covariance F F^T + diag(e^(2 s))."""
         return phi.factor @ phi.factor.T + jnp.diag(jnp.exp(2.0 * phi.log_scale))
 
     def _woodbury(self, phi: LowRankParams) -> _Woodbury:
@@ -141,62 +141,67 @@ class LowRank(NormalNoiseFamily):
 def factor_analysis(
     correlation: Float[Array, "dim dim"], rank: int
 ) -> tuple[Float[Array, "dim"], Float[Array, "dim rank"]]:
-    """(own variances, F) of F F^T + diag(own), of largest likelihood for a correlation matrix.
+    """Maximum-likelihood factor analysis of a correlation matrix: (specific variances, F).
 
-    Given the own variances the best F is known from the eigenvectors of the matrix in their units
-    (Lawley and Maxwell 1962), and the divergence is a sum over the smallest eigenvalues. A step
-    in the logarithms of the variances is that of Newton's method with Jöreskog's (1967)
-    approximate Hessian, exact where nothing is left to explain; or, where that is not the better
-    one, to what F leaves of the diagonal, which never makes things worse.
+    The model is F F^T + diag(specific). Given the specific variances, the best F follows from the
+    eigenvectors of the matrix in their units (Lawley and Maxwell 1962), and the divergence is a
+    sum over the smallest eigenvalues. A step is Newton's in the log variances, with Jöreskog's
+    (1967) approximate Hessian, which is exact where F explains everything; or, where that is
+    better, to what F leaves of the diagonal, which never raises the divergence.
     """
     dim, eps = correlation.shape[0], float(jnp.finfo(correlation.dtype).eps)
     floor = 4.0 * eps
-    if rank >= dim - 1:  # the smallest eigenvalue can be everyone's own
-        own = jnp.maximum(jnp.full(dim, jnp.linalg.eigvalsh(correlation)[0]), floor)
-        return own, _best_factor(correlation, own, rank)[0]
+    if rank >= dim - 1:  # the smallest eigenvalue serves as every specific variance
+        specific = jnp.maximum(jnp.full(dim, jnp.linalg.eigvalsh(correlation)[0]), floor)
+        return specific, _best_factor(correlation, specific, rank)[0]
 
     def improve(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        step, own, _ = carry
-        factor, values, rest = _best_factor(correlation, own, rank)
+        step, specific, _ = carry
+        factor, values, rest = _best_factor(correlation, specific, rank)
         gradient = (rest * rest) @ (1.0 - values)
-        hessian = (rest @ rest.T) ** 2 + eps**0.5 * jnp.eye(dim, dtype=own.dtype)
-        newton = own * jnp.exp(-jnp.clip(jnp.linalg.solve(hessian, gradient), -1.0, 1.0))
+        hessian = (rest @ rest.T) ** 2 + eps**0.5 * jnp.eye(dim, dtype=specific.dtype)
+        newton = specific * jnp.exp(-jnp.clip(jnp.linalg.solve(hessian, gradient), -1.0, 1.0))
         newton = jnp.clip(newton, floor, 1.0)
         plain = jnp.maximum(1.0 - jnp.sum(factor**2, axis=-1), floor)
-        worse = _left_over(correlation, newton, rank) > _left_over(correlation, plain, rank)
+        worse = _twice_divergence(correlation, newton, rank) > _twice_divergence(
+            correlation, plain, rank
+        )
         better = jnp.where(worse, plain, newton)
-        return step + 1, better, jnp.max(jnp.abs(jnp.log(better / own)))
+        return step + 1, better, jnp.max(jnp.abs(jnp.log(better / specific)))
 
     def unfinished(carry: tuple[Array, Array, Array]) -> Array:
-        return (carry[0] < _MOST_ITERATIONS) & (carry[2] > eps**0.6)
+        return (carry[0] < _MAX_FACTOR_ITERATIONS) & (carry[2] > eps**0.6)
 
     precision = jnp.linalg.inv(correlation)
     start = jnp.clip(1.0 / jnp.diagonal(precision), floor, 1.0)
     far = jnp.full((), jnp.inf, correlation.dtype)
-    _, own, _ = lax.while_loop(unfinished, improve, (jnp.zeros((), jnp.int32), start, far))
-    return own, _best_factor(correlation, own, rank)[0]
+    _, specific, _ = lax.while_loop(unfinished, improve, (jnp.zeros((), jnp.int32), start, far))
+    return specific, _best_factor(correlation, specific, rank)[0]
 
 
 def _in_units_of(
-    own: Float[Array, "dim"], correlation: Float[Array, "dim dim"]
+    specific: Float[Array, "dim"], correlation: Float[Array, "dim dim"]
 ) -> Float[Array, "dim dim"]:
-    root = jnp.sqrt(own)
+    """The correlation matrix in units of the specific standard deviations."""
+    root = jnp.sqrt(specific)
     return correlation / (root[:, None] * root[None])
 
 
 def _best_factor(
-    correlation: Float[Array, "dim dim"], own: Float[Array, "dim"], rank: int
+    correlation: Float[Array, "dim dim"], specific: Float[Array, "dim"], rank: int
 ) -> tuple[Float[Array, "dim rank"], Float[Array, "rest"], Float[Array, "dim rest"]]:
-    """F for these own variances, and the eigenvalues and eigenvectors that it leaves."""
-    values, vectors = jnp.linalg.eigh(_in_units_of(own, correlation))
+    """F for these specific variances, and the eigenvalues and eigenvectors not used in it."""
+    values, vectors = jnp.linalg.eigh(_in_units_of(specific, correlation))
     excess = jnp.maximum(values[-rank:] - 1.0, 0.0)
-    factor = jnp.sqrt(own)[:, None] * vectors[:, -rank:] * jnp.sqrt(excess)[None]
+    factor = jnp.sqrt(specific)[:, None] * vectors[:, -rank:] * jnp.sqrt(excess)[None]
     return factor, values[:-rank], vectors[:, :-rank]
 
 
-def _left_over(correlation: Float[Array, "dim dim"], own: Float[Array, "dim"], rank: int) -> Scalar:
-    """Twice the divergence of the best F for these own variances."""
-    values = jnp.linalg.eigvalsh(_in_units_of(own, correlation))
-    kept = jnp.maximum(values[-rank:], 1.0)  # what is explained leaves nothing
+def _twice_divergence(
+    correlation: Float[Array, "dim dim"], specific: Float[Array, "dim"], rank: int
+) -> Scalar:
+    """Twice the divergence of the best F for these specific variances."""
+    values = jnp.linalg.eigvalsh(_in_units_of(specific, correlation))
+    kept = jnp.maximum(values[-rank:], 1.0)  # eigenvalues that F explains add nothing
     tail = jnp.concatenate([values[:-rank], values[-rank:] / kept])
     return jnp.sum(tail - jnp.log(tail) - 1.0)

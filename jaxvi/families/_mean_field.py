@@ -1,4 +1,4 @@
-"""Independent Gaussians."""
+"""Gaussian family with independent coordinates (mean field)."""
 
 import math
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from jaxvi.families._base import (
 
 
 class MeanFieldParams(NamedTuple):
-    """`loc` and the logarithm of the standard deviations."""
+    """Means, and logarithms of the standard deviations."""
 
     loc: Float[Array, "dim"]
     log_scale: Float[Array, "dim"]
@@ -30,8 +30,8 @@ class MeanFieldParams(NamedTuple):
 class MeanField(NormalNoiseFamily):
     r"""Independent Gaussians, $q(z) = \prod_i N(z_i \mid m_i, e^{2 s_i})$.
 
-    O(dim) time and memory a draw. It cannot show correlation, and on a correlated posterior it
-    understates the spread: for a Gaussian target with precision P its optimum has variances
+    O(dim) time and memory a draw. It has no correlations, and on a correlated posterior it
+    understates variances: for a Gaussian target with precision P its optimum has variances
     1 / P_ii.
 
     Args:
@@ -50,7 +50,7 @@ class MeanField(NormalNoiseFamily):
         check_field(self, "init_scale", number, above=0.0)
 
     def noise_size(self, dim: int) -> int:
-        """One normal a coordinate."""
+        """One standard normal for each coordinate."""
         return dim
 
     def init(
@@ -70,13 +70,13 @@ class MeanField(NormalNoiseFamily):
         return MeanFieldParams(loc, jnp.log(marginal_scales(scale_tril)))
 
     def transform(self, phi: MeanFieldParams, noise: Float[Array, "dim"]) -> Float[Array, "dim"]:
-        """z = m + e^s * noise."""
+        """The draw z = m + e^s * noise."""
         return phi.loc + jnp.exp(phi.log_scale) * noise
 
     def transform_and_log_prob(
         self, phi: MeanFieldParams, noise: Float[Array, "dim"]
     ) -> tuple[Float[Array, "dim"], Scalar]:
-        """log q from the noise itself: no division."""
+        """A draw and its log density, from the noise and without a division."""
         return self.transform(phi, noise), standard_normal_log_prob(noise) - phi.log_scale.sum()
 
     def log_prob(self, phi: MeanFieldParams, z: Float[Array, "dim"]) -> Scalar:
@@ -85,13 +85,13 @@ class MeanField(NormalNoiseFamily):
         return standard_normal_log_prob(whitened) - phi.log_scale.sum()
 
     def entropy(self, phi: MeanFieldParams) -> Scalar:
-        """sum(s) + dim / 2 * log(2 pi e)."""
+        """The entropy, sum(s) + dim / 2 * log(2 pi e)."""
         return phi.log_scale.sum() + 0.5 * phi.loc.size * (1.0 + LOG_2PI)
 
     def moments(self, phi: MeanFieldParams) -> Moments:
-        """m and e^(2 s)."""
+        """The means m and the variances e^(2 s)."""
         return Moments(phi.loc, jnp.exp(2.0 * phi.log_scale))
 
     def covariance(self, phi: MeanFieldParams) -> Float[Array, "dim dim"]:
-        """Diagonal matrix of the variances."""
+        """The diagonal matrix of the variances."""
         return jnp.diag(self.moments(phi).variance)

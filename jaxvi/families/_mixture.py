@@ -1,4 +1,4 @@
-"""A mixture of q's that were fitted one by one."""
+"""Mixture family: several fitted q's as one distribution."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from jax import nn
 from jax.scipy.special import logsumexp, ndtr, ndtri
 from jaxtyping import Array, Float, Key
 
-from jaxvi._arguments import check_field, instance, whole
+from jaxvi._arguments import check_field, instance, integer
 from jaxvi._types import Noise, Phi, Scalar
 from jaxvi.families._base import Family, Moments, NormalNoiseFamily
 from jaxvi.families._mean_field import MeanField
@@ -18,10 +18,10 @@ from jaxvi.families._optional_methods import MOMENTS, has_all, offer
 
 
 class MixtureParams(NamedTuple):
-    """Unnormalised log weights, and the components.
+    """Unnormalised log weights, and the parameters of the components.
 
-    Of one family, the components are its phi with an axis in front of every leaf; of several, a
-    tuple with one phi for each.
+    For one family, `components` is its phi with an axis of components in front of every leaf; for
+    several, a tuple of phis.
     """
 
     log_weights: Float[Array, "components"]
@@ -30,18 +30,18 @@ class MixtureParams(NamedTuple):
 
 @dataclass(frozen=True)
 class Mixture(Family):
-    r"""$q(z) = \sum_k w_k q_k(z)$: several fitted q's as one, or a safe component beside another.
+    r"""$q(z) = \sum_k w_k q_k(z)$: several fitted q's as one, or a q and a defensive component.
 
-    For combining what has been fitted, as by `Mixture.of`, and for evaluating, drawing from and
-    weighting it. A draw is that of the component which the noise's first normal picks by the
+    For combining fitted q's with `Mixture.of`, and for densities, draws and importance weights of
+    the mixture. A draw is that of the component which the noise's first normal picks by the
     inverse CDF of the weights. Gradients in the components are unbiased, but those in the weights
-    through a draw are zero: to learn weights, use `stratified`. Moments and covariance are there
-    where all components have them; an entropy in closed form is not. A draw costs the draws of
-    all components, a density all their densities.
+    through a draw are zero: to learn weights, use `stratified`. Moments and covariance are
+    offered if all components have them; there is no closed-form entropy. A draw costs a draw of
+    every component, a density all their densities.
 
     Args:
         family: the components' family, or a tuple with one for each component.
-        num: how many components; a tuple's length.
+        num: number of components; the length of the tuple if `family` is one.
 
     Raises:
         ValueError: no component, or a `num` that is not the tuple's length.
@@ -56,7 +56,7 @@ class Mixture(Family):
     num: int = 2
 
     def __post_init__(self) -> None:
-        check_field(self, "num", whole)
+        check_field(self, "num", integer)
         given = len(self.family) if isinstance(self.family, tuple) else self.num
         if given != self.num:
             raise ValueError(
@@ -78,21 +78,21 @@ class Mixture(Family):
     def of(
         cls, family: Family | tuple[Family, ...], phis: Phi, log_weights: Any = None
     ) -> tuple["Mixture", MixtureParams]:
-        """A mixture and its parameters from fitted ones.
+        """The mixture of fitted components, and its parameters.
 
         Args:
-            family: of all components, or one for each.
+            family: the family of all components, or a tuple with one for each.
             phis: for one family, its phi with an axis of components in front of every leaf, as
                 `Fit.phi` has one of lanes; for several, a tuple of phis.
             log_weights: one number for each component, as the bounds: weights are their softmax.
                 Or, of shape (components, draws), log importance weights under each component: its
-                weight is their mean, an estimate of the evidence that it covers. None weights
-                all alike.
+                weight is their mean, an estimate of the evidence that it covers. None gives
+                equal weights.
 
         Returns:
-            `(mixture, phi)`. Components that fit the same mode share it once in q, but their
-            weights add up: leave doubles out, and lanes that failed, whose NaN would be the
-            mixture's.
+            `(mixture, phi)`. Weights of components at the same mode add up, although they cover
+            it only once: leave duplicates out. Leave failed lanes out too: one NaN spreads to the
+            mixture.
 
         Raises:
             ValueError: log_weights not of these shapes.
@@ -115,7 +115,7 @@ class Mixture(Family):
         self, key: Key[Array, ""], dim: int, *, start: Float[Array, "dim"] | None = None
     ) -> MixtureParams:
         """Equal weights, and every component at its own start."""
-        components = self._each(
+        components = self._map_keys(
             lambda part, key: part.init(key, dim, start=start), jax.random.split(key, self.num)
         )
         dtype = jax.tree.leaves(components)[0].dtype
@@ -124,9 +124,9 @@ class Mixture(Family):
     def draw_noise(
         self, key: Key[Array, ""], num: int, dim: int, dtype: jnp.dtype | None = None
     ) -> Noise:
-        """A normal that picks the component, and the components' noise.
+        """A standard normal that picks the component, then the components' noise.
 
-        Components of one family share theirs, since only one of them is drawn.
+        Components of one family share their noise, since a draw uses only one of them.
         """
         key_pick, key_parts = jax.random.split(key)
         pick = jax.random.normal(key_pick, (num, 1), dtype or float)
@@ -137,7 +137,7 @@ class Mixture(Family):
         return jnp.concatenate([pick, *noises], axis=1)
 
     def transform(self, phi: MixtureParams, noise: Float[Array, "noise"]) -> Float[Array, "dim"]:
-        """The draw of the component that the first normal picks."""
+        """The draw of the component that the first normal of the noise picks."""
         below = jnp.cumsum(nn.softmax(phi.log_weights))[:-1]
         picked = jnp.sum(ndtr(noise[0]) >= below)
         draws = self._draws(phi, noise)
@@ -156,21 +156,22 @@ class Mixture(Family):
 
     def log_prob(self, phi: MixtureParams, z: Float[Array, "dim"]) -> Scalar:
         """log of the weighted sum of the components' densities."""
-        log_q = self._over(lambda part, params: part.log_prob(params, z), phi.components)
+        log_q = self._map_components(lambda part, params: part.log_prob(params, z), phi.components)
         return logsumexp(nn.log_softmax(phi.log_weights) + log_q)
 
     @property
     def _parts(self) -> tuple[Family, ...]:
         return self.family if isinstance(self.family, tuple) else (self.family,)
 
-    def _each(self, function: Callable[[Family, Any], Any], keys: Array) -> Any:
+    def _map_keys(self, function: Callable[[Family, Any], Any], keys: Array) -> Any:
+        """`function(family, key)` for every component, stacked or as a tuple like `components`."""
         if isinstance(self.family, tuple):
             return tuple(function(part, key) for part, key in zip(self.family, keys, strict=True))
         family = self.family
         return jax.vmap(lambda key: function(family, key))(keys)
 
-    def _over(self, function: Callable[..., Any], components: Any, *rest: Any) -> Any:
-        """`function(family, phi)` of every component, stacked."""
+    def _map_components(self, function: Callable[..., Any], components: Any, *rest: Any) -> Any:
+        """`function(family, phi)` for every component, stacked."""
         if isinstance(self.family, tuple):
             found = [function(*pair) for pair in zip(self.family, components, *rest, strict=True)]
             return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
@@ -183,13 +184,13 @@ class Mixture(Family):
     ) -> Float[Array, "components dim"]:
         rows = self._split(noise[1:], _noise_size)
 
-        def one(part: Family, params: Phi, row: Array) -> Array:
+        def draw(part: Family, params: Phi, row: Array) -> Array:
             return part.transform(params, row)
 
-        return self._over(one, phi.components, rows)
+        return self._map_components(draw, phi.components, rows)
 
     def _split(self, columns: Array, size: Callable[[Family, int], int]) -> list[Array]:
-        """Columns by component. The dimension is the one for which sizes add up."""
+        """Columns split by component. dim is found: that at which sizes add up to all columns."""
         if not isinstance(self.family, tuple):
             return [columns]
         total, dim, sizes = columns.shape[-1], 0, [-1]
@@ -200,7 +201,7 @@ class Mixture(Family):
         return jnp.split(columns, ends, axis=-1)
 
     def _mirror(self, noise: Noise) -> Noise:
-        """Another pick, and the mirror images of the components' noise."""
+        """The picking normal with its sign changed, and the components' mirror images."""
         rows = self._split(noise[:, 1:], _noise_size)
         images = [
             part.mirror(row)  # type: ignore[attr-defined]
@@ -209,11 +210,11 @@ class Mixture(Family):
         return jnp.concatenate([-noise[:, :1], *images], axis=1)
 
     def _num_uniforms(self, dim: int) -> int:
-        """One for the pick, and the components' own."""
+        """One uniform that picks the component, and those of the components."""
         return 1 + sum(_uniform_size(part, dim) for part in self._parts)
 
     def _noise_from_uniform(self, u: Float[Array, "draws cube"]) -> Noise:
-        """The pick's normal quantile, and the components' noise."""
+        """The normal quantile that picks the component, and the components' noise."""
         rows = self._split(u[:, 1:], _uniform_size)
         noises = [
             part.noise_from_uniform(row)  # type: ignore[attr-defined]
@@ -223,19 +224,21 @@ class Mixture(Family):
 
     def _moments(self, phi: MixtureParams) -> Moments:
         """The weighted mean, and the components' variances plus that of their means."""
-        means, variances = self._over(lambda part, params: part.moments(params), phi.components)
+        means, variances = self._map_components(
+            lambda part, params: part.moments(params), phi.components
+        )
         weights = nn.softmax(phi.log_weights)[:, None]
         mean = jnp.sum(weights * means, axis=0)
-        spread = variances + (means - mean[None]) ** 2
-        return Moments(mean, jnp.sum(weights * spread, axis=0))
+        around_mean = variances + (means - mean[None]) ** 2
+        return Moments(mean, jnp.sum(weights * around_mean, axis=0))
 
     def _covariance(self, phi: MixtureParams) -> Float[Array, "dim dim"]:
         """The weighted sum of the components' covariances, plus that of their means."""
-        within = self._over(lambda part, params: part.covariance(params), phi.components)
-        means = self._over(lambda part, params: part.moments(params).mean, phi.components)
+        within = self._map_components(lambda part, params: part.covariance(params), phi.components)
+        means = self._map_components(lambda part, params: part.moments(params).mean, phi.components)
         weights = nn.softmax(phi.log_weights)
-        apart = means - jnp.sum(weights[:, None] * means, axis=0)[None]
-        between = (weights[:, None] * apart).T @ apart
+        deviations = means - jnp.sum(weights[:, None] * means, axis=0)[None]
+        between = (weights[:, None] * deviations).T @ deviations
         return jnp.sum(weights[:, None, None] * within, axis=0) + between
 
     def _init_gaussian(
@@ -244,8 +247,8 @@ class Mixture(Family):
         loc: Float[Array, "dim"],
         scale_tril: Float[Array, "dim dim"],
     ) -> MixtureParams:
-        """Equal weights, and every component as near to the Gaussian as it can be."""
-        components = self._each(
+        """Equal weights, and every component as near to the Gaussian as its family allows."""
+        components = self._map_keys(
             lambda part, key: part.init_gaussian(key, loc, scale_tril),  # type: ignore[attr-defined]
             jax.random.split(key, self.num),
         )

@@ -1,4 +1,4 @@
-"""Small networks of tanh layers, stacked over the layers of a flow."""
+"""Small tanh networks that compute the parameters of a flow's layers, one network a layer."""
 
 import itertools
 from typing import TypeAlias
@@ -15,17 +15,17 @@ Masks: TypeAlias = tuple[Bool[np.ndarray, "_ _"], ...]
 
 
 def init_nets(
-    key: Key[Array, ""], num: int, sizes: tuple[int, ...], dtype: jnp.dtype, num_more: int = 0
+    key: Key[Array, ""], num: int, sizes: tuple[int, ...], dtype: jnp.dtype, num_extra: int = 0
 ) -> Float[Array, "num numbers"]:
-    """`num` networks: weights of variance 1 / inputs, the last layer's and all biases zero.
+    """Initial weights of `num` networks: variance 1 / inputs, zero in last layers and biases.
 
-    So are `num_more` numbers after them, for what a layer has beside its network.
+    They are followed by `num_extra` zeros, for parameters that a layer has beside its network.
 
-    Every network is one vector, layer by layer its weights and its biases: an optimiser's program
-    grows with the number of arrays, and compiling it is most of what a short fit takes.
+    Every network is one vector: weights and biases layer by layer. The compile time of an
+    optimiser grows with the number of arrays, and it is most of the time of a short fit.
     """
     pairs = list(itertools.pairwise(sizes))
-    # in one go: a generator takes longer to compile than all the rest
+    # one call: a random generator takes longer to compile than all the rest
     counts = [rows * columns for rows, columns in pairs[:-1]]
     drawn = normals(key, (num, sum(counts)), dtype)
     weights = jnp.split(drawn, np.cumsum(counts)[:-1], axis=1) if counts else []
@@ -34,25 +34,25 @@ def init_nets(
         last = weight is None
         parts.append(jnp.zeros((num, rows * columns), dtype) if last else weight / rows**0.5)
         parts.append(jnp.zeros((num, columns), dtype))
-    return jnp.concatenate([*parts, jnp.zeros((num, num_more), dtype)], axis=1)
+    return jnp.concatenate([*parts, jnp.zeros((num, num_extra), dtype)], axis=1)
 
 
 def num_weights(sizes: tuple[int, ...]) -> int:
-    """Numbers of one network."""
+    """Number of weights and biases of one network."""
     return sum((rows + 1) * columns for rows, columns in itertools.pairwise(sizes))
 
 
 def apply_net(
     net: Net, sizes: tuple[int, ...], x: Float[Array, "inputs"], masks: Masks | None = None
 ) -> Float[Array, "outputs"]:
-    """The last layer's output, linear in the one before; a mask says which weights count."""
+    """Output of a tanh network with a linear last layer; masks set weights to zero."""
     pairs = list(itertools.pairwise(sizes))
     shapes = [shape for rows, columns in pairs for shape in ((rows, columns), (columns,))]
     parts = pytrees.split(net, shapes)
     for i, (weight, bias) in enumerate(zip(parts[::2], parts[1::2], strict=True)):
         if masks is not None:
             weight = jnp.where(masks[i], weight, jnp.zeros((), weight.dtype))
-        # at full precision, for the inverse of a flow must meet the same numbers again
+        # at full precision, since the inverse of a flow must compute the same numbers again
         x = jnp.matmul(x, weight, precision=lax.Precision.HIGHEST) + bias
         if i < len(pairs) - 1:
             x = jnp.tanh(x)

@@ -1,4 +1,4 @@
-"""Coordinates in which the scales that some coordinates set for others are taken out."""
+"""Non-centred coordinates: residuals of a hierarchy over the scales that hyperparameters set."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,11 +12,11 @@ from jaxvi.families._affine import Bijector
 
 
 class NoncenteringParams(NamedTuple):
-    """What is subtracted, and how scales go with their hyperparameters.
+    """Residuals, their offset, and how their scales depend on the hyperparameters.
 
-    `unit` is U of the residuals r = U z, unit triangular in some order, `inverse` its inverse.
-    `pick` has a row for each hyperparameter, with a one where it stands; `rates` are the slopes of
-    the dependents's log precisions in the hyperparameters.
+    `unit` is U of the residuals r = U z, unit triangular in some order, and `inverse` is its
+    inverse. `pick` has a row for each hyperparameter, with a one at its coordinate. `rates` are
+    the slopes R of the dependents' log precisions in the hyperparameters.
     """
 
     unit: Float[Array, "dim dim"]
@@ -29,21 +29,21 @@ class NoncenteringParams(NamedTuple):
 
 @dataclass(frozen=True)
 class Noncentering(Bijector):
-    r"""$U z = c + x e^{-R (t - t_0) / 2}$, t the hyperparameters, which are the same in z and x.
+    r"""Non-centring $U z = c + x e^{-R (t - t_0) / 2}$; hyperparameters t are equal in z and x.
 
     In a hierarchy the scale of some coordinates (effects of groups, steps of a random walk) is a
-    coordinate itself: a funnel, which no Gaussian fits and short steps only get through. Here
-    x are the residuals r = U z (an effect minus the mean of all, a step minus what the one before
-    leads to expect) over their scale. With R = -2 for the log of a standard deviation that is
-    the non-centred parameterisation (Papaspiliopoulos, Roberts and Sköld 2007), with less a
-    partial one (Gorinova, Moore and Hoffman 2020). `jaxvi.hierarchical.find_noncentering` finds
-    one from a Gaussian fit.
+    coordinate itself. The posterior is then a funnel, which no Gaussian fits and which needs short
+    steps. Here x are the residuals r = U z (an effect minus the mean of all, a step minus its
+    expectation given the one before) over their scale. With R = -2 for the log of a standard
+    deviation that is the non-centred parameterisation (Papaspiliopoulos, Roberts and Sköld 2007),
+    with less a partial one (Gorinova, Moore and Hoffman 2020).
+    `jaxvi.hierarchical.find_noncentering` finds one from a Gaussian fit.
     """
 
     def init(
         self, key: Key[Array, ""], dim: int, *, start: Float[Array, "dim"] | None = None
     ) -> NoncenteringParams:
-        """The identity."""
+        """Parameters of the identity map."""
         eye, zeros = jnp.eye(dim), jnp.zeros(dim)
         none = jnp.zeros((1, dim))
         return NoncenteringParams(eye, eye, zeros, none, jnp.zeros(1), none.T)
@@ -51,7 +51,7 @@ class Noncentering(Bijector):
     def forward(
         self, params: NoncenteringParams, x: Float[Array, "dim"]
     ) -> tuple[Float[Array, "dim"], Scalar]:
-        """z, and the sum of the log scales."""
+        """The point z, and the log-determinant, which is the sum of the log scales."""
         log_scale = _log_scale(params, x)
         residual = params.offset + x * jnp.exp(log_scale)
         z = jnp.matmul(params.inverse, residual, precision=lax.Precision.HIGHEST)
@@ -60,7 +60,7 @@ class Noncentering(Bijector):
     def inverse(
         self, params: NoncenteringParams, z: Float[Array, "dim"]
     ) -> tuple[Float[Array, "dim"], Scalar]:
-        """x, and minus the sum of the log scales."""
+        """The point x, and the log-determinant, which is minus the sum of the log scales."""
         log_scale = _log_scale(params, z)
         residual = jnp.matmul(params.unit, z, precision=lax.Precision.HIGHEST)
         return (residual - params.offset) * jnp.exp(-log_scale), -log_scale.sum()

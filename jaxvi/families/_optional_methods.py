@@ -1,8 +1,8 @@
-"""Families made of others offer what their parts offer: methods that an instance has or has not.
+"""Optional methods of families built from other families, offered only if all parts have them.
 
-A protocol asks whether an object has a method. What a family built from others can do depends on
-its parts, hence on the instance and not on the class: methods are defined under a private name
-and put in place, under their public one, where the parts allow.
+A protocol tests whether an object has a method. Which methods a composed family has depends on its
+parts, so on the instance and not on the class. Such methods are defined under a private name and
+set on the instance under their public name if the parts allow it.
 """
 
 from typing import Any
@@ -18,6 +18,6 @@ def has_all(families: tuple[Family, ...], *names: str) -> bool:
 
 
 def offer(owner: Any, *names: str) -> None:
-    """Make `owner._name` available as `owner.name`, so that its protocol holds."""
+    """Makes `owner._name` available as `owner.name`, so that the protocol of `name` holds."""
     for name in names:
         object.__setattr__(owner, name, getattr(owner, f"_{name}"))

@@ -1,4 +1,4 @@
-"""Monotonic rational-quadratic splines, the identity outside an interval."""
+"""Monotonic rational-quadratic splines on an interval, the identity outside it."""
 
 import math
 from typing import NamedTuple
@@ -9,13 +9,13 @@ from jaxtyping import Array, Float
 
 from jaxvi._numerics import running_sum
 
-_MIN_BIN = 1e-3  # of the interval
+_MIN_BIN_SHARE = 1e-3  # of the interval
 _MIN_SLOPE = 1e-3
-_SLOPE_ONE = math.log(math.expm1(1.0 - _MIN_SLOPE))  # softplus of it is 1 - _MIN_SLOPE
+_RAW_UNIT_SLOPE = math.log(math.expm1(1.0 - _MIN_SLOPE))  # softplus of it is 1 - _MIN_SLOPE
 
 
 class Knots(NamedTuple):
-    """Left ends and sizes of all bins, in x and in y, and the slopes at both ends."""
+    """Knots of splines: left ends and sizes of the bins in x and in y, slopes at both ends."""
 
     start: Float[Array, "n 2 bins"]
     size: Float[Array, "n 2 bins"]
@@ -23,7 +23,7 @@ class Knots(NamedTuple):
 
 
 class _Bin(NamedTuple):
-    """The bin that holds each coordinate: where it begins, its size, its slopes."""
+    """The bin of each coordinate: its lower left corner, its size, the slopes at its ends."""
 
     x: Float[Array, "n"]
     y: Float[Array, "n"]
@@ -34,15 +34,15 @@ class _Bin(NamedTuple):
 
 
 def num_spline_params(num_bins: int) -> int:
-    """Widths, heights, and the slopes between the bins."""
+    """Number of parameters of a spline: widths, heights, and slopes between the bins."""
     return 3 * num_bins - 1
 
 
 def spline_knots(raw: Float[Array, "n params"], num_bins: int, bound: float) -> Knots:
-    """Knots from free numbers; zeros give the identity. The slopes at both outer ends are 1."""
+    """Knots from raw parameters; zeros give the identity. The outermost slopes are 1."""
     share = nn.softmax(raw[:, : 2 * num_bins].reshape(-1, 2, num_bins), axis=-1)
-    size = 2.0 * bound * (_MIN_BIN + (1.0 - _MIN_BIN * num_bins) * share)
-    inner = _MIN_SLOPE + nn.softplus(raw[:, 2 * num_bins :] + _SLOPE_ONE)
+    size = 2.0 * bound * (_MIN_BIN_SHARE + (1.0 - _MIN_BIN_SHARE * num_bins) * share)
+    inner = _MIN_SLOPE + nn.softplus(raw[:, 2 * num_bins :] + _RAW_UNIT_SLOPE)
     one = jnp.ones((raw.shape[0], 1), raw.dtype)
     ends = jnp.concatenate([one, inner, one], axis=-1)
     slope = jnp.stack([ends[:, :-1], ends[:, 1:]], axis=1)
@@ -52,7 +52,7 @@ def spline_knots(raw: Float[Array, "n params"], num_bins: int, bound: float) -> 
 def spline_forward(
     knots: Knots, x: Float[Array, "n"], bound: float
 ) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
-    """`(y, log dy/dx)` of every coordinate."""
+    """The spline at every coordinate, with the log derivative: `(y, log dy/dx)`."""
     inside = jnp.clip(x, -bound, bound)
     here = _find(knots, knots.start[:, 0], inside)
     t = (inside - here.x) / here.width
@@ -65,7 +65,7 @@ def spline_forward(
 def spline_inverse(
     knots: Knots, y: Float[Array, "n"], bound: float
 ) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
-    """`(x, log dx/dy)` of every coordinate: the root of a quadratic, in its stable form."""
+    """The inverse spline, `(x, log dx/dy)`: the root of a quadratic, in its stable form."""
     inside = jnp.clip(y, -bound, bound)
     here = _find(knots, knots.start[:, 1], inside)
     slope = here.height / here.width
@@ -80,7 +80,7 @@ def spline_inverse(
 
 
 def _find(knots: Knots, ends: Float[Array, "n bins"], value: Float[Array, "n"]) -> _Bin:
-    """The bin of each value, by sums under a mask: gathers have slow gradients."""
+    """The bin of each value, by masked sums, since gathers have slow gradients."""
     above = value[:, None] >= ends[:, 1:]
     always = jnp.ones_like(above[:, :1])
     # the first bin has no lower end and the last one no upper, whatever the rounding

@@ -1,4 +1,4 @@
-"""Student's t: diagonal or with a dense scale matrix, degrees of freedom fixed or learned."""
+"""Student's t family: diagonal or dense scale matrix, degrees of freedom fixed or learned."""
 
 import math
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _LOG_PI = math.log(math.pi)
 
 
 class StudentTParams(NamedTuple):
-    """Location, log-diagonal and strictly lower part of the scale factor, raw df.
+    """Location, scale factor L as log-diagonal and strictly lower part, raw degrees of freedom.
 
     `lower` has no rows where the scale is diagonal, and `raw_df` no entries where the degrees
     of freedom are fixed: what is not learned is not in phi.
@@ -104,8 +104,8 @@ class StudentT(NormalNoiseFamily):
     ) -> StudentTParams:
         """The t of `df` degrees of freedom that is nearest to the Gaussian.
 
-        Its scale is L, or its rows' lengths, times a number that depends on df and dim alone;
-        it tends to 1 for many degrees of freedom, and is there where the variance is not.
+        Its scale is L, or the norms of L's rows, times a factor that depends on df and dim alone.
+        The factor tends to 1 for large df, and is finite even if the variance is not.
         """
         raw_df = self._raw_df(loc.dtype)
         if self.structure == "diagonal":
@@ -123,13 +123,13 @@ class StudentT(NormalNoiseFamily):
         return jnp.asarray(raw, dtype)
 
     def degrees_of_freedom(self, phi: StudentTParams) -> Scalar:
-        """nu: min_df + softplus(raw) where learned."""
+        """The degrees of freedom nu: `min_df + softplus(raw_df)` if they are learned."""
         if self.learn_df:
             return self.min_df + nn.softplus(phi.raw_df[0])
         return jnp.asarray(self.df, phi.loc.dtype)
 
     def transform(self, phi: StudentTParams, noise: Float[Array, "noise"]) -> Float[Array, "dim"]:
-        """z = m + L t(noise)."""
+        """The draw z = m + L t, with t standard Student's t made from the noise."""
         df = self.degrees_of_freedom(phi)
         if self.structure == "diagonal":
             standard = _bivariate_t(noise.reshape(-1, 2), df)[:, 0]
@@ -138,7 +138,7 @@ class StudentT(NormalNoiseFamily):
         return phi.loc + cholesky_factor(phi.log_diag, phi.lower) @ standard
 
     def log_prob(self, phi: StudentTParams, z: Float[Array, "dim"]) -> Scalar:
-        """log density of t, univariate by coordinate or multivariate."""
+        """Log density of Student's t: a product of univariate ones, or the multivariate one."""
         df = self.degrees_of_freedom(phi)
         if self.structure == "diagonal":
             whitened = (z - phi.loc) * jnp.exp(-phi.log_diag)
@@ -150,14 +150,14 @@ class StudentT(NormalNoiseFamily):
         return kernel + _log_normaliser(df, z.size) - phi.log_diag.sum()
 
     def entropy(self, phi: StudentTParams) -> Scalar:
-        """log det L + the entropy of the standard t."""
+        """The entropy: log det L plus that of the standard t."""
         df, dim = self.degrees_of_freedom(phi), phi.loc.size
         if self.structure == "diagonal":
             return phi.log_diag.sum() + dim * _standard_entropy(df, 1)
         return phi.log_diag.sum() + _standard_entropy(df, dim)
 
     def moments(self, phi: StudentTParams) -> Moments:
-        """m and nu / (nu - 2) times the squared scales; infinite for nu <= 2."""
+        """Mean m, and variances nu / (nu - 2) times squared scales, infinite for nu <= 2."""
         if self.structure == "diagonal":
             square = jnp.exp(2.0 * phi.log_diag)
         else:
@@ -165,7 +165,7 @@ class StudentT(NormalNoiseFamily):
         return Moments(phi.loc, self._inflation(phi) * square)
 
     def covariance(self, phi: StudentTParams) -> Float[Array, "dim dim"]:
-        """nu / (nu - 2) L L^T; infinite for nu <= 2."""
+        """The covariance nu / (nu - 2) L L^T; infinite for nu <= 2."""
         if self.structure == "diagonal":
             return jnp.diag(self.moments(phi).variance)
         factor = cholesky_factor(phi.log_diag, phi.lower)
@@ -196,14 +196,14 @@ def _log_scale_for_normal(df: float, dim: int) -> float:
 
 
 def _stretch(pairs: Float[Array, "pairs 2"], df: Array) -> tuple[Array, Array]:
-    """`(r^2 / df, sqrt(expm1(r^2 / df) / (r^2 / df)))`, right at r = 0 too."""
+    """Factor from normals to a t: `(r^2 / df, sqrt(expm1(r^2 / df) / (r^2 / df)))`; safe at 0."""
     x = jnp.sum(pairs**2, axis=-1) / df
     safe = jnp.maximum(x, jnp.finfo(x.dtype).tiny)
     return x, jnp.sqrt(jnp.expm1(safe) / safe)
 
 
 def _bivariate_t(pairs: Float[Array, "pairs 2"], df: Scalar) -> Float[Array, "pairs 2"]:
-    """Independent bivariate t's from pairs of normals."""
+    """Independent bivariate t's, one from each pair of normals."""
     return pairs * _stretch(pairs, df)[1][:, None]
 
 

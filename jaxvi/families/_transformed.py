@@ -1,4 +1,4 @@
-"""A family seen through a bijector."""
+"""Family of z = f(x), for x from another family and a bijector f."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from jaxvi.families._optional_methods import MOMENTS, has_all, offer
 
 
 class TransformedParams(NamedTuple):
-    """Parameters of the family within, and of the bijector."""
+    """Parameters of the inner family, and of the bijector."""
 
     inner: Any
     bijector: Any
@@ -33,16 +33,16 @@ class TransformedParams(NamedTuple):
 
 @dataclass(frozen=True)
 class Transformed(Family):
-    r"""z = f(x) for x from another family: log q(z) = log q_x(x) - log |det df/dx|.
+    r"""The family of z = f(x) for x from an inner family: log q(z) = log q_x(x) - log |det df/dx|.
 
-    With `Affine()` this whitens: the family within works in coordinates where the Gaussian given
+    With `Affine()` this whitens: the inner family works in coordinates where the Gaussian given
     to `init_gaussian`, or the given loc and scale_tril, is N(0, I). With `Affine(learned=True)`
-    a diagonal family gets a dense map. Entropy, moments and covariance are there where the
-    bijector is affine and the family within has them, mirrored noise and uniforms where that has
-    them. Costs what both cost.
+    a diagonal family gets a dense map. It has entropy, moments and covariance if the
+    bijector is affine and the inner family has them, mirrored noise and uniforms if the inner
+    family has them. The cost is that of both.
 
     Args:
-        family: the family within, of x.
+        family: the inner family, of x.
         bijector: the map f, `Affine()` or your own `Bijector`.
 
     Example:
@@ -74,7 +74,7 @@ class Transformed(Family):
     def init(
         self, key: Key[Array, ""], dim: int, *, start: Float[Array, "dim"] | None = None
     ) -> TransformedParams:
-        """The bijector at `start`; the family within at what it maps there."""
+        """The bijector at `start`; the inner family at the preimage of `start`."""
         key_start, key_map, key_inner = jax.random.split(key, 3)
         start = start_or_normal(key_start, dim, start)
         params = self.bijector.init(key_map, dim, start=start)
@@ -84,52 +84,52 @@ class Transformed(Family):
     def draw_noise(
         self, key: Key[Array, ""], num: int, dim: int, dtype: jnp.dtype | None = None
     ) -> Noise:
-        """The noise of the family within."""
+        """Base noise of the inner family."""
         return self.family.draw_noise(key, num, dim, dtype)
 
     def transform(
         self, phi: TransformedParams, noise: Float[Array, "noise"]
     ) -> Float[Array, "dim"]:
-        """z = f(x(noise))."""
+        """The draw z = f(x), with x the inner family's draw."""
         return self.bijector.forward(phi.bijector, self.family.transform(phi.inner, noise))[0]
 
     def transform_and_log_prob(
         self, phi: TransformedParams, noise: Float[Array, "noise"]
     ) -> tuple[Float[Array, "dim"], Scalar]:
-        """Both of the family within, and the log-determinant of the way forward."""
+        """A draw and its log density, by the inner family's and the forward log-determinant."""
         x, log_q = transform_and_log_prob(self.family, phi.inner, noise)
         z, log_det = self.bijector.forward(phi.bijector, x)
         return z, log_q - log_det
 
     def log_prob(self, phi: TransformedParams, z: Float[Array, "dim"]) -> Scalar:
-        """log q_x at f^-1(z), plus the log-determinant of the way back."""
+        """log q_x at f^-1(z), plus the log-determinant of the inverse."""
         x, log_det = self.bijector.inverse(phi.bijector, z)
         return self.family.log_prob(phi.inner, x) + log_det
 
     def _mirror(self, noise: Noise) -> Noise:
-        """As the family within."""
+        """The inner family's mirror images."""
         return self.family.mirror(noise)  # type: ignore[attr-defined]
 
     def _num_uniforms(self, dim: int) -> int:
-        """As the family within."""
+        """The inner family's number of uniforms."""
         return self.family.num_uniforms(dim)  # type: ignore[attr-defined]
 
     def _noise_from_uniform(self, u: Float[Array, "draws cube"]) -> Noise:
-        """As the family within."""
+        """The inner family's noise from uniforms."""
         return self.family.noise_from_uniform(u)  # type: ignore[attr-defined]
 
     def _entropy(self, phi: TransformedParams) -> Scalar:
-        """The entropy within, plus log det L."""
+        """The inner family's entropy, plus log det L."""
         inner = self.family.entropy(phi.inner)  # type: ignore[attr-defined]
         return inner + self._affine(phi).log_diag.sum()
 
     def _moments(self, phi: TransformedParams) -> Moments:
-        """m + L times the mean within, and the diagonal of the covariance."""
+        """m + L times the inner mean, and the diagonal of the covariance."""
         mean = self.family.moments(phi.inner).mean  # type: ignore[attr-defined]
         return Moments(affine_forward(self._affine(phi), mean), jnp.diagonal(self._covariance(phi)))
 
     def _covariance(self, phi: TransformedParams) -> Float[Array, "dim dim"]:
-        """L C L^T with C the covariance within."""
+        """The covariance L C L^T, with C the inner family's."""
         affine = self._affine(phi)
         inner = self.family.covariance(phi.inner)  # type: ignore[attr-defined]
         if affine.lower.shape[0] == 0:
@@ -144,9 +144,9 @@ class Transformed(Family):
         loc: Float[Array, "dim"],
         scale_tril: Float[Array, "dim dim"],
     ) -> TransformedParams:
-        """The map of the Gaussian; the family within at what is left, N(0, I) if nothing was given.
+        """The bijector at the Gaussian; the inner family at its pullback, often N(0, I).
 
-        Exact wherever the family within has the Gaussian that is left.
+        Exact if that pullback is a member of the inner family.
         """
         params = self.bijector.init_gaussian(loc, scale_tril)  # type: ignore[attr-defined]
         affine = self.bijector.affine(params)  # type: ignore[attr-defined]

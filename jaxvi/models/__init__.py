@@ -1,4 +1,4 @@
-"""Ready-made targets and conjugate models, written the fast way."""
+"""Ready-made targets and conjugate models, written for speed."""
 
 from jaxvi.models._conjugate_mixture import (
     ConjugateGaussianMixture,

@@ -1,4 +1,4 @@
-"""The Bayesian Gaussian mixture as a conjugate model: exact bound, closed updates."""
+"""Bayesian Gaussian mixture as a conjugate model: exact bound, closed-form updates."""
 
 import math
 from dataclasses import dataclass
@@ -13,11 +13,14 @@ from jaxvi._types import Scalar
 from jaxvi.models._covariances import KINDS, Covariance
 
 _LOG_2, _LOG_2PI = math.log(2.0), math.log(2.0 * math.pi)
-_SPARE = 10.0  # eps in the size of an empty component, so that its mean is a number
+_EMPTY_SIZE_EPS = 10.0  # size of an empty component in units of eps: its mean stays finite
 
 
 class MixturePrior(NamedTuple):
-    """Of weights, means (centred as rows are) and covariances; `reg_covar` is scikit-learn's."""
+    """Prior parameters of weights, means and covariances, in scikit-learn's terms.
+
+    The mean is centred as the rows are.
+    """
 
     weight_concentration: Scalar
     mean_precision: Scalar
@@ -28,7 +31,7 @@ class MixturePrior(NamedTuple):
 
 
 class MixtureData(NamedTuple):
-    """Rows in blocks, features leading; those that fill up the last block are zero, weight too.
+    """Rows of data in blocks, features leading; padding rows are zero, with weight zero.
 
     `cross` is the sum of x x^T, for tied covariances; else empty.
     """
@@ -43,7 +46,7 @@ class MixturePhi(NamedTuple):
     """Parameters of q, in scikit-learn's terms.
 
     `weight_concentration` are the two parameters of the sticks' betas, or the Dirichlet's and
-    zeros. Shapes of the last three go with the kind of covariance.
+    zeros. Shapes of the last three depend on the covariance type.
     """
 
     weight_concentration: tuple[Float[Array, "components"], Float[Array, "components"]]
@@ -55,7 +58,10 @@ class MixturePhi(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Of responsibilities, and of features weighted by them; the entropy of the assignments."""
+    """Sums of responsibilities and of features over rows, and the entropy of the assignments.
+
+    `first` and `second` are sums of linear and quadratic features, weighted by responsibilities.
+    """
 
     size: Float[Array, "components"]
     first: Float[Array, "components dim"]
@@ -64,7 +70,7 @@ class Sums(NamedTuple):
     entropy: Scalar
 
     def plus(self, other: "Sums") -> "Sums":
-        """Of these rows and others; `cross`, which is of all rows, stays."""
+        """The sums over these rows and others; `cross` is of all rows already."""
         first, second = self.first + other.first, self.second + other.second
         size, entropy = self.size + other.size, self.entropy + other.entropy
         return Sums(size, first, second, self.cross, entropy)
@@ -72,13 +78,13 @@ class Sums(NamedTuple):
 
 @dataclass(frozen=True)
 class ConjugateGaussianMixture:
-    r"""A mixture of Gaussians with a Normal-Wishart prior, and weights by sticks or a Dirichlet.
+    r"""A mixture of Gaussians with Normal-Wishart, and stick-breaking or Dirichlet, priors.
 
     Rows $x_n$ come from component k with probability $\pi_k$ and are $N(m_k, \Lambda_k^{-1})$;
     $m_k \sim N(m_0, (\beta_0 \Lambda_k)^{-1})$, $\Lambda_k \sim W(\nu_0, S_0^{-1})$; the weights
     are a Dirichlet's, or made by breaking a stick. Formulas of Bishop (2006), section 10.2, and of
-    Blei and Jordan (2006), in the conventions of scikit-learn: covariances are those of the
-    Wishart divided by its degrees of freedom, `reg_covar` is added to the scatter of every
+    Blei and Jordan (2006), in the conventions of scikit-learn: covariances are the
+    Wishart's divided by its degrees of freedom, `reg_covar` is added to the scatter of every
     component, and for tied, diagonal and spherical covariances the Wishart's terms are those of
     the full one. The bound leaves constants out.
 
@@ -94,11 +100,11 @@ class ConjugateGaussianMixture:
 
     @property
     def kind(self) -> Covariance:
-        """What depends on the kind of covariance."""
+        """Features, densities and updates of this covariance type."""
         return KINDS[self.covariance_type]
 
     def expect(self, phi: MixturePhi, data: MixtureData) -> Sums:
-        """Sums over all rows, a block at a time, so that nothing of their number is stored."""
+        """E step: the sums over all rows, block by block; responsibilities are not stored."""
         weights = self._log_joint_weights(phi)
 
         def add(sums: tuple[Array, Scalar], block: tuple[Array, Array]) -> tuple[tuple, None]:
@@ -116,7 +122,7 @@ class ConjugateGaussianMixture:
         return self._sums(sums, entropy, data)
 
     def given(self, responsibilities: Array, data: MixtureData) -> Sums:
-        """The same for responsibilities that are given, (blocks, components, rows)."""
+        """The sums for given responsibilities of shape (blocks, components, rows)."""
 
         def add(sums: Array, block: tuple[Array, Array, Array]) -> tuple[Array, None]:
             return sums + block[2] @ self._features(*block[:2]).T, None
@@ -130,18 +136,18 @@ class ConjugateGaussianMixture:
     def _features(
         self, x: Float[Array, "dim rows"], weight: Float[Array, "rows"]
     ) -> Float[Array, "features rows"]:
-        """Quadratic ones, linear ones, and one that is 1, or 0 where there is no row."""
+        """Features of rows: quadratic ones, linear ones, and a last one: 1, or 0 for padding."""
         return jnp.concatenate([self.kind.features(x), x, weight[None]])
 
     def _sums(
         self, sums: Float[Array, "components features"], entropy: Scalar, data: MixtureData
     ) -> Sums:
         dim = data.x.shape[1]
-        size = sums[:, -1] + _SPARE * jnp.finfo(sums.dtype).eps
+        size = sums[:, -1] + _EMPTY_SIZE_EPS * jnp.finfo(sums.dtype).eps
         return Sums(size, sums[:, -1 - dim : -1], sums[:, : -1 - dim], data.cross, entropy)
 
     def _log_joint_weights(self, phi: MixturePhi) -> Float[Array, "components features"]:
-        """What features are multiplied by to give E[log p(x, component)]."""
+        """Coefficients of the features in E[log p(x, component)] under q's global factors."""
         dim = phi.means.shape[1]
         quadratic, linear = self.kind.coefficients(phi.means, phi.precisions_cholesky)
         dof = phi.degrees_of_freedom
@@ -157,7 +163,7 @@ class ConjugateGaussianMixture:
         return jnp.concatenate([quadratic, linear, constant[:, None]], axis=1)
 
     def _log_weights(self, phi: MixturePhi) -> Float[Array, "components"]:
-        """E[log pi]."""
+        """Expected log weights, E[log pi]."""
         one, other = phi.weight_concentration
         if not self.sticks:
             return digamma(one) - digamma(jnp.sum(one))
@@ -166,7 +172,7 @@ class ConjugateGaussianMixture:
         return digamma(one) - total + jnp.concatenate([jnp.zeros(1, rest.dtype), rest[:-1]])
 
     def maximise(self, sums: Sums, data: MixtureData) -> MixturePhi:
-        """The parameters that the sums ask for."""
+        """M step: the optimal variational parameters given the sums."""
         prior = data.prior
         means = sums.first / sums.size[:, None]
         precision = prior.mean_precision + sums.size
@@ -189,7 +195,7 @@ class ConjugateGaussianMixture:
         return 1.0 + size, prior.weight_concentration + after
 
     def bound(self, phi: MixturePhi, sums: Sums, data: MixtureData) -> Scalar:
-        """Entropy of assignments less the normalisers of q's factors; constants are left out."""
+        """Evidence lower bound: the assignments' entropy and q's normalisers, without constants."""
         dim, dof = phi.means.shape[1], phi.degrees_of_freedom
         log_det = self.kind.log_det(phi.precisions_cholesky, dim) - 0.5 * dim * jnp.log(dof)
         gammas = jnp.sum(gammaln(_halves(dof, dim)), axis=-1)
@@ -205,13 +211,13 @@ class ConjugateGaussianMixture:
     def log_joint(
         self, phi: MixturePhi, x: Float[Array, "dim rows"]
     ) -> Float[Array, "components rows"]:
-        """E[log p(x, component)] under q's global factors, less what Wishart's mean leaves."""
+        """E[log p(x, component)] under q's global factors, in scikit-learn's conventions."""
         features = self._features(x, jnp.ones(x.shape[1], x.dtype))
         common = self.kind.common(x, phi.precisions_cholesky)
         return self._log_joint_weights(phi) @ features + jnp.broadcast_to(common, (1, x.shape[1]))
 
 
 def _halves(dof: Float[Array, "*components"], dim: int) -> Float[Array, "*components dim"]:
-    """(nu - i) / 2, i below `dim`."""
+    """(nu - i) / 2 for i = 0, ..., dim - 1, as in multivariate gamma functions."""
     steps = jnp.arange(dim, dtype=dof.dtype)
     return 0.5 * (dof[..., None] - steps.reshape((1,) * dof.ndim + (dim,)))

@@ -1,7 +1,7 @@
-"""The four kinds of covariance of a Gaussian mixture: what each asks of the data, and its update.
+"""Covariance types of a Gaussian mixture (full, tied, diagonal, spherical) and their updates.
 
-Rows of data are columns here, `(D, rows)`, and are centred. A kind names quadratic features of a
-row; all that a step does with the rows is then two matrix products with features: one gives every
+Rows of data are columns here, `(D, rows)`, and are centred. A covariance type defines quadratic
+features of a row. A step then needs two matrix products with the features: one gives every
 component's log density, the other the sums from which its parameters follow.
 """
 
@@ -18,7 +18,10 @@ from jaxvi._types import Scalar
 
 
 class Covariance(abc.ABC):
-    """A kind of covariance. `second` are sums of features, a row a component."""
+    """A covariance type: features, log-determinants and updates.
+
+    `Sums.second` holds the sums of its features, a row for each component.
+    """
 
     @abc.abstractmethod
     def features(self, x: Float[Array, "dim rows"]) -> Float[Array, "quadratics rows"]:
@@ -26,58 +29,58 @@ class Covariance(abc.ABC):
 
     @abc.abstractmethod
     def precisions_cholesky(self, covariances: Array) -> Array:
-        """U with U U^T the inverse, upper triangular; of diagonals the inverse roots."""
+        """Upper triangular U with U U^T the precision; of variances the inverse square roots."""
 
     @abc.abstractmethod
     def log_det(self, chol: Array, dim: int) -> Float[Array, "*components"]:
-        """log |U|."""
+        """log |U|, half the log-determinant of the precision."""
 
     @abc.abstractmethod
     def coefficients(
         self, means: Float[Array, "components dim"], chol: Array
     ) -> tuple[Float[Array, "components quadratics"], Float[Array, "components dim"]]:
-        """-1/2 P by features, and P m."""
+        """Coefficients of quadratic and linear features: -1/2 P by features, and P m."""
 
     @abc.abstractmethod
     def covariances(self, sums: Any, means: Float[Array, "components dim"], prior: Any) -> Array:
-        """The update, not yet divided by the degrees of freedom.
+        """The updated covariances, before they are divided by the degrees of freedom.
 
         `means` are those of the rows of each component, `sums` its `Sums`, `prior` the mixture's.
         """
 
     def common(self, x: Float[Array, "dim rows"], chol: Array) -> Float[Array, "*rows"]:
-        """What all components' log densities have in common and the features leave out."""
+        """The term that all components' log densities share and the features leave out."""
         return jnp.zeros((), x.dtype)
 
     def degrees_of_freedom(self, sums: Any, prior: Any) -> Float[Array, "*components"]:
-        """Those of every component's Wishart."""
+        """Degrees of freedom of every component's Wishart factor."""
         return prior.degrees_of_freedom + sums.size
 
 
 class Full(Covariance):
-    """A matrix for every component; features are the products of all pairs of columns."""
+    """One matrix for every component; features are the products of all pairs of columns."""
 
     def features(self, x: Float[Array, "dim rows"]) -> Float[Array, "quadratics rows"]:
-        """The lower triangle of x x^T."""
+        """The lower triangle of x x^T for every row."""
         first, second = np.tril_indices(x.shape[0])
         return x[first] * x[second]
 
     def precisions_cholesky(
         self, covariances: Float[Array, "components dim dim"]
     ) -> Float[Array, "components dim dim"]:
-        """L^-T."""
+        """L^-T, with L the Cholesky factor of the covariance."""
         return inverse_root(covariances)
 
     def log_det(
         self, chol: Float[Array, "components dim dim"], dim: int
     ) -> Float[Array, "components"]:
-        """The sum of logs of the diagonal."""
+        """The sum of the logarithms of U's diagonal."""
         return log_det_lower(chol)
 
     def coefficients(
         self, means: Float[Array, "components dim"], chol: Array
     ) -> tuple[Float[Array, "components quadratics"], Float[Array, "components dim"]]:
-        """Entries off the diagonal count twice."""
+        """Coefficients by pair of columns; entries off the diagonal count twice."""
         precision = outer_square(chol)
         first, second = np.tril_indices(means.shape[1])
         twice = jnp.asarray(np.where(first == second, 0.5, 1.0), means.dtype)
@@ -87,7 +90,7 @@ class Full(Covariance):
     def covariances(
         self, sums: Any, means: Float[Array, "components dim"], prior: Any
     ) -> Float[Array, "components dim dim"]:
-        """S0 + scatter + size (regularisation + shrunk distance from the prior mean)."""
+        """S0 + scatter + size (reg_covar + shrunk squared distance from the prior mean)."""
         dim = means.shape[1]
         index = np.zeros((dim, dim), int)
         index[np.tril_indices(dim)] = np.arange(dim * (dim + 1) // 2)
@@ -103,30 +106,30 @@ class Full(Covariance):
 
 
 class Tied(Covariance):
-    """One matrix for all: its quadratic tells no component from another, so there is no feature."""
+    """One matrix for all components, whose quadratic form they share: no feature is needed."""
 
     def features(self, x: Float[Array, "dim rows"]) -> Float[Array, "quadratics rows"]:
-        """None."""
+        """No features: an array without rows."""
         return x[:0]
 
     def precisions_cholesky(self, covariances: Float[Array, "dim dim"]) -> Float[Array, "dim dim"]:
-        """L^-T."""
+        """L^-T, with L the Cholesky factor of the covariance."""
         return inverse_root(covariances)
 
     def log_det(self, chol: Float[Array, "dim dim"], dim: int) -> Scalar:
-        """The sum of logs of the diagonal."""
+        """The sum of the logarithms of U's diagonal."""
         return log_det_lower(chol)
 
     def coefficients(
         self, means: Float[Array, "components dim"], chol: Array
     ) -> tuple[Float[Array, "components quadratics"], Float[Array, "components dim"]]:
-        """The linear part alone."""
+        """The linear coefficients; there are no quadratic ones."""
         return means[:, :0], means @ outer_square(chol)
 
     def covariances(
         self, sums: Any, means: Float[Array, "components dim"], prior: Any
     ) -> Float[Array, "dim dim"]:
-        """As for `Full`, averaged over components; the data's own scatter is `sums.cross`."""
+        """The update of `Full`, averaged over components; the data's scatter is `sums.cross`."""
         num, dim = means.shape
         gap = means - prior.mean[None]
         inner = sums.cross - (means * sums.size[:, None]).T @ means
@@ -135,40 +138,40 @@ class Tied(Covariance):
         return prior.covariance + (inner + shift + ridge) / num
 
     def common(self, x: Float[Array, "dim rows"], chol: Array) -> Float[Array, "rows"]:
-        """-1/2 x^T P x."""
+        """The shared quadratic term, -1/2 x^T P x."""
         return -0.5 * jnp.sum((chol.T @ x) ** 2, axis=0)
 
     def degrees_of_freedom(self, sums: Any, prior: Any) -> Scalar:
-        """Of the one Wishart."""
+        """Degrees of freedom of the one Wishart factor."""
         return prior.degrees_of_freedom + jnp.sum(sums.size) / sums.size.shape[0]
 
 
 class Diag(Covariance):
-    """Variances for every component; features are squares."""
+    """Variances by column for every component; features are the squared columns."""
 
     def features(self, x: Float[Array, "dim rows"]) -> Float[Array, "quadratics rows"]:
-        """Squares."""
+        """The squared columns."""
         return x**2
 
     def precisions_cholesky(self, covariances: Array) -> Array:
-        """Inverse roots."""
+        """Inverse square roots of the variances."""
         return 1.0 / jnp.sqrt(covariances)
 
     def log_det(self, chol: Float[Array, "components dim"], dim: int) -> Float[Array, "components"]:
-        """The sum of logs."""
+        """The sum of the logarithms over columns."""
         return jnp.sum(jnp.log(chol), axis=1)
 
     def coefficients(
         self, means: Float[Array, "components dim"], chol: Array
     ) -> tuple[Float[Array, "components quadratics"], Float[Array, "components dim"]]:
-        """By column."""
+        """Coefficients by column: -1/2 of the precisions, and precisions times means."""
         precision = chol**2
         return -0.5 * precision, precision * means
 
     def covariances(
         self, sums: Any, means: Float[Array, "components dim"], prior: Any
     ) -> Float[Array, "components dim"]:
-        """The diagonal of `Full`'s."""
+        """The diagonal of the update of `Full`."""
         gap = (means - prior.mean[None]) ** 2
         size = sums.size[:, None]
         scatter = sums.second - size * means**2
@@ -180,28 +183,28 @@ class Spherical(Covariance):
     """One variance for every component; the feature is the squared length."""
 
     def features(self, x: Float[Array, "dim rows"]) -> Float[Array, "quadratics rows"]:
-        """The sum of squares."""
+        """The sum of squares of every row."""
         return jnp.sum(x**2, axis=0, keepdims=True)
 
     def precisions_cholesky(self, covariances: Array) -> Array:
-        """Inverse roots."""
+        """Inverse square roots of the variances."""
         return 1.0 / jnp.sqrt(covariances)
 
     def log_det(self, chol: Float[Array, "components"], dim: int) -> Float[Array, "components"]:
-        """`dim` times the log."""
+        """`dim` times the logarithm of the inverse square root."""
         return dim * jnp.log(chol)
 
     def coefficients(
         self, means: Float[Array, "components dim"], chol: Array
     ) -> tuple[Float[Array, "components quadratics"], Float[Array, "components dim"]]:
-        """One number for all columns."""
+        """Coefficients with one precision for all columns."""
         precision = (chol**2)[:, None]
         return -0.5 * precision, precision * means
 
     def covariances(
         self, sums: Any, means: Float[Array, "components dim"], prior: Any
     ) -> Float[Array, "components"]:
-        """The mean of `Diag`'s."""
+        """The mean over columns of the update of `Diag`."""
         dim = means.shape[1]
         gap = jnp.mean((means - prior.mean[None]) ** 2, axis=1)
         scatter = sums.second[:, 0] / dim - sums.size * jnp.mean(means**2, axis=1)
@@ -226,5 +229,5 @@ def inverse_root(matrix: Float[Array, "*batch dim dim"]) -> Float[Array, "*batch
 
 
 def _share(sums: Any, prior: Any) -> Float[Array, "components"]:
-    """Of the distance from the prior mean that is put down to spread."""
+    """Share of the squared distance from the prior mean that is added to the covariance."""
     return prior.mean_precision / (prior.mean_precision + sums.size)

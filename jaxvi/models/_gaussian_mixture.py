@@ -1,4 +1,4 @@
-"""Bayesian Gaussian mixtures with diagonal covariances, the assignments summed out."""
+"""Bayesian Gaussian mixtures as targets: diagonal covariances, assignments summed out."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from jaxvi._arguments import number, whole
+from jaxvi._arguments import integer, number
 from jaxvi._types import Data, Scalar
 from jaxvi.supports import Positive, Real, Simplex
 from jaxvi.target import Target
@@ -19,7 +19,7 @@ _LOG_2PI = math.log(2.0 * math.pi)
 
 @dataclass(frozen=True)
 class GaussianMixtureDensity:
-    r"""Log joint density of the parameters and of the rows, in nats; every factor normalised.
+    r"""Log joint density of a mixture's parameters and data, in nats; every factor normalised.
 
     $\log p = \sum_n \log \sum_k w_k \prod_d N(x_{nd} \mid m_{kd}, s_{kd}^2) + \log p(w, m, s)$,
     with $w \sim$ Dirichlet(concentration), $m_{kd} \sim N(0, \text{mean\_sd}^2)$ and
@@ -65,7 +65,7 @@ class GaussianMixtureDensity:
 
 @dataclass(frozen=True)
 class GaussianMixtureStart:
-    """A random start: means at distinct rows, scales of a component's share, equal weights."""
+    """A random start of a mixture: means at distinct rows, equal scales and equal weights."""
 
     num_components: int
     num_features: int
@@ -82,11 +82,11 @@ class GaussianMixtureStart:
                 f"try num_components={rows.shape[0]} or fewer"
             )
         # a column that is constant (or a single row) still needs a scale above zero
-        spread = jnp.std(rows, axis=0)
-        spread = jnp.where(spread > 0, spread, 1.0) * count ** (-1.0 / self.num_features)
+        scales = jnp.std(rows, axis=0)
+        scales = jnp.where(scales > 0, scales, 1.0) * count ** (-1.0 / self.num_features)
         start = {
             "means": rows[_distinct(key, count, rows.shape[0])],
-            "scales": jnp.tile(spread[None, :], (count, 1)),
+            "scales": jnp.tile(scales[None, :], (count, 1)),
         }
         return start if count == 1 else start | {"weights": jnp.full(count, 1.0 / count, dtype)}
 
@@ -108,9 +108,9 @@ def gaussian_mixture(
     your own numbers. All densities are normalised, so bounds of different K compare; a q that
     covers one of the K! orders of the components falls short of the evidence by log K! more.
 
-    In float32 the expanded square loses digits where components are narrow against the spread of
-    the columns: about `1e-7 (spread / scale)^2` a row. Where the data's origin lies costs
-    nothing: they are centred inside. Equal numbers give equal targets, which share compiled
+    In float32 the expanded square loses digits where components are narrow against the columns'
+    standard deviation: about `1e-7 (deviation / scale)^2` a row. The data's origin does not
+    matter: they are centred inside. Equal numbers give equal targets, which share compiled
     programs.
 
     Args:
@@ -133,8 +133,8 @@ def gaussian_mixture(
         >>> target = jaxvi.models.gaussian_mixture(3, 4)
         >>> fit = jaxvi.fit(jax.random.key(0), target, data=X, num_restarts=64)
     """
-    num_components = whole("num_components", num_components)
-    num_features = whole("num_features", num_features)
+    num_components = integer("num_components", num_components)
+    num_features = integer("num_features", num_features)
     numbers = {
         "concentration": concentration,
         "mean_sd": mean_sd,
@@ -181,7 +181,7 @@ def _mean_responsibilities(draws: Any, rows: Array) -> Float[Array, "components 
 
 def _log_joint(params: Any, rows: Float[Array, "rows features"]) -> Float[Array, "components rows"]:
     """log(w_k) + log N(x_n | m_k, s_k); components leading, so that the rows lie contiguous."""
-    # about the columns' means: the expanded square loses digits far from the origin
+    # relative to the columns' means: the expanded square loses digits far from the origin
     centre = jnp.mean(rows, axis=0, keepdims=True)
     centred = rows - centre
     means = params["means"] - centre
@@ -211,7 +211,7 @@ def _as_rows(data: Data, num_features: int, dtype: Any) -> Float[Array, "rows fe
 
 
 def _distinct(key: Key[Array, ""], count: int, size: int) -> Int[Array, "count"]:
-    """`count` different numbers below `size` without sorting `size` of them (Floyd 1987)."""
+    """`count` distinct random integers below `size`, without a permutation (Floyd 1987)."""
     proposals = jax.random.randint(key, (count,), 0, jnp.arange(size - count, size) + 1)
 
     def add(i: Array, chosen: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Where the base noise of a bound comes from."""
+"""Noise sources: how the base noise behind the draws of q is generated at each step."""
 
 from jaxvi.noise._antithetic import Antithetic
 from jaxvi.noise._base import NoiseSource

@@ -1,4 +1,4 @@
-"""Noise in mirrored pairs."""
+"""Antithetic noise: base noise in mirrored pairs."""
 
 from dataclasses import dataclass
 
@@ -14,13 +14,13 @@ from jaxvi.noise._base import NoiseSource
 
 @dataclass(frozen=True)
 class Antithetic(NoiseSource):
-    """New noise at every step, in mirrored pairs.
+    """Antithetic noise: new base noise at every step, in mirrored pairs.
 
-    The second half of the rows mirrors the first: odd moments of the noise are exact, which
-    makes the gradient in a location free of noise on a quadratic log density.
+    The second half of the rows mirrors the first. Odd sample moments of the noise are then exact,
+    so that on a quadratic log density the gradient in a location has no Monte Carlo error.
 
     Args:
-        shared: the same noise for all lanes.
+        shared: whether all lanes use the same noise.
 
     Example:
         >>> noise = jaxvi.Antithetic().draw(key, 0, jaxvi.MeanField(), 8, 4, target.dtype())
@@ -43,12 +43,12 @@ class Antithetic(NoiseSource):
         dtype: jnp.dtype,
     ) -> Noise:
         """num / 2 independent rows, then their mirror images."""
-        assert isinstance(family, HasMirror)  # `check` said so
+        assert isinstance(family, HasMirror)  # `check` ensures it
         half = family.draw_noise(jax.random.fold_in(key, step), num // 2, dim, dtype)
         return jnp.concatenate([half, family.mirror(half)])
 
     def check(self, family: Family, num: int) -> None:
-        """The family must offer `mirror`, and the draws must pair up."""
+        """The family must offer `mirror`, and the number of draws must be even."""
         if not isinstance(family, HasMirror):
             raise TypeError(
                 f"Antithetic: expected a family with a mirror(noise) method; got {family!r}; try "

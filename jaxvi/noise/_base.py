@@ -1,4 +1,4 @@
-"""Noise sources: the base noise of step t as a pure function of the run's key and t."""
+"""Interface of noise sources: the base noise of step t, a pure function of the run's key and t."""
 
 import abc
 
@@ -10,7 +10,7 @@ from jaxvi.families import Family
 
 
 class NoiseSource(abc.ABC):
-    """A rule for the base noise of step `t`; a frozen dataclass.
+    """How the base noise of a step is generated from the run's key; a frozen dataclass.
 
     `draw` is a pure function of key and step: map it over steps to have the noise of many.
 
@@ -22,6 +22,7 @@ class NoiseSource(abc.ABC):
     """
 
     shared: bool
+    """Whether all lanes use the same noise."""
 
     @abc.abstractmethod
     def draw(
@@ -37,4 +38,4 @@ class NoiseSource(abc.ABC):
 
     @abc.abstractmethod
     def check(self, family: Family, num: int) -> None:
-        """Raise before tracing where the family or the number of draws doesn't fit."""
+        """Raises before tracing if the family or the number of draws does not suit the source."""

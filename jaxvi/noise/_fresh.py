@@ -1,4 +1,4 @@
-"""Fresh noise in every step."""
+"""Independent base noise, drawn anew at every step."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,10 @@ from jaxvi.noise._base import NoiseSource
 
 @dataclass(frozen=True)
 class Fresh(NoiseSource):
-    """New independent noise at every step.
+    """New independent base noise at every step.
 
     Args:
-        shared: the same noise for all lanes.
+        shared: whether all lanes use the same noise.
 
     Example:
         >>> family, dtype = jaxvi.MeanField(), target.dtype()
@@ -44,4 +44,4 @@ class Fresh(NoiseSource):
         return family.draw_noise(jax.random.fold_in(key, step), num, dim, dtype)
 
     def check(self, family: Family, num: int) -> None:
-        """Any family and any positive number of draws will do."""
+        """Accepts any family and any positive number of draws."""

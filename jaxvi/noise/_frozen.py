@@ -1,4 +1,4 @@
-"""Noise that is drawn once and stays."""
+"""Frozen noise: base noise that is drawn once and used at every step."""
 
 from dataclasses import dataclass, field
 
@@ -16,11 +16,11 @@ from jaxvi.noise._fresh import Fresh
 class Frozen(NoiseSource):
     """The noise of step 0 at every step: a deterministic bound (sample average approximation).
 
-    The maximum is that of the frozen bound, which misses the true one by O(1 / num_draws). A
+    The maximum is that of the frozen bound: it differs from the true one by O(1 / num_draws). A
     full-rank family needs more draws than coordinates, or the frozen bound has no maximum.
 
     Args:
-        source: what the noise is drawn by, once. It decides what is shared.
+        source: the noise source that is drawn from once; its `shared` applies.
 
     Example:
         >>> frozen, q = jaxvi.Frozen(jaxvi.Antithetic()), jaxvi.MeanField()
@@ -36,7 +36,7 @@ class Frozen(NoiseSource):
 
     @property
     def shared(self) -> bool:  # type: ignore[override]
-        """As the source says."""
+        """Whether all lanes use the same noise, as in `source`."""
         return self.source.shared
 
     def draw(
@@ -52,5 +52,5 @@ class Frozen(NoiseSource):
         return self.source.draw(key, 0, family, num, dim, dtype)
 
     def check(self, family: Family, num: int) -> None:
-        """As the source's."""
+        """Checks the family and the number of draws as `source` does."""
         self.source.check(family, num)

@@ -1,4 +1,4 @@
-"""Mirrored noise whose sample covariance is the identity."""
+"""Antithetic normal noise whose sample covariance is the identity."""
 
 from dataclasses import dataclass, field
 
@@ -14,21 +14,21 @@ from jaxvi.noise._sobol import Sobol
 
 @dataclass(frozen=True)
 class MomentMatched(NoiseSource):
-    r"""Normal noise in mirrored pairs whose second moments are matched too; for `Frozen`.
+    r"""Normal noise in mirrored pairs whose sample covariance is the identity; for `Frozen`.
 
     Half of the rows, E of shape (num / 2, size), become $E (2 E^T E / \mathrm{num})^{-1/2}$, by
     a triangular root, and the other half mirrors them. First and second moments are then those
     of the normal distribution, so that a quadratic log density is integrated without error: for
-    a Gaussian posterior the frozen optimum of a Gaussian family is the exact one. With fewer
-    rows in the half than columns that is out of reach, and every column is given its second
-    moment by itself.
+    a Gaussian posterior the frozen optimum of a Gaussian family is the exact one. If the half has
+    fewer rows than columns, the covariance cannot be matched, and each column is scaled to unit
+    second moment.
 
-    A single row is not quite normal any more: integrals that are not quadratic have a bias of
-    O(1 / num), no larger than that of a frozen optimum. Fresh noise at every step would turn it
-    into a bias of the fit.
+    A single row is then not exactly normal: integrals that are not quadratic have a bias of
+    O(1 / num), no larger than that of a frozen optimum. With new noise at every step it would be
+    a bias of the fit.
 
     Args:
-        source: `Fresh()` or `Sobol()`, by which the half is drawn. It decides what is shared.
+        source: `Fresh()` or `Sobol()`, from which the half is drawn; its `shared` applies.
 
     Example:
         >>> source = jaxvi.Frozen(jaxvi.noise.MomentMatched())
@@ -48,7 +48,7 @@ class MomentMatched(NoiseSource):
 
     @property
     def shared(self) -> bool:  # type: ignore[override]
-        """As the source says."""
+        """Whether all lanes use the same noise, as in `source`."""
         return self.source.shared
 
     def draw(
@@ -65,7 +65,7 @@ class MomentMatched(NoiseSource):
         return jnp.concatenate([half, -half])
 
     def check(self, family: Family, num: int) -> None:
-        """The family's noise must be standard normals, and the draws must pair up."""
+        """The family's noise must be standard normals, and the number of draws must be even."""
         if not isinstance(family, NormalNoiseFamily):
             raise TypeError(
                 "MomentMatched: expected a family whose noise is standard normals "
@@ -80,10 +80,10 @@ class MomentMatched(NoiseSource):
 
 
 def match_moments(half: Float[Array, "rows size"]) -> Float[Array, "rows size"]:
-    """Rows whose second moments are the identity, or only on the diagonal where rows are few."""
+    """Rows scaled so that their second moments are the identity; its diagonal if rows are few."""
     rows, size = half.shape
     if rows < size:
         return half / jnp.sqrt(jnp.mean(half * half, axis=0, keepdims=True))
-    # E = Q R with R R^T's root the Cholesky factor of E^T E, without squaring its condition
+    # R of E = Q R is the Cholesky factor of E^T E, without squaring E's condition number
     orthogonal, triangle = jnp.linalg.qr(half)
     return orthogonal * (jnp.sign(jnp.diagonal(triangle))[None] * rows**0.5)

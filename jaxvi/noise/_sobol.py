@@ -1,4 +1,4 @@
-"""Scrambled Sobol points as noise."""
+"""Scrambled Sobol points as base noise (randomised quasi-Monte Carlo)."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class Sobol(NoiseSource):
     together they fill it evenly. The variance of smooth integrands falls faster than 1 / num.
 
     Args:
-        shared: the same noise for all lanes.
+        shared: whether all lanes use the same noise.
 
     Example:
         >>> noise = jaxvi.Sobol().draw(key, 0, jaxvi.MeanField(), 8, 4, target.dtype())
@@ -45,17 +45,17 @@ class Sobol(NoiseSource):
         dtype: jnp.dtype,
     ) -> Noise:
         """`num` points of the cube, scrambled under the key folded with the step."""
-        assert isinstance(family, HasUniform)  # `check` said so
+        assert isinstance(family, HasUniform)  # `check` ensures it
         size = family.num_uniforms(dim)
         seeds = jax.random.bits(jax.random.fold_in(key, step), (1, size), jnp.uint32)
         bits = _owen_scramble(jnp.asarray(_sobol_points(num, size)), seeds)
-        # 23 bits and a half: the largest number of cells whose centres float32 holds exactly,
+        # 23 bits, then a half: the largest number of cells whose centres float32 holds exactly,
         # so that no point is ever 0 or 1
         centres = (jnp.right_shift(bits, jnp.uint32(9)).astype(dtype) + 0.5) * 2.0**-23
         return family.noise_from_uniform(centres.astype(dtype))
 
     def check(self, family: Family, num: int) -> None:
-        """The family must take uniforms, and the number of draws must be a power of two."""
+        """The family must accept uniforms, and the number of draws must be a power of two."""
         if not isinstance(family, HasUniform):
             raise TypeError(
                 "Sobol: expected a family with a noise_from_uniform(u) method; got "
@@ -71,7 +71,7 @@ class Sobol(NoiseSource):
 
 def _sobol_points(num: int, size: int) -> np.ndarray:
     """The first `num` unscrambled Sobol points as 32-bit integers, on the host."""
-    from scipy.stats import qmc  # half a second to import: only where it is used
+    from scipy.stats import qmc  # imported on use: it takes half a second
 
     unit = qmc.Sobol(size, scramble=False, bits=32).random(num)
     return np.asarray(np.round(unit * 2.0**32), np.uint64).astype(np.uint32)

@@ -1,4 +1,4 @@
-"""Objectives: what is minimised over phi, and the bound that is reported."""
+"""Objectives: the loss that is minimised over phi, and the bound that is reported."""
 
 from jaxvi.objectives._base import Estimate, Objective
 from jaxvi.objectives._elbo import ELBO

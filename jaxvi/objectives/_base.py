@@ -1,4 +1,4 @@
-"""What an objective is."""
+"""Interface of objectives: loss and bound as a pure function of phi, noise and data."""
 
 import abc
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from jaxvi.target import Target
 
 
 class Estimate(NamedTuple):
-    """One evaluation of an objective.
+    """Value of an objective: the loss and the bound.
 
     `loss` is differentiated and smaller is better; `bound` is reported, in nats, and larger is
     better.
@@ -20,12 +20,13 @@ class Estimate(NamedTuple):
 
 
 class Objective(abc.ABC):
-    """A pure function of (phi, noise, data); a frozen dataclass.
+    """Loss and bound as a pure function of (phi, noise, data); a frozen dataclass.
 
-    It maps over draws, so that targets and families may speak of one z.
+    It maps over draws: targets and families take one z.
     """
 
     num_draws: int
+    """Number of draws at every step."""
 
     @abc.abstractmethod
     def __call__(
@@ -35,4 +36,4 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def check(self, family: Family) -> None:
-        """Raise before tracing where the family doesn't offer what the objective needs."""
+        """Raises before tracing if the family lacks a method that the objective needs."""

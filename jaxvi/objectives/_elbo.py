@@ -1,4 +1,4 @@
-"""The evidence lower bound."""
+"""The evidence lower bound (ELBO), with closed-form or sampled entropy."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 from jax import lax
 
-from jaxvi._arguments import check_field, flag, one_of, whole
+from jaxvi._arguments import check_field, flag, integer, one_of
 from jaxvi._types import Data, Noise, Phi
 from jaxvi.families import Family, HasEntropy, transform_and_log_prob
 from jaxvi.objectives._base import Estimate, Objective
@@ -27,7 +27,7 @@ class ELBO(Objective):
       gradient. Its noise goes to zero where q comes to equal the posterior.
 
     The reported bound is the sampled estimate in all three: log p - log q has the same mean
-    whichever way, and varies little where q is close.
+    in all, and varies little if q is close to the posterior.
 
     Args:
         num_draws: draws a step.
@@ -57,7 +57,7 @@ class ELBO(Objective):
     stick_the_landing: bool = False
 
     def __post_init__(self) -> None:
-        check_field(self, "num_draws", whole)
+        check_field(self, "num_draws", integer)
         check_field(self, "entropy", one_of, ("closed", "sampled", None))
         check_field(self, "stick_the_landing", flag)
         if self.stick_the_landing and self.entropy == "closed":
@@ -67,7 +67,7 @@ class ELBO(Objective):
             )
 
     def check(self, family: Family) -> None:
-        """A closed entropy is the family's to have."""
+        """The family must have a closed-form entropy if `entropy` is "closed"."""
         if self.entropy == "closed" and not isinstance(family, HasEntropy):
             raise TypeError(
                 f"ELBO: expected a family with an entropy(phi) method; got {family!r}; try "
@@ -86,12 +86,12 @@ class ELBO(Objective):
             log_q = log_q.mean()
         log_p = log_probs(target, z, data).mean()
         bound = log_p - log_q
-        if self._closed(family):
+        if self._uses_closed_entropy(family):
             assert isinstance(family, HasEntropy)
             return Estimate(-(log_p + family.entropy(phi)), bound)
         return Estimate(-bound, bound)
 
-    def _closed(self, family: Family) -> bool:
+    def _uses_closed_entropy(self, family: Family) -> bool:
         if self.stick_the_landing or self.entropy == "sampled":
             return False
         return isinstance(family, HasEntropy)

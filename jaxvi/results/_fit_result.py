@@ -196,7 +196,7 @@ class Fit:
 
     def lane(self, index: Any) -> LaneResult:
         """One lane's parameters, status, steps and bound; losers are kept."""
-        index = _arguments.whole("lane", index, 0, self.num_restarts - 1)
+        index = _arguments.integer("lane", index, 0, self.num_restarts - 1)
         phi = jax.tree.map(lambda leaf: pytrees.on_device(np.asarray(leaf)[index]), self.phi)
         return LaneResult(phi, self.status[index], self.steps[index], self.bounds[index])
 
@@ -228,7 +228,7 @@ class Fit:
         """The same draws as `sample`, as flat unconstrained vectors z."""
         if lane is None and self.corrected_draws is not None:
             return _pick(
-                _arguments.typed_key(key), self.corrected_draws, _arguments.whole("num", num)
+                _arguments.typed_key(key), self.corrected_draws, _arguments.integer("num", num)
             )
         return (self.q if lane is None else self._q(lane)).sample_unconstrained(key, num)
 

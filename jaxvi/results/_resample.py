@@ -13,7 +13,7 @@ from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
-from jaxvi._arguments import flag, instance, typed_key, whole
+from jaxvi._arguments import flag, instance, integer, typed_key
 from jaxvi._engine import Setup
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi, Scalar
@@ -131,7 +131,7 @@ def importance_resample(
     """
     key = typed_key(key)
     instance("fit", fit, Fit, "what jaxvi.fit returns")
-    num, num_proposals = whole("num", num), whole("num_proposals", num_proposals)
+    num, num_proposals = integer("num", num), integer("num_proposals", num_proposals)
     flag("replace", replace)
     flag("smooth", smooth)
     data = in_memory(fit.data, "importance_resample")

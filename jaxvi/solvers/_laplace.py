@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxvi._arguments import check_field, number, whole
+from jaxvi._arguments import check_field, integer, number
 from jaxvi._numerics import pytrees
 from jaxvi._status import Status
 from jaxvi._types import Noise, Phi, Scalar
@@ -106,8 +106,8 @@ class Laplace(Solver):
 
     def __post_init__(self) -> None:
         check_field(self, "tolerance", number, above=0.0, below=1.0, optional=True, example=1e-6)
-        check_field(self, "memory", whole)
-        check_field(self, "max_dense", whole)
+        check_field(self, "memory", integer)
+        check_field(self, "max_dense", integer)
 
     @property
     def block_steps(self) -> int:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxvi._arguments import check_field, number, one_of, whole
+from jaxvi._arguments import check_field, integer, number, one_of
 from jaxvi._numerics import Flat, pytrees
 from jaxvi._status import Status
 from jaxvi._types import Noise, Phi, Scalar
@@ -112,7 +112,7 @@ class NaturalGradient(Solver):
 
     def __post_init__(self) -> None:
         check_field(self, "curvature", one_of, ("auto", "hessian", "gradient"))
-        check_field(self, "num_hessians", whole, optional=True)
+        check_field(self, "num_hessians", integer, optional=True)
         check_field(self, "tolerance", number, above=0.0)
         if not isinstance(self.sparsity, Sparsity):
             check_field(self, "sparsity", one_of, ("auto", None))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxvi._arguments import check_field, number, whole
+from jaxvi._arguments import check_field, integer, number
 from jaxvi._numerics import pytrees
 from jaxvi._status import Status
 from jaxvi._types import Noise, Phi
@@ -131,8 +131,8 @@ class Pathfinder(Solver):
     guards_itself: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_field(self, "num_draws", whole)
-        check_field(self, "memory", whole, optional=True)
+        check_field(self, "num_draws", integer)
+        check_field(self, "memory", integer, optional=True)
         check_field(self, "tolerance", number, above=0.0)
 
     @property

@@ -128,7 +128,7 @@ class Stochastic(Solver):
             clip_norm = number("Stochastic.clip_norm", clip_norm, above=0.0)
         if tolerance is not None:
             tolerance = number("Stochastic.tolerance", tolerance, above=0.0, example=0.03)
-        anneal = number("Stochastic.anneal", anneal, above=0.0, most=1.0, example=0.5)
+        anneal = number("Stochastic.anneal", anneal, above=0.0, at_most=1.0, example=0.5)
         average = flag("Stochastic.average", average)
         if not average and tolerance is not None:
             raise ValueError(

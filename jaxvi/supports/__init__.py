@@ -1,4 +1,4 @@
-"""Where parameters live: bijectors from free coordinates, with their log-determinants."""
+"""Supports of parameters: bijectors from unconstrained coordinates, with log-determinants."""
 
 from jaxvi.supports._base import Support
 from jaxvi.supports._cholesky_correlation import CholeskyCorrelation

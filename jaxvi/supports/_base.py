@@ -1,4 +1,4 @@
-"""What a support is, and what its implementations share."""
+"""Interface of supports, with the checks and the numerics that its implementations share."""
 
 import abc
 import math
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-# What the user may give. Anything goes in, so that the checks here answer in sentences and no
-# type checker at run time comes first; out come tuples of integers, and floats or nested tuples.
+# Shapes and bounds as users give them. Any, so that a wrong value meets the checks here before a
+# run-time type checker. The checks return tuples of integers, and floats or nested tuples of them.
 ShapeLike: TypeAlias = Any
 BoundLike: TypeAlias = Any
 
@@ -21,14 +21,15 @@ EQUALITY_ULPS = 16
 
 
 class Support(abc.ABC):
-    """Where a parameter lives: a smooth map from free coordinates y onto it, and log |det J|.
+    """The set of a parameter's values: a smooth map from unconstrained y onto it, and log |det J|.
 
-    A support is a frozen dataclass, equal and hashed by value, and holds no arrays. Write one for
-    one event; batch axes lead. The four methods and two properties below are all it takes.
+    A support is a frozen dataclass, equal and hashed by value, and holds no arrays. It is
+    written for one event, with batch axes in front. It needs the three methods and two properties
+    below.
 
-    Two extras serve the shared tests, so that a new support needs none of its own: a classmethod
-    `examples()` that gives instances, and, where `shape` differs from `unconstrained_shape`, a
-    method `independent(x)` that gives the entries of x that the log-determinant is relative to.
+    The shared tests use two more, so that a new support needs no tests of its own: a classmethod
+    `examples()` that returns instances, and, where `shape` differs from `unconstrained_shape`, a
+    method `independent(x)`: the entries of x that the log-determinant is relative to.
     """
 
     shape: tuple[int, ...]
@@ -37,12 +38,12 @@ class Support(abc.ABC):
     @property
     @abc.abstractmethod
     def unconstrained_shape(self) -> tuple[int, ...]:
-        """Shape of the free coordinates y."""
+        """Shape of the unconstrained coordinates y."""
 
     @property
     @abc.abstractmethod
     def description(self) -> str:
-        """A few words for error messages, such as `positive, shape (3,)`."""
+        """The support in a few words for error messages, such as `positive, shape (3,)`."""
 
     @abc.abstractmethod
     def constrain(self, y: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, ""]]:
@@ -58,7 +59,7 @@ class Support(abc.ABC):
 
     @property
     def size(self) -> int:
-        """Number of free coordinates."""
+        """Number of unconstrained coordinates."""
         return math.prod(self.unconstrained_shape)
 
 
@@ -97,7 +98,7 @@ def as_event_shape(support: str, shape: ShapeLike, shortest: int) -> tuple[int, 
 
 
 def as_count(name: str, n: Any, smallest: int) -> int:
-    """A matrix size as a Python integer."""
+    """A number of rows as a Python integer of at least `smallest`."""
     dims = as_shape(n, what=name) if not isinstance(n, Iterable) else ()
     if not dims:
         raise TypeError(f"expected {name} as an integer; got {n!r}; try {name}=3")
@@ -143,7 +144,7 @@ def as_bound(name: str, bound: BoundLike, shape: tuple[int, ...]) -> float | tup
 
 
 def bound_array(bound: BoundLike, shape: tuple[int, ...], dtype: Any) -> Float[np.ndarray, "..."]:
-    """A bound as a constant in the dtype at hand, a scalar or of the shape's rank."""
+    """A bound as a NumPy constant of `dtype`: a scalar, or an array of the rank of `shape`."""
     array = np.asarray(bound, dtype)
     return array.reshape((1,) * (len(shape) - array.ndim) + array.shape) if array.ndim else array
 
@@ -156,18 +157,18 @@ def next_above(bound: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
 
 
 def next_below(bound: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """The largest normal number below each bound."""
+    """The largest normal number below each bound (subnormals count as zero in XLA)."""
     return np.asarray(-next_above(np.asarray(-bound)))
 
 
 def describe_bound(bound: BoundLike) -> str:
-    """A scalar bound as its number, an array of bounds in words."""
+    """A bound as text for error messages: the number of a scalar, words for an array."""
     return f"{bound:g}" if isinstance(bound, float) else "its bounds"
 
 
 @jax.custom_jvp
 def softplus(y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """log(1 + e^y), one exponential; its derivative is the sigmoid that callers need anyway."""
+    """log(1 + e^y) by one exponential; its derivative is the sigmoid, which callers need too."""
     return jnp.maximum(y, 0) + jnp.log1p(jnp.exp(-jnp.abs(y)))
 
 

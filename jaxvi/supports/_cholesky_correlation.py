@@ -1,4 +1,4 @@
-"""Cholesky factors of correlation matrices."""
+"""Support of Cholesky factors of correlation matrices."""
 
 import dataclasses
 import math
@@ -19,8 +19,8 @@ class CholeskyCorrelation(Support):
     L_ij = z_ij e^{S_ij / 2} below the diagonal, L_ii = e^{S_ii / 2}, and
     log |det J| = \sum_{j < i} log(1 - z_ij^2) + S_ij / 2, relative to the strictly lower entries
     (Stan Reference Manual, Cholesky factors of correlation matrices; Lewandowski, Kurowicka and
-    Joe 2009). log(1 - z^2) comes from y itself and so holds where tanh(y) rounds to 1. The
-    diagonal stops at the smallest normal number.
+    Joe 2009). log(1 - z^2) is computed from y and so holds where tanh(y) rounds to 1. The
+    diagonal is at least the smallest normal number.
 
     Args:
         n: number of rows, 2 or more.

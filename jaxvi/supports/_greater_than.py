@@ -1,4 +1,4 @@
-"""Numbers above a bound."""
+"""Support of numbers above a lower bound."""
 
 import dataclasses
 

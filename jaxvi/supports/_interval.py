@@ -1,4 +1,4 @@
-"""Numbers between two bounds."""
+"""Support of numbers between two bounds."""
 
 import dataclasses
 from typing import Any

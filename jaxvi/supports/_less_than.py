@@ -1,4 +1,4 @@
-"""Numbers below a bound."""
+"""Support of numbers below an upper bound."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Any NumPyro constraint as a support."""
+"""Support of any NumPyro constraint, by NumPyro's own transform."""
 
 import dataclasses
 import importlib
@@ -25,7 +25,8 @@ def _distributions() -> Any:
 
 
 def is_numpyro_constraint(leaf: Any) -> bool:
-    """Whether a leaf is a NumPyro constraint; imports nothing (whoever made one has)."""
+    """Whether a leaf is a NumPyro constraint, without importing NumPyro."""
+    # whoever made a constraint has imported NumPyro
     module = sys.modules.get("numpyro.distributions.constraints")
     return module is not None and isinstance(leaf, module.Constraint)
 
@@ -48,8 +49,8 @@ def _value_key(value: Any) -> Any:
 class NumPyro(Support):
     """A NumPyro constraint, with NumPyro's own transform and log-determinant for it.
 
-    The transform is `numpyro.distributions.biject_to(constraint)`, whose numerics and conventions
-    hold: prefer this package's supports where one says the same.
+    The transform is `numpyro.distributions.biject_to(constraint)`, with its numerics and
+    conventions. Prefer this package's own support where there is one.
 
     Args:
         constraint: from `numpyro.distributions.constraints`, continuous.
@@ -132,7 +133,7 @@ class NumPyro(Support):
         with jax.numpy_rank_promotion("allow"):
             x, intermediates = transform.call_with_intermediates(y)
             log_det = transform.log_abs_det_jacobian(y, x, intermediates)
-        # A constraint may hold float64 bounds; the dtype is y's all the same.
+        # a constraint may hold float64 bounds; results have y's dtype
         return x.astype(y.dtype), jnp.sum(log_det).astype(y.dtype)
 
     def unconstrain(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -142,7 +143,7 @@ class NumPyro(Support):
     def independent(self, x: Float[Array, "..."]) -> Float[Array, " size"]:
         if math.prod(self.shape) != self.size:
             raise ValueError(
-                "expected a constraint with as many free coordinates as entries; got "
+                "expected a constraint with as many unconstrained coordinates as entries; got "
                 f"{self.description}; try one of jaxvi's own supports"
             )
         return jnp.ravel(x)

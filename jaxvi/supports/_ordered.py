@@ -1,4 +1,4 @@
-"""Increasing vectors."""
+"""Support of increasing vectors."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from jaxvi.supports._base import ShapeLike, Support, as_event_shape
 class Ordered(Support):
     r"""Vectors increasing along the last axis: x_0 = y_0, x_k = x_{k-1} + e^{y_k}.
 
-    log |det J| = \sum_{k > 0} y_k. A step too small to show beside x_k rounds to a tie, which
+    log |det J| = \sum_{k > 0} y_k. An increment below the rounding of x_k gives a tie, which
     counts as inside but has no finite y.
 
     Args:

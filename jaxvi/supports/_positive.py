@@ -1,4 +1,4 @@
-"""Positive numbers."""
+"""Support of positive numbers."""
 
 import dataclasses
 

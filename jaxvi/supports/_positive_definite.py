@@ -1,4 +1,4 @@
-"""Symmetric positive definite matrices."""
+"""Support of symmetric positive definite matrices."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ from jaxvi.supports._base import EQUALITY_ULPS, ShapeLike, Support, as_count, as
 class PositiveDefinite(Support):
     r"""Symmetric positive definite matrices x = L L^T, by their Cholesky factor.
 
-    The free coordinates are d = log diag(L), n of them, then the strictly lower entries of L row
+    The coordinates y are d = log diag(L), n of them, then the strictly lower entries of L row
     by row. log |det J| = n log 2 + \sum_{i=1}^n (n - i + 2) d_i, relative to the lower triangle of
     x (Stan Reference Manual, covariance matrices). Rounding L L^T can lose definiteness where the
     condition number passes 1/eps: `contains` allows it, a Cholesky factorisation may not.
@@ -77,7 +77,7 @@ class PositiveDefinite(Support):
         slack = EQUALITY_ULPS * self.n * float(jnp.finfo(x.dtype).eps)
         largest = jnp.max(jnp.abs(x), axis=(-2, -1))
         asymmetry = jnp.max(jnp.abs(x - jnp.swapaxes(x, -1, -2)), axis=(-2, -1))
-        # Scaled first: the eigenvalue solver squares entries and would overflow.
+        # scaled, since the eigenvalue solver squares entries and would overflow
         smallest = jnp.linalg.eigvalsh(x / largest[..., None, None])[..., 0]
         definite = jnp.all(smallest >= -slack) & jnp.all(diagonal_of(x) > 0)
         return definite & jnp.all(asymmetry <= slack * largest) & jnp.all(jnp.isfinite(x))

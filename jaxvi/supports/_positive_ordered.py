@@ -1,4 +1,4 @@
-"""Increasing positive vectors."""
+"""Support of increasing positive vectors."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from jaxvi.supports._base import ShapeLike, Support, as_event_shape
 class PositiveOrdered(Support):
     r"""Positive vectors increasing along the last axis: x_k = e^{y_0} + ... + e^{y_k}.
 
-    log |det J| = \sum y. A step too small to show beside x_k rounds to a tie, which counts as
+    log |det J| = \sum y. An increment below the rounding of x_k gives a tie, which counts as
     inside but has no finite y.
 
     Args:

@@ -1,4 +1,4 @@
-"""The whole real line."""
+"""Support of parameters without constraints: any finite number."""
 
 import dataclasses
 

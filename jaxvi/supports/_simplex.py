@@ -1,4 +1,4 @@
-"""Probability vectors."""
+"""Support of probability vectors."""
 
 import dataclasses
 
@@ -12,13 +12,13 @@ from jaxvi.supports._base import EQUALITY_ULPS, ShapeLike, Support, as_event_sha
 
 @dataclasses.dataclass(frozen=True)
 class Simplex(Support):
-    r"""Positive vectors that sum to one, by breaking a stick K - 1 times.
+    r"""Positive vectors that sum to one, by stick-breaking.
 
     With u_k = y_k - log(K - k) and C_k = \sum_{j <= k} log(1 + e^{u_j}):
     log x_k = u_k - C_k, log x_K = -C_{K-1}, and
     log |det J| = \sum_k log x_k - log(1 + e^{u_k}), relative to the first K - 1 entries. The shift
     puts y = 0 at the centre (Stan Reference Manual, simplex transform). All in log space: entries
-    that would underflow stop at the smallest normal number.
+    that would underflow are the smallest normal number.
 
     Args:
         shape: last axis of length K of 2 or more, batch axes first; an integer means `(K,)`.
@@ -59,7 +59,7 @@ class Simplex(Support):
         return jnp.maximum(jnp.exp(log_x), jnp.finfo(y.dtype).tiny), log_det
 
     def unconstrain(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        # What is left of the stick, summed from its far end: no cancellation.
+        # The rest of the stick, summed from its far end: no cancellation.
         left = jnp.cumsum(x[..., :0:-1], axis=-1)[..., ::-1]
         return jnp.log(x[..., :-1]) - jnp.log(left) + self._shift(x.dtype)
 

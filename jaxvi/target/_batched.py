@@ -1,11 +1,11 @@
-"""The log density at many points: one flat batch, whatever it is mapped over.
+"""The log density at many points, as one flat batch also under nested `vmap`s.
 
 An objective maps over draws and lanes map over restarts; nested `vmap`s of a density such as
 `A @ z` would have XLA multiply arrays of three axes in layouts that cost up to twice the time of
 one flat batch. Here an outer `vmap` over points becomes a longer batch instead of another axis.
 
-A batch of which the density makes very large arrays is gone through in slices: memory is bounded
-however many rows the data have, and lanes, draws and chains there are.
+Large batches are evaluated in slices, to bound memory whatever the number of rows of data, lanes,
+draws and chains.
 """
 
 from functools import partial
@@ -21,14 +21,15 @@ from jaxvi._compilation import largest_array, points_at_once
 from jaxvi._types import Data, Scalar
 from jaxvi.target._target import Target
 
-_MOST_NUMBERS = 2**25  # of one array of a batch: 128 MiB of float32
+_MAX_ARRAY_ELEMENTS = 2**25  # of the largest array of a batch: 128 MiB of float32
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def log_probs(target: Target, z: Float[Array, "draws dim"], data: Data) -> Float[Array, "draws"]:
-    """log p at every row of z.
+    """The log density at every row of z.
 
-    Differentiable once in reverse in z and data, and forward over that (Hessian-vector products).
+    Differentiable once in reverse mode in z and data, and in forward mode over that (for
+    Hessian-vector products).
     """
     return _flat(partial(_value, target))(z, data)
 
@@ -42,7 +43,7 @@ def _forward(
 
 def _backward(target: Target, saved: Any, cotangent: Float[Array, "draws"]) -> tuple[Any, Any]:
     gradients, z, data = saved
-    # by data only where somebody asks: else the compiler drops it
+    # the compiler drops the gradient in data where it is not used
     _, pull = jax.vjp(lambda d: jax.vmap(partial(_value, target), (0, None))(z, d), data)
     return cotangent[:, None] * gradients, pull(cotangent)[0]
 
@@ -50,7 +51,7 @@ def _backward(target: Target, saved: Any, cotangent: Float[Array, "draws"]) -> t
 log_probs.defvjp(_forward, _backward)
 
 
-# jitted for its cache of traces: the user's function is run once for all programs
+# jit caches the trace: the user's function is traced once for all programs
 @partial(jax.jit, static_argnums=0)
 def _value(target: Target, z: Float[Array, "dim"], data: Data) -> Scalar:
     return target.log_prob(z, data)
@@ -60,14 +61,14 @@ def _value(target: Target, z: Float[Array, "dim"], data: Data) -> Scalar:
 def value_and_gradient(
     target: Target, z: Float[Array, "dim"], data: Data
 ) -> tuple[Scalar, Float[Array, "dim"]]:
-    """log p and its gradient at one point."""
+    """The log density and its gradient at one point."""
     return jax.value_and_grad(target.log_prob)(z, data)
 
 
 def values_and_gradients(
     target: Target, z: Float[Array, "draws dim"], data: Data
 ) -> tuple[Float[Array, "draws"], Float[Array, "draws dim"]]:
-    """log p and its gradient at every row of z."""
+    """The log density and its gradient at every row of z."""
     return _flat(partial(value_and_gradient, target))(z, data)
 
 
@@ -77,7 +78,7 @@ def hessian_products(
     vectors: Float[Array, "draws vectors dim"],
     data: Data,
 ) -> Float[Array, "draws vectors dim"]:
-    """The Hessian of log p at every row of z, times that row's vectors.
+    """Products of the log density's Hessian at every row of z with that row's vectors.
 
     Forward over reverse: each vector costs about two gradients.
     """
@@ -97,13 +98,13 @@ def _hessian_products(
 
 
 def _flat(function: Any) -> Any:
-    """`function` of one point and data, mapped over points; outer maps lengthen the batch.
+    """`function` of one point and data, mapped over points; an outer `vmap` lengthens the batch.
 
     A point is an array or a pytree of arrays.
     """
 
     def call(points: Any, data: Any) -> Any:
-        # data as a list of leaves: JAX's forward derivative takes a None for a mark of its own
+        # data as a list of leaves: JAX's forward derivative misreads None as a symbol of its own
         leaves, treedef = jax.tree.flatten(data)
         return mapped_over(lambda point, rest: function(point, jax.tree.unflatten(treedef, rest)))(
             points, leaves
@@ -120,7 +121,7 @@ def _flat(function: Any) -> Any:
                 axes = jax.tree.map(lambda b: 0 if b else None, (points_batched, data_batched))
                 out = jax.vmap(over_points, axes)(points, data)
             elif any(jax.tree.leaves(points_batched)):
-                # not `mapped` again: under a forward derivative that would never end
+                # not `mapped` again: under a forward derivative that would recurse without end
                 out = over_points(_lengthen(points, points_batched, axis_size), data)
                 out = jax.tree.map(lambda a: a.reshape(axis_size, -1, *a.shape[1:]), out)
             else:
@@ -133,26 +134,27 @@ def _flat(function: Any) -> Any:
 
 
 def _in_slices(function: Any, points: Any, data: Any) -> Any:
-    """`function` of all points at once, or of some at a time.
+    """`function` of all points at once, or in slices of points.
 
-    That is where one makes large arrays, and where calls of LAPACK keep many from ending.
+    Slices bound memory where `function` makes large arrays, and avoid a deadlock of LAPACK calls
+    in large batches.
     """
     num = len(jax.tree.leaves(points)[0])
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), points)
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), data)
     program = jax.make_jaxpr(function)(one, like).jaxpr
-    most = min(max(1, _MOST_NUMBERS // largest_array(program)), points_at_once(program))
-    if num <= most:
+    max_points = min(max(1, _MAX_ARRAY_ELEMENTS // largest_array(program)), points_at_once(program))
+    if num <= max_points:
         return jax.vmap(function, (0, None))(points, data)
-    each = -(-num // -(-num // most))
-    return lax.map(lambda point: function(point, data), points, batch_size=each)
+    slice_size = -(-num // -(-num // max_points))
+    return lax.map(lambda point: function(point, data), points, batch_size=slice_size)
 
 
 def _lengthen(points: Any, batched: Any, axis_size: int) -> Any:
     """The outer axis merged into the axis of points; leaves without it are repeated."""
 
     def one(leaf: Array, has_axis: bool) -> Array:
-        whole = leaf if has_axis else jnp.broadcast_to(leaf[None], (axis_size, *leaf.shape))
-        return whole.reshape(-1, *whole.shape[2:])
+        repeated = leaf if has_axis else jnp.broadcast_to(leaf[None], (axis_size, *leaf.shape))
+        return repeated.reshape(-1, *repeated.shape[2:])
 
     return jax.tree.map(one, points, batched)

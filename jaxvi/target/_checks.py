@@ -1,4 +1,4 @@
-"""Checks of a target, its data and its parameters at the door, each with a sentence."""
+"""Validation of a target, its data and its parameters, with errors that name a remedy."""
 
 import inspect
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jaxvi.supports import NumPyro, Support, is_numpyro_constraint
 
 _ENGINE_DTYPES = ("float32", "float64")
 _SHAPE_WORDS = ("shape", "broadcast", "dimension", "dot_general", "concatenate", "rank")
-# What JAX raises where a traced value is needed as a number.
+# JAX raises these where a traced value is used as a number.
 _VALUE_ERRORS = (
     jax.errors.ConcretizationTypeError,
     jax.errors.TracerArrayConversionError,
@@ -24,7 +24,7 @@ _VALUE_ERRORS = (
 
 
 def is_support_leaf(leaf: Any) -> bool:
-    # None too, which JAX would drop from the tree without a word.
+    # None too, which JAX would drop from the tree without an error
     return leaf is None or isinstance(leaf, Support) or is_numpyro_constraint(leaf)
 
 
@@ -103,7 +103,7 @@ def check_engine_dtype(dtype: Any) -> np.dtype:
 
 
 def common_dtype(named: dict[str, Any]) -> np.dtype:
-    """The one floating dtype of all arrays; Python numbers, being weakly typed, have no say."""
+    """The floating dtype that all arrays share; Python numbers are weakly typed and don't count."""
     seen: dict[np.dtype, str] = {}
     for name, leaf in named.items():
         if _is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -123,7 +123,7 @@ def common_dtype(named: dict[str, Any]) -> np.dtype:
 
 
 def _to_array(leaf: Any) -> Any:
-    """An array of a leaf's values, or of None where there is no such array."""
+    """An array of a leaf's values, or of None if they make no array."""
     if _is_array(leaf):
         return leaf
     traced = any(isinstance(part, jax.core.Tracer) for part in jax.tree.leaves(leaf))
@@ -134,7 +134,7 @@ def _to_array(leaf: Any) -> Any:
 
 
 def as_floats(name: str, leaf: Any, support: Support) -> Any:
-    """A parameter's value, its dtype and shape checked: an array, or Python floats as they are."""
+    """A parameter's value after checks of dtype and shape: an array, or unchanged Python floats."""
     array = _to_array(leaf)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         got = "integers" if jnp.issubdtype(array.dtype, jnp.integer) else str(array.dtype)
@@ -147,7 +147,7 @@ def as_floats(name: str, leaf: Any, support: Support) -> Any:
             f"expected shape {support.shape} at {name} ({support.description}); got shape "
             f"{array.shape}; try reshaping it, or another shape in its support"
         )
-    # Python floats have no say in the dtype, as in JAX.
+    # Python floats do not determine the dtype, as in JAX
     return array if _is_array(leaf) or isinstance(array, jax.Array) else array.tolist()
 
 
@@ -170,7 +170,7 @@ def check_inside(name: str, value: Array, part: Array, support: Support) -> None
 
 
 def check_value(value: Any, dtype: np.dtype, name: str = "log_density") -> None:
-    """The function's result is one floating scalar in the dtype of z."""
+    """Checks that a function's result is one floating scalar in the dtype of z."""
     if value is None:
         raise TypeError(f"expected {name} to give a scalar; got None; try adding a return")
     if not isinstance(value, jax.ShapeDtypeStruct):

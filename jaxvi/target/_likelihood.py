@@ -1,4 +1,4 @@
-"""A log density in two parts, of which one is a sum over rows of data."""
+"""Log densities of two parts: a log prior, and a log likelihood that sums over rows of data."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -13,52 +13,52 @@ from jaxvi._numerics import pytrees
 from jaxvi._types import Data, Scalar
 from jaxvi.target._checks import check_arguments, check_function, check_value, explain
 
-_CHECKED = 16  # rows on which a likelihood is looked at
-_TRIES = 4  # points, nearer and nearer to the origin
+_NUM_CHECKED_ROWS = 16  # on which a likelihood is tested
+_NUM_CHECKED_POINTS = 4  # at scales that halve, towards the origin
 
 
 @dataclass(frozen=True)
 class FactoredDensity:
-    """log prior plus the log likelihood of all rows: the density of the whole data."""
+    """Log density of all data: log prior plus the log likelihood of all rows."""
 
     log_prior: Any
     log_likelihood: Any
 
     def __call__(self, params: Any, data: Data) -> Scalar:
-        """Of one parameters' pytree."""
+        """The log density of one parameters' pytree."""
         return self.log_prior(params) + jnp.sum(self.log_likelihood(params, data))
 
 
 @dataclass(frozen=True)
 class ScaledDensity:
-    """log prior plus the log likelihood of some rows, scaled up to that of all.
+    """Log density from a subset of rows: log prior plus their log likelihood, scaled up.
 
-    Data are `(scale, rows)`, the scale being the number of all rows over that of these. Where
-    every row is as likely among them, it is unbiased.
+    Data are `(scale, rows)`, the scale being the number of all rows over that of these. It
+    is unbiased if every row is equally likely to be among them.
     """
 
     log_prior: Any
     log_likelihood: Any
 
     def __call__(self, params: Any, data: tuple[Scalar, Any]) -> Scalar:
-        """Of one parameters' pytree."""
+        """The log density of one parameters' pytree."""
         scale, rows = data
         return self.log_prior(params) + scale * jnp.sum(self.log_likelihood(params, rows))
 
 
 @dataclass(frozen=True)
 class RowsStart:
-    """A model's own start, of the rows alone."""
+    """A model's own start for data `(scale, rows)`: it is called with the rows alone."""
 
     start: Any
 
     def __call__(self, key: Any, data: tuple[Scalar, Any]) -> Any:
-        """Parameters to start at."""
+        """Initial parameters, inside the supports."""
         return self.start(key, data[1])
 
 
 def num_rows(data: Data) -> int:
-    """The length of the leading axis, which all leaves must have in common.
+    """Number of rows of data: the length of the leading axis, common to all leaves.
 
     Raises:
         ValueError: no leaves, a leaf without axes, or lengths that differ.
@@ -78,7 +78,7 @@ def num_rows(data: Data) -> int:
 
 
 def check_functions(target: Any) -> None:
-    """Both parts are there, are functions, and no log_density besides."""
+    """Checks that both parts are functions, and that no other log_density is given."""
     prior, likelihood = target.log_prior, target.log_likelihood
     if prior is None or likelihood is None:
         missing = "log_prior" if prior is None else "log_likelihood"
@@ -88,8 +88,8 @@ def check_functions(target: Any) -> None:
         )
     check_function("log_prior", prior)
     check_function("log_likelihood", likelihood)
-    density, whole = target.log_density, FactoredDensity(prior, likelihood)
-    if density is not None and not (isinstance(density, FactoredDensity) and density == whole):
+    density, factored = target.log_density, FactoredDensity(prior, likelihood)
+    if density is not None and not (isinstance(density, FactoredDensity) and density == factored):
         raise TypeError(
             "expected log_density, or log_prior and log_likelihood; got all three; try leaving "
             "log_density out"
@@ -97,7 +97,7 @@ def check_functions(target: Any) -> None:
 
 
 def check_shapes(target: Any, params: Any, data: Data, dtype: np.dtype) -> None:
-    """What both parts give, on shapes alone; `params` and `data` may be abstract."""
+    """Checks shapes and dtypes of what both parts return; `params` and `data` may be abstract."""
     if data is None:
         raise TypeError(
             "expected data for the log_likelihood; got none; try passing data=, or a log_density "
@@ -127,23 +127,24 @@ def check_shapes(target: Any, params: Any, data: Data, dtype: np.dtype) -> None:
 
 
 def check_additive(target: Any, data: Data, dtype: np.dtype) -> None:
-    """That the log likelihood is a sum over rows, on numbers: a few rows, their halves, twice them.
+    """Checks numerically that the log likelihood is a sum over rows.
 
-    At some points drawn around the origin, those where all is finite.
+    It is evaluated on a few rows, on their halves and on the rows twice, at points drawn around
+    the origin. Points where a value is not finite are skipped.
 
     Raises:
         ValueError: a row's value depends on other rows, the sum of twice the rows is not twice
             the sum, or the sums of halves don't add up.
     """
     total = num_rows(data)
-    chosen = np.unique(np.linspace(0, total - 1, _CHECKED).round().astype(int))
+    chosen = np.unique(np.linspace(0, total - 1, _NUM_CHECKED_ROWS).round().astype(int))
     rows = jax.tree.map(lambda leaf: jnp.asarray(leaf[chosen]), data)
-    spread = 0.5 ** np.arange(_TRIES)[:, None]
-    z = spread * np.random.default_rng(0).normal(size=(_TRIES, target.dim))
+    scales = 0.5 ** np.arange(_NUM_CHECKED_POINTS)[:, None]
+    z = scales * np.random.default_rng(0).normal(size=(_NUM_CHECKED_POINTS, target.dim))
     values = _likelihoods(jnp.asarray(z, dtype), rows, target=target)
     for point in zip(*(np.asarray(x, float) for x in values), strict=True):
         if not all(np.isfinite(x).all() for x in point):
-            continue  # the search for a start will have the last word
+            continue  # the search for a start reports it, if no point is finite
         once, twice, first, second = point
         slack = float(np.finfo(dtype).eps) ** 0.5 * (1.0 + np.abs(once).sum())
         if once.ndim == 1:
@@ -178,7 +179,7 @@ _NO_SCALING = (
 def _likelihoods(
     z: Float[Array, "points dim"], rows: Any, *, target: Any
 ) -> tuple[Array, Array, Array, Array]:
-    """The log likelihood of rows, of the rows twice over, and of either half."""
+    """The log likelihood of the rows, of the rows twice, and of each half."""
     middle = max(num_rows(rows) // 2, 1)
     first = jax.tree.map(lambda leaf: leaf[:middle], rows)
     second = jax.tree.map(lambda leaf: leaf[middle:], rows)

@@ -1,4 +1,4 @@
-"""A density seen in the coordinates that a bijector takes to its own."""
+"""Pullback of a target by a bijector z = f(x): its log density in the coordinates x."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from jaxvi.target._target import Target
 
 @dataclass(frozen=True)
 class _Pullback:
-    """log p(f(x)) + log |det df/dx|; its data are the bijector's parameters and those of p."""
+    """log p(f(x)) + log |det df/dx|; its data are the bijector's parameters and p's data."""
 
     target: Target
     bijector: Bijector
@@ -29,9 +29,9 @@ class _Pullback:
 
 
 def pullback(target: Target, bijector: Bijector) -> Target:
-    """The density of x where z = f(x) has that of `target`; give it `(params, data)` for data.
+    """The target of x whose image z = f(x) has the density of `target`.
 
-    Parameters of the map are data, so that another map of the same kind compiles nothing.
+    Its data are `(params, data)`, with the bijector's parameters: other parameters compile nothing.
 
     Example:
         >>> from jaxvi.families import Affine
@@ -46,7 +46,7 @@ def pullback(target: Target, bijector: Bijector) -> Target:
 def push(
     bijector: Bijector, params: Any, x: Float[Array, "*rows dim"]
 ) -> Float[Array, "*rows dim"]:
-    """z = f(x), row by row."""
+    """The image z = f(x) of every row of x."""
     rows = np.asarray(x).reshape(-1, x.shape[-1])
     pushed = in_blocks(lambda block: _push(params, block, bijector), rows)
     return jnp.asarray(pushed.reshape(x.shape))

@@ -1,4 +1,4 @@
-"""A log density over a pytree of parameters, seen by the engine on flat unconstrained vectors."""
+"""The target: a log density over a pytree of parameters, as a function of unconstrained z."""
 
 import dataclasses
 from collections.abc import Callable
@@ -39,14 +39,14 @@ from jaxvi.target._likelihood import (
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    r"""An unnormalised log density and where each of its parameters lives.
+    r"""An unnormalised log density and the support of each of its parameters.
 
-    The engine sees log p(x(z), data) + log |det dx/dz| on flat z of shape `(dim,)`, the parts of z
-    in the order of the leaves (dictionary keys sorted, as in JAX).
+    The engine evaluates log p(x(z), data) + log |det dx/dz| on flat z of shape `(dim,)`, the parts
+    of z in the order of the leaves (dictionary keys sorted, as in JAX).
 
     A target is static: frozen, hashable and equal by value (functions as the functions they are),
     and it holds no arrays. Data is an argument everywhere, so new data of the same shape
-    recompiles nothing. A log density made anew for each target (a lambda, a `functools.partial`)
+    recompiles nothing. A log density defined anew for each target (a lambda, a `functools.partial`)
     compares unequal and compiles again: define it once.
 
     Args:
@@ -56,14 +56,14 @@ class Target:
             and `log_likelihood(params, data)`. All leaves of the data then have one row for each
             observation on their leading axis, and the log likelihood is a sum over rows: a value
             for each, of shape `(rows,)`, or their sum. That takes `jaxvi.Minibatch` and
-            `jaxvi.Stream`; `jaxvi.fit` looks at a few rows whether it holds.
-        likelihood: "rows" or "sum", to say which of the two; by default as its shape shows.
+            `jaxvi.Stream`; `jaxvi.fit` tests the sum on a few rows.
+        likelihood: "rows" or "sum", which of the two it is; by default decided by its shape.
         supports: a `Support` or any pytree of them; NumPyro constraints serve too.
         start: a random start of the model's own, optional: `start(key, data)`, or `start(key)`
             without data, giving a parameters' pytree inside the supports.
 
     Raises:
-        TypeError, ValueError: for what can be told without data; `check` tells the rest.
+        TypeError, ValueError: for errors that show without data; `check` finds the others.
 
     Example:
         >>> from jaxvi.supports import Positive, Real
@@ -77,7 +77,7 @@ class Target:
         Array(-1., dtype=float32)
     """
 
-    # Any, so that a wrong argument meets the sentences below and no run-time type checker first.
+    # Any, so that a wrong argument meets the checks below before a run-time type checker.
     log_density: Any = None
     supports: Any = dataclasses.field(default=None, compare=False)
     start: Any = None
@@ -92,8 +92,8 @@ class Target:
         check_field(self, "likelihood", one_of, ("rows", "sum", None))
         if self.log_prior is not None or self.log_likelihood is not None:
             check_functions(self)
-            whole = FactoredDensity(self.log_prior, self.log_likelihood)
-            object.__setattr__(self, "log_density", whole)
+            factored = FactoredDensity(self.log_prior, self.log_likelihood)
+            object.__setattr__(self, "log_density", factored)
         check_function("log_density", self.log_density)
         if self.start is not None:
             check_function("start", self.start)
@@ -109,7 +109,7 @@ class Target:
         object.__setattr__(self, "leaves", leaves)
         object.__setattr__(self, "treedef", treedef)
         object.__setattr__(self, "paths", paths)
-        # A copy of our own: the caller's dictionary may change later, a target may not.
+        # a copy: the caller's dictionary may change later, a target may not
         object.__setattr__(self, "supports", treedef.unflatten(leaves))
 
     @property
@@ -119,12 +119,12 @@ class Target:
 
     @property
     def has_rows(self) -> bool:
-        """Whether the log density is a prior's and a sum over rows of data."""
+        """Whether the log density is a log prior plus a sum over rows of data."""
         return self.log_likelihood is not None
 
     @property
     def scaled(self) -> "Target":
-        """The same of `(scale, rows)`: the log likelihood of some rows times a scale."""
+        """The target for data `(scale, rows)`: the log likelihood of some rows is scaled up."""
         start = None if self.start is None else RowsStart(self.start)
         density = ScaledDensity(self.log_prior, self.log_likelihood)
         return Target(density, self.supports, start)
@@ -160,7 +160,7 @@ class Target:
         Raises:
             TypeError: where values are not real floating-point numbers, or their dtypes differ.
             ValueError: where the structure or a shape differs from the supports', or a value is
-                NaN, outside its support, or on its edge. Traced values can't be looked at and pass.
+                NaN, outside its support, or on its edge. Traced values can't be checked and pass.
 
         Example:
             >>> from jaxvi.supports import Positive
@@ -193,8 +193,8 @@ class Target:
     def coordinate_names(self) -> tuple[str, ...]:
         """A name for each coordinate of z, such as `mu[0, 1]`.
 
-        Indices are those of the free coordinates, which for simplexes and matrices are fewer than
-        the entries of the parameter.
+        Indices are those of the unconstrained coordinates, which for simplexes and matrices are
+        fewer than the entries of the parameter.
         """
         names: list[str] = []
         for name, leaf in zip(pytrees.leaf_names(self.treedef), self.leaves, strict=True):
@@ -202,7 +202,7 @@ class Target:
         return tuple(names)
 
     def constrained_coordinates(self) -> Bool[np.ndarray, "dim"]:
-        """Whether a coordinate of z is part of a parameter that isn't free, as scales are not."""
+        """Mask of the coordinates of z that belong to constrained parameters, such as scales."""
         each = [
             np.full(leaf.unconstrained_shape, not isinstance(leaf, Real)) for leaf in self.leaves
         ]
@@ -229,7 +229,7 @@ class Target:
         return common_dtype(named)
 
     def check(self, data: Data = None, *, dtype: Any = None) -> np.dtype:
-        """Checks target and data together on shapes alone, and gives the engine's dtype.
+        """Checks target and data together on shapes alone, and returns the engine's dtype.
 
         Traces the log density once with `jax.eval_shape`: nothing is compiled or computed, so
         whether its values are finite stays open.
@@ -246,7 +246,7 @@ class Target:
         found = self.dtype(data)
         dtype = found if dtype is None else check_engine_dtype(dtype)
         leaves, treedef = jax.tree.flatten(data)
-        shapes = tuple(_of_shape(leaf) for leaf in leaves)
+        shapes = tuple(_abstract_leaf(leaf) for leaf in leaves)
         _check_shapes(self, treedef, shapes, dtype, jnp.result_type(float))
         return dtype
 
@@ -275,7 +275,7 @@ class Target:
             return self.treedef.flatten_up_to(params)
         except (ValueError, TypeError, KeyError):
             pass
-        # None is a leaf here, so that a forgotten value shows by its path.
+        # None is a leaf here, so that the error names the path of a forgotten value
         found, _, _ = pytrees.flatten_with_paths(params, is_leaf=lambda leaf: leaf is None)
         missing = [path for path in self.paths if path not in found]
         extra = [path for path in found if path not in self.paths]
@@ -292,12 +292,12 @@ class Target:
 def _check_shapes(
     target: Target, treedef: Any, leaves: tuple[Any, ...], dtype: np.dtype, _wide: np.dtype
 ) -> None:
-    """Once for data of one structure and one default dtype: tracing takes milliseconds."""
+    """Checks by tracing, cached by structure, shapes and dtypes: a trace takes milliseconds."""
     target._check_shapes(treedef.unflatten(leaves), dtype)
 
 
-def _of_shape(leaf: Any) -> Any:
-    """Shape and dtype of an array, as JAX will have it; a number as it is."""
+def _abstract_leaf(leaf: Any) -> Any:
+    """Shape and JAX dtype of an array; a Python number is returned unchanged."""
     if not hasattr(leaf, "shape"):
         return leaf
     plain = not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)

@@ -25,7 +25,7 @@ Z = jnp.arange(30.0).reshape(2, 5, 3) / 30  # lanes, draws, dim
 def _slices(request, monkeypatch):
     """All points at once; and as few at a time as where the density makes very large arrays."""
     if request.param is not None:
-        monkeypatch.setattr(_batched, "_MOST_NUMBERS", request.param)
+        monkeypatch.setattr(_batched, "_MAX_ARRAY_ELEMENTS", request.param)
 
 
 def flat(z, data):
@@ -114,5 +114,5 @@ def test_memory_is_bounded_whatever_the_points():
     z = jax.ShapeDtypeStruct((1_000, 3), jnp.float32)
     compute = jax.jit(jax.value_and_grad(lambda z, rows: log_probs(target, z, rows).sum()))
     memory = compute.lower(z, rows).compile().memory_analysis()
-    most = 4 * max(_batched._MOST_NUMBERS, 100_000)
+    most = 4 * max(_batched._MAX_ARRAY_ELEMENTS, 100_000)
     assert 4 * 100_000 <= memory.temp_size_in_bytes < 4 * most
