@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 from jaxvi._numerics import fold_in
 from jaxvi._sampling import MOST_LEAPS, fewest_leaps
 from jaxvi.diagnostics import Drift, Groups, ShortChains, acceptance, compare, is_still, whitening
-from jaxvi.results import WORST_LOG_SD, WORST_MEAN
+from jaxvi.results import MAX_LOG_SD_ERROR, MAX_MEAN_ERROR_SDS
 from jaxvi.target import Target
 
 _WIDE_ROUNDS = 2  # of all chains: what is left then takes long chains, not many
@@ -77,4 +77,4 @@ def _thin(groups: Groups, thin: int) -> int:
 def _is_sure(drift: Drift) -> bool:
     """Whether so small a drift can be told from what would matter."""
     mean, log_sd = drift.at_most()
-    return mean < _SURE * WORST_MEAN and log_sd < _SURE * WORST_LOG_SD
+    return mean < _SURE * MAX_MEAN_ERROR_SDS and log_sd < _SURE * MAX_LOG_SD_ERROR

@@ -41,7 +41,7 @@ from jaxvi.diagnostics import (
 )
 from jaxvi.families import FullRank, Mixture, Transformed
 from jaxvi.hierarchical import Nested, find_noncentering, hyperparameter_names, nested_short_chains
-from jaxvi.results import CorrectedDraws, Fit, Stage, Timing, errors_of, findings_of
+from jaxvi.results import CorrectedDraws, Fit, StageRecord, Timing, errors_of, findings_of
 from jaxvi.solvers import NaturalGradient
 from jaxvi.target import Target
 
@@ -75,7 +75,7 @@ class Pilot:
     progress: bool | Reporter | None
     checkpoints: Checkpoints | None = None
     began: float = field(default_factory=time.perf_counter)
-    log: list[Stage] = field(default_factory=list)
+    log: list[StageRecord] = field(default_factory=list)
     hyperparameters: tuple[str, ...] = ()
     nested: Nested | None = None
 
@@ -147,7 +147,7 @@ class Pilot:
             self.max_seconds = 0.0
         took = time.perf_counter() - self.began - sum(stage.seconds for stage in self.log)
         was = (math.nan, math.nan) if before is None else (before.bound, before.bound_mcse)
-        self.log.append(Stage(name, *was, of.bound, of.bound_mcse, khat, took, note))
+        self.log.append(StageRecord(name, *was, of.bound, of.bound_mcse, khat, took, note))
 
     def _gather(self, fit: Fit, run: dict[str, Any]) -> tuple[Fit, int]:
         """A mixture of the lanes at separate modes of comparable mass, where there are some."""
