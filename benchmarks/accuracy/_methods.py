@@ -14,7 +14,7 @@ from benchmarks.accuracy._peers import flows, nuts
 from benchmarks.posteriors import Posterior, Score
 from jaxvi import Status
 from jaxvi.results._fit_result import findings_of
-from jaxvi.results._verdict import judge
+from jaxvi.results._verdict import verdict_of
 
 LOOSE = 0.15  # sds, and relative of sds: what the larger posteriors are judged on
 _DRAW_KEY = 1_000
@@ -78,9 +78,9 @@ def _errors(found: Score) -> Cell:
 
 
 def _said(fit: jaxvi.Fit) -> dict[str, Any]:
-    """Verdict and evidence; of a single solver's fit the weights are had here, after its times."""
+    """Verdict and findings; of a single solver's fit the weights are had here, after its times."""
     seen = fit.findings or findings_of(fit)
-    verdict = judge(seen)
+    verdict = verdict_of(seen)
     return {
         "verdict": verdict.level,
         "reasons": list(verdict.reasons),

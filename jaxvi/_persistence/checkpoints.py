@@ -1,9 +1,9 @@
-"""The folder of a run's checkpoints: what is written there, when, and how it is found again.
+"""The folder of a run's checkpoints: its files, when they are written, how they are found again.
 
-`run.npz` says what run it is; it is written last of the first files, so that a folder without it
-holds no checkpoint. `data.npz` has the data, and `lanes-000.npz` those of the first batch of
-restarts as they last were, between two chunks; stages of the autopilot after the first have
-files of their own. A later call that makes the same fits finds each where it was left.
+`run.npz` identifies the run. It is the last of the first files to be written, so that a folder
+without it holds no checkpoint. `data.npz` has the data, and `lanes-000.npz` the state of the first
+batch of restarts, as it was between two chunks; later stages of the default call have files of
+their own. A later call that makes the same fits continues each from its file.
 """
 
 import hashlib
@@ -29,16 +29,17 @@ from jaxvi._types import Data
 from jaxvi.data import Stream, checksum, is_spread
 
 RUN, DATA = "run.npz", "data.npz"
-_SHARE = 0.02  # of the time, for writing
-_MOST_DATA = 2**28  # bytes: larger data is not copied to the folder
+_MAX_WRITING_SHARE = 0.02  # of the wall time
+_MAX_DATA_BYTES = 2**28  # larger data is not copied to the folder
 
 
 @dataclass(eq=False)
 class Checkpoints:
-    """A folder to which a run's stages are written, in the order in which they begin.
+    """The folder of one run's checkpoints, with a file for each batch of restarts.
 
-    `describe` gives the header of the run; it is called once, when all arguments have been
-    checked. With the name of a `run`, the folder holds that one and it is gone on with.
+    Batches are numbered in the order in which they begin. `describe` gives the header of the run;
+    it is called once, when all arguments have been checked. Where `run` is the name of a run, the
+    folder holds its checkpoints and the run is resumed.
     """
 
     folder: Path
@@ -46,26 +47,26 @@ class Checkpoints:
     describe: Callable[[], dict[str, Any]]
     data: Data = None
     run: str | None = None
-    writes: bool = True  # of several processes, one does
+    writes: bool = True  # false in all but one of several processes
     _batches: int = 0
     _opened: bool = False
-    _begun: bool = False  # the files of the run itself are there
+    _begun: bool = False  # whether the run's own files have been written
     _warned: bool = False
     _due: float = field(default_factory=time.perf_counter)
     _header: dict[str, Any] = field(default_factory=dict)
 
     def batch(self) -> "Batch":
-        """The next batch of lanes."""
+        """The checkpoint of the next batch of restarts."""
         self._batches += 1
         return Batch(self, self._batches - 1)
 
     @property
     def resumed(self) -> bool:
-        """Whether the folder held the run before."""
+        """Whether the folder already held this run, so that it is continued."""
         return not self._header
 
     def open(self) -> None:
-        """Make the folder and see that it is free, the first time, unless a run is resumed."""
+        """Create the folder and check that it holds no other run; does so once."""
         if self._opened:
             return
         self._opened, self._begun = True, self.run is not None
@@ -108,22 +109,22 @@ class Checkpoints:
         )
 
     def is_due(self) -> bool:
-        """Whether it is time to write, as it is where nothing has been."""
+        """Whether the next file is due: at once for the first, later after `seconds`."""
         first = not (self._begun or self._warned)
         return first or time.perf_counter() >= self._due
 
     def write(self, name: str, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> bool:
-        """Write a file, and the run's own where they are still missing; say whether it worked.
+        """Write a file, preceded by the data and followed by the header of the run if missing.
 
-        A full disk is told once and stops nothing. The next writing comes no sooner than makes
-        this one 2 % of the time.
+        Returns whether it succeeded: an error such as a full disk is warned of once and does not
+        stop the fit. The next file is due so much later that writing takes at most 2 % of the time.
         """
         if not self.writes:
             return True
         began = time.perf_counter()
         try:
             if not self._begun:
-                self._write_data()  # before the lanes, and they before the run
+                self._write_data()  # first the data, then the lanes, last the run's header
             npz_files.write(self.folder / name, npz_files.pack(header, arrays))
             if not self._begun:
                 npz_files.write(self.folder / RUN, npz_files.pack(self._header, {}))
@@ -134,7 +135,9 @@ class Checkpoints:
             return False
         finally:
             ended = time.perf_counter()
-            self._due = ended + max(self.seconds, (ended - began) * (1.0 / _SHARE - 1.0))
+            self._due = ended + max(
+                self.seconds, (ended - began) * (1.0 / _MAX_WRITING_SHARE - 1.0)
+            )
 
     def _write_data(self) -> None:
         if self._header["data"]["structure"] is not None:
@@ -156,28 +159,28 @@ class Checkpoints:
 
 @dataclass(eq=False)
 class Batch:
-    """One batch of lanes and its file."""
+    """The checkpoint of one batch of restarts: its file and its identity."""
 
     checkpoints: Checkpoints
     number: int
     _identity: str = ""
-    _written: tuple[int | None, int | float] | None = None  # width and step of the file
+    _written: tuple[int | None, int | float] | None = None  # pool width and step in the file
 
     @property
     def path(self) -> Path:
-        """Where its lanes are."""
+        """The file of this batch's lanes."""
         return self.checkpoints.folder / f"lanes-{self.number:03d}.npz"
 
     def find(self, lanes_like: Callable[[int], Any], parts: Any, start: Any) -> Snapshot | None:
-        """What the file has, or None where this stage has not begun.
+        """The snapshot in the file, or None where this batch has not been written yet.
 
-        `lanes_like` gives the shapes of so many lanes, which are fewer than restarts in a pool.
-        `parts` and `start` are what tells this stage from others. The first stage's start is the
-        run's own. A later stage that has become another one, since the one before it had been cut
-        short, begins anew.
+        `lanes_like` gives the shapes of a number of lanes, which in a pool is less than the number
+        of restarts. `parts` and `start` identify the batch; for the first one `start` is part of
+        the run's own identity. A later batch whose identity has changed, because an earlier stage
+        ended differently, begins anew.
 
         Raises:
-            ValueError: a file that is damaged, or the first stage's with lanes of other shapes.
+            ValueError: the file is damaged, or is the first batch's with lanes of other shapes.
         """
         self.checkpoints.open()
         self._identity = fingerprint((parts, start if self.number else None))
@@ -201,11 +204,11 @@ class Batch:
         return found
 
     def is_due(self) -> bool:
-        """Whether it is time to write."""
+        """Whether the next file is due; see `Checkpoints.is_due`."""
         return self.checkpoints.is_due()
 
     def save(self, snapshot: Snapshot) -> None:
-        """Write, unless the disk has it."""
+        """Write a snapshot, unless the file already holds it."""
         if snapshot.place == self._written:
             return
         leaves = [_stored(leaf) for leaf in jax.tree.leaves(snapshot.lanes)]
@@ -221,21 +224,23 @@ class Batch:
 
 
 def run_name(header: dict[str, Any]) -> str:
-    """A digest of a run's header."""
+    """The name of a run: the SHA-256 of its header."""
     return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
 
 
 def as_folder(name: str, value: Any) -> Path:
-    """A path."""
+    """The argument `name` as the path of a folder; a TypeError for anything else."""
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name}: expected the path of a folder; got {value!r}.")
     return Path(value)
 
 
 def describe_data(given: Data) -> dict[str, Any]:
-    """A digest, the shapes, and how to build the pytree again where that is plain and not large.
+    """The part of a run's header that identifies its data.
 
-    Of a stream, which may not fit anywhere, the digest is of a part: see `_stream_identity`.
+    It has a digest, the shapes, and the pytree's structure if the data are plain arrays, small
+    enough to be copied to the folder. A stream's digest covers a sample of it: see
+    `stream_digest.identify`.
     """
     if isinstance(given, Stream):
         identity, shapes = identify(given)
@@ -243,7 +248,9 @@ def describe_data(given: Data) -> dict[str, Any]:
         return {"kind": "a Stream", "digest": digest, "shapes": shapes, "structure": None}
     data = jax.tree.map(jnp.asarray, given)
     leaves = jax.tree.leaves(data)
-    small = sum(leaf.nbytes for leaf in leaves) <= _MOST_DATA and not any(map(is_spread, leaves))
+    small = sum(leaf.nbytes for leaf in leaves) <= _MAX_DATA_BYTES and not any(
+        map(is_spread, leaves)
+    )
     contents = [checksum(leaf) if is_spread(leaf) else leaf for leaf in leaves]
     return {
         "kind": "arrays",
@@ -254,7 +261,7 @@ def describe_data(given: Data) -> dict[str, Any]:
 
 
 def load_data(folder: Path, run: str, structure: Any) -> Data:
-    """The data that a run has written."""
+    """The data in a run's folder, as the pytree with the given structure."""
     header, arrays = npz_files.unpack(folder / DATA)
     if header["run"] != run:
         raise ValueError(
@@ -266,7 +273,7 @@ def load_data(folder: Path, run: str, structure: Any) -> Data:
 
 
 def _shapes(tree: Any) -> list[list[Any]]:
-    """Path, shape and dtype of every leaf."""
+    """Path, shape and dtype of every leaf of a pytree."""
     return [
         [keystr(path), list(leaf.shape), str(leaf.dtype)]
         for path, leaf in tree_flatten_with_path(tree)[0]
@@ -282,7 +289,7 @@ def _stored(leaf: Any) -> np.ndarray:
 
 
 def _restore(array: np.ndarray, like: Any) -> Any:
-    """As an array of JAX's, in memory of its own, since the loop gives it away."""
+    """A stored array as JAX's, with the dtype of `like`; a copy, since the loop donates it."""
     if _is_key(like):
         return jax.random.wrap_key_data(jnp.array(array), impl=str(like.dtype).split("<")[1][:-1])
     if array.dtype.kind == "V":  # a dtype that NumPy has no name for, such as bfloat16

@@ -1,11 +1,11 @@
 """Digests of functions, specifications and arrays that are the same in every process.
 
-A function's `hash` is its place in memory. Here it is what the function does, as far as that is
-simple to see: its name, its bytecode, its constants, what it closes over, its defaults, and the
-numbers and functions of its own module that it names. The module's name has no part in it, since
-a script that is imported has another one. Not seen are functions of other modules beyond their
-names (versions of jaxvi and JAX are compared besides), and what lies inside objects that are no
-dataclasses, arrays or containers beyond what their `repr` shows.
+Python's `hash` of a function is its place in memory. Here a function's digest covers what it does:
+its name, its bytecode, its constants, what it closes over, its defaults, and the numbers and
+functions of its own module that it refers to. The module's name is left out, since a script has
+another one when it is imported. Of functions in other modules only the names are covered (versions
+of jaxvi and JAX are compared separately); of objects other than dataclasses, arrays and containers
+only the `repr`.
 """
 
 import dataclasses
@@ -32,10 +32,10 @@ def fingerprint(value: Any) -> str:
 
 
 class _Digest:
-    """A hash that is fed Python values.
+    """A SHA-256 over Python values.
 
-    Objects are told by digests of their own, so that it makes no difference whether two equal
-    ones are the same; one that holds itself is cut where it is met again.
+    Each object enters by its own digest, so that two equal objects count as one object used twice.
+    An object that contains itself is cut off where it recurs.
     """
 
     def __init__(self, known: dict[int, tuple[Any, str]] | None = None) -> None:
@@ -51,7 +51,7 @@ class _Digest:
             self._hash.update(f"{len(text)}:".encode() + text)
 
     def add(self, value: Any) -> "_Digest":
-        """Feed a value, tagged by its kind."""
+        """Add a value to the hash, tagged by its type."""
         if isinstance(value, _PLAIN):
             self.word(type(value).__name__, repr(value))
         elif isinstance(value, np.ndarray | np.generic | jax.Array):
@@ -114,7 +114,7 @@ class _Digest:
             self._call_of(value)
 
     def _call_of(self, value: Any) -> None:
-        """What an object does that is called like a function."""
+        """Add the `__call__` of an object that can be called like a function."""
         for kind in type(value).__mro__:
             call = vars(kind).get("__call__")
             if isinstance(call, types.FunctionType):
@@ -128,7 +128,7 @@ class _Digest:
         self._all("cells", [_content(cell) for cell in cells])
         self._all("defaults", (function.__defaults__, function.__kwdefaults__))
         if own:
-            return  # its version is compared, and tests decorate it
+            return  # jaxvi's version is compared instead; tests decorate its functions
         self.add(function.__code__)
         for name in _names(function.__code__):
             found = function.__globals__.get(name)
@@ -138,7 +138,7 @@ class _Digest:
                 self.add(found)
 
     def _code(self, code: types.CodeType) -> None:
-        """Instructions and constants; neither line numbers nor file names."""
+        """Add bytecode and constants, but neither line numbers nor file names."""
         self.word("code", code.co_argcount, code.co_kwonlyargcount, code.co_flags)
         self.word(code.co_code.hex(), *code.co_names, "/", *code.co_freevars)
         self._all("constants", code.co_consts)
@@ -152,13 +152,13 @@ def _content(cell: Any) -> Any:
 
 
 def _names(code: types.CodeType) -> list[str]:
-    """Names that the code and the functions inside it look up, in order."""
+    """Names that the code and the functions inside it look up, sorted."""
     inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
     return sorted({*code.co_names, *(name for part in inner for name in _names(part))})
 
 
 def _is_constant(value: Any) -> bool:
-    """A number, a text, an array, or a tuple of them."""
+    """Whether a value is a number, a text, an array, or a tuple of them."""
     if isinstance(value, tuple):
         return all(_is_constant(part) for part in value)
     plain = isinstance(value, _PLAIN) and value is not None

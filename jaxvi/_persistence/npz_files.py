@@ -1,4 +1,4 @@
-"""Files that are whole or not there: NumPy's npz, a header in JSON, a digest over every byte."""
+"""Atomic files in NumPy's npz format, with a JSON header and a digest over every byte."""
 
 import contextlib
 import hashlib
@@ -17,14 +17,14 @@ _UNFINISHED = ".unfinished"
 
 
 class DamagedFile(ValueError):
-    """A file that is not what was written."""
+    """Raised for a file whose digest does not fit its bytes."""
 
 
 def pack(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
-    """The bytes of a file.
+    """The bytes of a file with this header and these arrays.
 
-    The digest is the comment at the end of the archive and covers all before it, so that the
-    file is still one that `numpy.load` reads.
+    The digest covers all bytes before it. It is stored as the archive's comment, at the end, so
+    that `numpy.load` can still read the file.
     """
     text = np.frombuffer(json.dumps(header).encode(), np.uint8)
     buffer = io.BytesIO()
@@ -39,8 +39,8 @@ def unpack(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Header and arrays of a file; nothing that it holds is executed.
 
     Raises:
-        DamagedFile: where a byte is missing or is not the one that was written.
-        FileNotFoundError: where there is no such file.
+        DamagedFile: a byte is missing or was changed.
+        FileNotFoundError: there is no such file.
     """
     content = path.read_bytes()
     digest = hashlib.sha256(memoryview(content)[:-_DIGEST]).hexdigest().encode()
@@ -56,10 +56,10 @@ def unpack(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def write(path: Path, content: bytes) -> None:
-    """All of it or nothing: whoever looks finds the old file or the new one.
+    """Write a file atomically: readers find either the old content or the new one.
 
     Raises:
-        OSError: where the disk is full or the folder can't be written to; the old file stays.
+        OSError: the disk is full or the folder can't be written to; the old file stays.
     """
     unfinished = path.with_name(f"{path.name}.{os.getpid()}{_UNFINISHED}")
     try:
@@ -76,14 +76,14 @@ def write(path: Path, content: bytes) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what processes that were killed have left unfinished."""
+    """Remove unfinished files that killed processes have left in a folder."""
     for left in folder.glob(f"*{_UNFINISHED}"):
         with contextlib.suppress(OSError):
             left.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
-    """The new name, too, survives a loss of power; Windows offers no such thing."""
+    """Make a new file name survive a loss of power; Windows has no such call."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

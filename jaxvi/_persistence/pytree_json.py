@@ -1,4 +1,4 @@
-"""The structure of a pytree of plain containers as JSON, and the pytree again from its leaves."""
+"""Encodes the structure of a pytree of plain containers as JSON, and decodes it with its leaves."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,9 +7,9 @@ import jax
 
 
 def encode(tree: Any) -> Any:
-    """Containers with numbered leaves; None where some are not dictionaries, lists or tuples.
+    """JSON of a pytree's structure, leaves numbered; None unless it is dicts, lists and tuples.
 
-    Plain numbers are written as they are: JAX promotes them by other rules than arrays.
+    Python numbers are stored by value, not as leaves: JAX promotes them by other rules than arrays.
     """
     try:
         found = _encode(tree, iter(range(len(jax.tree.leaves(tree)))))
@@ -20,7 +20,7 @@ def encode(tree: Any) -> Any:
 
 
 def decode(found: Any, leaves: list[Any]) -> Any:
-    """The pytree with these leaves."""
+    """The pytree with the encoded structure and these leaves."""
     kind, parts = found
     if kind == "leaf":
         return leaves[parts]

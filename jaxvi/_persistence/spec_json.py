@@ -1,7 +1,7 @@
-"""Specifications as plain JSON and back, for those that jaxvi itself offers.
+"""Encodes jaxvi's own specifications (families, solvers, ...) as JSON, and decodes them.
 
-Only classes of a fixed list are made, of numbers, words and each other: reading a file can call
-nothing else.
+Only classes of a fixed list are created, from numbers, strings and each other, so that reading a
+file can call nothing else.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ _OPTIMISERS = (
 
 
 class _NotPlainError(Exception):
-    """Something that can't be written as numbers and names."""
+    """Raised for a value that can't be written as numbers and names."""
 
 
 def encode(spec: Any) -> Any:
-    """JSON of a specification, in a list of one; an empty list where `decode` could not make it."""
+    """JSON of a specification in a list of one; an empty list if it could not be decoded."""
     try:
         text = _encode(spec)
         return [text] if _decode(text) == spec else []
@@ -33,7 +33,7 @@ def encode(spec: Any) -> Any:
 
 
 def decode(found: Any) -> Any:
-    """The specification that `encode` was given; found must not be empty."""
+    """The specification that `encode` was given; `found` must not be empty."""
     return _decode(found[0])
 
 

@@ -1,4 +1,4 @@
-"""By what a stream is told from others, where not all of it can be read."""
+"""The identity of a stream, from a sample of it: it may be too large to read as a whole."""
 
 import os
 from pathlib import Path
@@ -10,20 +10,20 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 from jaxvi.data import Stream
 
-_ROWS = 4_096  # that are compared, at most
+_MAX_ROWS = 4_096  # that enter the digest
 
 
 def identify(stream: Stream) -> tuple[Any, list[list[Any]]]:
-    """What a digest is made of; path, shape and dtype of every array.
+    """What identifies a stream, to be digested; and path, shape and dtype of every array.
 
-    That is: the number of rows and the window, the size and the time of the last change of every
-    file, and some rows: of arrays those at equal distances, of what comes in blocks the first.
+    Its identity is the number of rows and the window, the size and the time of the last change of
+    every file, and a sample of rows: evenly spaced ones of arrays, the first ones of blocks.
     """
     arrays, total = stream.arrays(), stream.count()
     if arrays is None:
-        rows = jax.tree.map(lambda leaf: np.asarray(leaf)[:_ROWS], next(stream.blocks()))
+        rows = jax.tree.map(lambda leaf: np.asarray(leaf)[:_MAX_ROWS], next(stream.blocks()))
     else:
-        chosen = np.linspace(0, total - 1, min(total, _ROWS)).astype(int)
+        chosen = np.linspace(0, total - 1, min(total, _MAX_ROWS)).astype(int)
         rows = jax.tree.map(lambda leaf: np.asarray(leaf[chosen]), arrays)
     files: list[Any] = [stream.source] if isinstance(stream.source, str | Path) else []
     files += [leaf.filename for leaf in jax.tree.leaves(arrays) if isinstance(leaf, np.memmap)]

@@ -30,7 +30,7 @@ from jaxvi.diagnostics import (
     whitening,
 )
 from jaxvi.hierarchical import nested_short_chains
-from jaxvi.results import WORST_LOG_SD, WORST_MEAN, CorrectedDraws, errors_of
+from jaxvi.results import MAX_LOG_SD_ERROR, MAX_MEAN_ERROR_SDS, CorrectedDraws, errors_of
 from jaxvi.target import Target
 
 _WIDE_ROUNDS = 2  # of all chains: what is left then takes long chains, not many
@@ -164,4 +164,4 @@ def _thin(groups: Groups, thin: int) -> int:
 def _is_sure(drift: Drift) -> bool:
     """Whether so small a drift can be told from what would matter."""
     mean, log_sd = drift.at_most()
-    return mean < _SURE_SHARE * WORST_MEAN and log_sd < _SURE_SHARE * WORST_LOG_SD
+    return mean < _SURE_SHARE * MAX_MEAN_ERROR_SDS and log_sd < _SURE_SHARE * MAX_LOG_SD_ERROR

@@ -1,4 +1,4 @@
-"""The command line."""
+"""The command line: `jaxvi demo` and `jaxvi fit`."""
 
 from jaxvi.cli._main import main
 

@@ -1,4 +1,4 @@
-"""The command line: `jaxvi demo`, `jaxvi fit FILE.csv`."""
+"""The command line's entry: parses `jaxvi demo` and `jaxvi fit FILE.csv`, fits and writes."""
 
 import argparse
 import sys
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 _FAMILIES = ("mean-field", "full-rank")
 _NUM_DRAWS = 4000
-_NUM_ASSIGNING = 400  # of them, for the probabilities of the rows
-_INTERRUPTED = 130
+_NUM_ASSIGNMENT_DRAWS = 400  # of them, for the rows' component probabilities
+_INTERRUPTED_STATUS = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,18 +31,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("jaxvi: interrupted before there was a result", file=sys.stderr)
-        return _INTERRUPTED
+        return _INTERRUPTED_STATUS
 
 
 class _Parser(argparse.ArgumentParser):
-    """Mistakes in the arguments become one sentence, like all others."""
+    """A parser that reports wrong arguments as a `UsageError`, in one sentence."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; try '{self.prog} --help'")
 
 
 class _Version(argparse.Action):
-    """Look the version up only when it is asked for."""
+    """Prints the version, which is imported only when asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
         from jaxvi import __version__
@@ -85,6 +85,8 @@ def _add_common(parser: argparse.ArgumentParser, *, out: str) -> None:
 
 
 def _at_least(least: int) -> Callable[[str], int]:
+    """A parser of whole numbers from `least` on, for argparse."""
+
     def whole(text: str) -> int:
         try:
             value = int(text)
@@ -148,18 +150,18 @@ def _run(
     if not reports[-1].fit.interrupted:
         return 0
     print("jaxvi: interrupted; the result is partial and marked so", file=sys.stderr)
-    return _INTERRUPTED
+    return _INTERRUPTED_STATUS
 
 
 def _progress() -> Any:
-    """What `jaxvi.fit` is given as `progress`: a bar on a terminal."""
+    """The argument `progress` of `jaxvi.fit`; None is a bar on a terminal. Tests replace it."""
     return None
 
 
 def _fit_mixture(
     args: argparse.Namespace, table: Table, components: int, family: str | None
 ) -> "MixtureReport":
-    """Fit standardised columns in float32, report in the table's units.
+    """Fit a mixture to the standardised columns in float32, and report it in the table's units.
 
     Without a family, the default of `jaxvi.fit`.
     """
@@ -171,9 +173,9 @@ def _fit_mixture(
     from jaxvi import models
     from jaxvi.cli._report import mixture_report, order_by_weight
 
-    centre, spread = table.rows.mean(axis=0), table.rows.std(axis=0)
+    centre, sd = table.rows.mean(axis=0), table.rows.std(axis=0)
     # float32 is enough for columns of unit scale, and takes half the time of float64
-    data = jnp.asarray((table.rows - centre) / spread, jnp.float32)
+    data = jnp.asarray((table.rows - centre) / sd, jnp.float32)
     key_fit, key_draws = jax.random.split(jax.random.key(args.seed))
     known = dict(zip(_FAMILIES, (jaxvi.MeanField(), jaxvi.FullRank()), strict=True))
     fit = jaxvi.fit(
@@ -191,12 +193,14 @@ def _fit_mixture(
     )
     name = next(name for name, used in known.items() if used == fit.setup.family)
     standard = order_by_weight(fit.sample(key_draws, _NUM_DRAWS))
-    few = {name: value[:_NUM_ASSIGNING].astype(np.float32) for name, value in standard.items()}
-    probabilities = np.asarray(models.mean_responsibilities(few, data), float).T
+    first_draws = {
+        name: value[:_NUM_ASSIGNMENT_DRAWS].astype(np.float32) for name, value in standard.items()
+    }
+    probabilities = np.asarray(models.mean_responsibilities(first_draws, data), float).T
     draws = {
         "weights": standard["weights"],
-        "means": centre + spread * standard["means"],
-        "scales": spread * standard["scales"],
+        "means": centre + sd * standard["means"],
+        "scales": sd * standard["scales"],
     }
     return mixture_report(name, fit, draws, probabilities, table.rows, table.names, table.labels)
 
@@ -212,7 +216,7 @@ def _check_matplotlib() -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    """Before the fit: a place that can't be written to should cost nobody a fit."""
+    """Create the output folder before the fit, so that an error costs no fit."""
     probe = folder / ".jaxvi-probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -226,7 +230,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _write(args: argparse.Namespace, table: Table, reports: list["MixtureReport"]) -> list[str]:
-    """Everything that was found, and the names of the files."""
+    """Write all reports into the output folder; returns the names of the files."""
     from jaxvi.cli._report import write_reports
 
     picture = not args.no_plot

@@ -1,4 +1,4 @@
-"""A fit in words and numbers: lines of text for people, dictionaries and tables for files."""
+"""Reports of mixture fits: lines of text, tables, JSON numbers, files and figures."""
 
 import csv
 import json
@@ -14,12 +14,12 @@ from jaxvi._status import Status
 from jaxvi.plotting import new_figure, plot_bounds, plot_mixture, telling_features
 from jaxvi.results import Fit
 
-_MOST_OPTIMA = 8
+_MAX_OPTIMA_SHOWN = 8
 _TABLE_WIDTH = 100
 
 
 class Posterior(NamedTuple):
-    """Posterior means of a diagonal mixture's parameters, with their posterior sd."""
+    """Posterior means and standard deviations of a diagonal mixture's parameters."""
 
     weights: Float[np.ndarray, "components"]
     weights_sd: Float[np.ndarray, "components"]
@@ -30,7 +30,7 @@ class Posterior(NamedTuple):
 
 
 class MixtureReport(NamedTuple):
-    """One fit of one table, in the table's own units, components in falling order of weight."""
+    """The report of one mixture fit, in the table's units, components by falling weight."""
 
     family: str
     fit: Fit
@@ -42,7 +42,7 @@ class MixtureReport(NamedTuple):
 
 
 def fit_numbers(fit: Fit) -> dict[str, Any]:
-    """What a fit found and what it took, as plain numbers that JSON can hold.
+    """Bounds, optima, statuses and times of a fit, as numbers that JSON can hold.
 
     `lanes_alive` counts the lanes that ended with a finite bound. Steps per second count the
     steps of the whole batch; lane steps count every lane's own.
@@ -80,9 +80,15 @@ def fit_lines(fit: Fit) -> list[str]:
     optima, heights = numbers["optima_restarts"], numbers["optima_bounds"]
     listed = ", ".join(
         f"{count} at {bound:.2f}"
-        for count, bound in zip(optima[:_MOST_OPTIMA], heights[:_MOST_OPTIMA], strict=True)
+        for count, bound in zip(
+            optima[:_MAX_OPTIMA_SHOWN], heights[:_MAX_OPTIMA_SHOWN], strict=True
+        )
     )
-    more = f" and {len(optima) - _MOST_OPTIMA} lower ones" if len(optima) > _MOST_OPTIMA else ""
+    more = (
+        f" and {len(optima) - _MAX_OPTIMA_SHOWN} lower ones"
+        if len(optima) > _MAX_OPTIMA_SHOWN
+        else ""
+    )
     status = ", ".join(f"{count} {text}" for text, count in numbers["status"].items())
     lines = ["INTERRUPTED   what follows is where the run stood"] if fit.interrupted else []
     lines += [
@@ -109,10 +115,10 @@ def fit_lines(fit: Fit) -> list[str]:
 
 
 def order_by_weight(draws: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Draws of a mixture with the components in falling order of their mean weight.
+    """Draws of a mixture with its components in falling order of their mean weight.
 
-    One order for all draws: they come from a single lane's q, within which labels don't switch.
-    A single component gets its weight of 1.
+    All draws get the same order: they come from one restart's q, within which labels don't switch.
+    A single component gets a weight of 1.
     """
     arrays = {name: np.asarray(value, float) for name, value in draws.items()}
     arrays.setdefault("weights", np.ones(arrays["means"].shape[:2]))
@@ -121,7 +127,7 @@ def order_by_weight(draws: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def mixture_posterior(draws: Mapping[str, Any]) -> Posterior:
-    """Posterior means and sd from draws with the draws leading, components as they come."""
+    """Posterior means and sds of a mixture's parameters, from draws with the draws leading."""
     return Posterior(
         *(
             statistic(np.asarray(draws[name], float), axis=0)
@@ -134,7 +140,7 @@ def mixture_posterior(draws: Mapping[str, Any]) -> Posterior:
 def mixture_lines(
     posterior: Posterior, names: Sequence[str], counts: Sequence[int] | None = None
 ) -> list[str]:
-    """An aligned table of weights, means and scales +- posterior sd, a column a component.
+    """A text table of weights, means and scales +- posterior sd, a column for each component.
 
     Args:
         posterior: from `mixture_posterior`.
@@ -166,7 +172,7 @@ def mixture_report(
     names: Sequence[str],
     labels: Sequence[str] | None,
 ) -> MixtureReport:
-    """A fit to standardised columns, reported in the units of the columns as given.
+    """The report of a mixture fitted to standardised columns, in the units of the table.
 
     Args:
         family: what to call q.
@@ -181,7 +187,7 @@ def mixture_report(
     assigned = probabilities.argmax(axis=1)
     counts = np.bincount(assigned, minlength=probabilities.shape[1])
     features = telling_features(rows, draws, probabilities)
-    # the density of the data as given has 1 / spread for every row and column
+    # the density of the data as given has 1 / sd for every row and column
     bound_as_given = fit.bound - len(rows) * float(np.log(rows.std(axis=0)).sum())
     numbers = {"family": family} | fit_numbers(fit)
     numbers |= {
@@ -218,9 +224,9 @@ def write_reports(
     *,
     picture: bool = True,
 ) -> list[str]:
-    """`summary.json`, each fit's draws and assignments, a picture; returns the files' names.
+    """Write `summary.json`, each fit's draws and assignments, and a figure; returns their names.
 
-    With several reports, the names of their files begin with their families'.
+    With several reports, the names of their files begin with the name of the family.
     """
     summary = {
         "data": title,
@@ -247,7 +253,7 @@ def draw_reports(
     names: Sequence[str],
     reports: Sequence[MixtureReport],
 ) -> Any:
-    """A line of two panels for each fit: the rows with their components, and the bounds."""
+    """A figure with two panels for each fit: rows with components, and bounds by step."""
     size = (11.0, 4.6 * len(reports))
     figure, axes = new_figure(len(reports), 2, size=size)
     for (left, right), report in zip(axes, reports, strict=True):
@@ -267,7 +273,7 @@ def draw_reports(
 
 
 def write_assignments(path: Path, probabilities: Float[np.ndarray, "rows components"]) -> None:
-    """A CSV file: row from 1, most probable component from 1, its posterior probability."""
+    """Write a CSV file: row and most probable component, both from 1, and its probability."""
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["row", "component", "probability"])
@@ -277,7 +283,7 @@ def write_assignments(path: Path, probabilities: Float[np.ndarray, "rows compone
 
 
 def json_value(value: Any) -> Any:
-    """Numbers that are not finite become null, which JSON has."""
+    """The value with numbers that are not finite as None, since JSON has no NaN."""
     if isinstance(value, dict):
         return {name: json_value(part) for name, part in value.items()}
     if isinstance(value, list):
@@ -286,7 +292,7 @@ def json_value(value: Any) -> Any:
 
 
 def _pairs(values: Float[np.ndarray, "n"], sds: Float[np.ndarray, "n"]) -> list[str]:
-    """`value +- sd`, all to the decimals that show two digits of the largest sd."""
+    """Texts `value +- sd`, all with so many decimals that the largest sd has two digits."""
     largest = float(np.max(sds))
     digits = 3
     if largest > 0 and math.isfinite(largest):
@@ -295,7 +301,7 @@ def _pairs(values: Float[np.ndarray, "n"], sds: Float[np.ndarray, "n"]) -> list[
 
 
 def _aligned(header: list[str], rows: list[tuple[str, list[str]]]) -> list[str]:
-    """Columns right-aligned; as many side by side as fit, the rest in further tables below."""
+    """Lines of a table with right-aligned columns; what is too wide continues below."""
     left = max(len(name) for name, _ in rows)
     width = 2 + max(
         len(cell) for cells in [header, *(cells for _, cells in rows)] for cell in cells

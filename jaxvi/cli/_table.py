@@ -1,4 +1,4 @@
-"""Tables of numbers from CSV files, and what may be wrong with them."""
+"""Reads numeric columns from CSV files, and reports in a sentence what is wrong with them."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ _DELIMITERS = ",;\t"
 
 
 class UsageError(Exception):
-    """Something that the user can mend, in one sentence."""
+    """An error that the user can mend, as one sentence."""
 
 
 class Table(NamedTuple):
@@ -26,11 +26,11 @@ class Table(NamedTuple):
 
 
 def read_table(path: Path, label: str | None) -> Table:
-    """A CSV file's numeric columns, and the column `label`, a name or a number from 1, apart.
+    """Read the numeric columns of a CSV file, and the column `label` (name or number) apart.
 
-    The delimiter is the comma, semicolon or tab that splits the first lines evenly into most
-    columns. The first row is a header where a cell of it, outside the label column, is not a
-    number.
+    Numbers of columns count from 1. The delimiter is the comma, semicolon or tab that splits the
+    first lines evenly into most columns. The first row is a header if a cell of it, outside the
+    label column, is not a number.
     """
     records = _records(path)
     lines, cells = [line for line, _ in records], [row for _, row in records]
@@ -64,7 +64,7 @@ def read_table(path: Path, label: str | None) -> Table:
 
 
 def _records(path: Path) -> list[tuple[int, list[str]]]:
-    """Line numbers and cells of all rows that aren't blank."""
+    """Line numbers and cells of all rows that are not blank."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -104,7 +104,7 @@ def _is_number(text: str) -> bool:
 
 
 def _label_position(first: list[str], label: str | None) -> int | None:
-    """Where the label column is: by its name in the first row, else by its number from 1."""
+    """Index of the label column, by its name in the first row or by its number from 1."""
     names = [cell.strip() for cell in first]
     if label is None:
         return None
@@ -140,7 +140,7 @@ def _check_ragged(body: list[list[str]], where: list[int], width: int, path: Pat
 def _column(
     body: list[list[str]], where: list[int], names: list[str], index: int, path: Path
 ) -> list[float]:
-    """One column as finite numbers, or a sentence that says where it isn't."""
+    """One column as finite numbers; a `UsageError` names the first cell that is none."""
     values = []
     for row, line in zip(body, where, strict=True):
         text, place = row[index].strip(), f"line {line}, column {names[index]!r}, of {path}"

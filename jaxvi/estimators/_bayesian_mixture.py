@@ -25,14 +25,14 @@ from jaxvi.estimators._row_layout import Layout, as_data, in_blocks, layout, sca
 from jaxvi.models import ConjugateGaussianMixture, MixtureData, MixturePhi, MixturePrior
 
 _FLOATS = (np.float64, np.float32)
-_AT_ONCE = 2**26  # numbers that lanes at once may need
+_AT_ONCE = 2**26  # numbers that all lanes of a batch may take together
 
 
 class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
     r"""Variational Bayesian Gaussian mixture: a drop-in for scikit-learn's, on any accelerator.
 
-    Same constructor, attributes, methods and conventions as
-    `sklearn.mixture.BayesianGaussianMixture`; from the same responsibilities the same bounds and
+    Constructor, attributes, methods and conventions are those of
+    `sklearn.mixture.BayesianGaussianMixture`; the same responsibilities give the same bounds and
     parameters. Restarts (`n_init`) are lanes of one compiled batch, a step is two matrix products
     over all components, and a small change in the number of rows compiles nothing anew.
 
@@ -61,13 +61,13 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
         covariance_prior: shape as the covariance type has it; None is the covariance of X.
         random_state: seed or generator.
         warm_start: begin where the last fit ended.
-        verbose: 1 tells of restarts and steps, 2 of times and changes, too.
+        verbose: 1 prints restarts and steps, 2 prints times and changes too.
         verbose_interval: steps between two lines.
-        max_lanes: restarts at once; None is as many as take about half a GiB.
+        max_lanes: restarts in one batch; None is as many as take about half a GiB.
         device: a `jax.Device`, or a platform such as "gpu"; None is JAX's default.
         learning_decay: kappa of the rates (tau + t)^-kappa of stochastic steps.
         learning_offset: tau of the same.
-        total_samples: rows that a stream stands for; None is as many as have been seen.
+        total_samples: number of rows of the whole stream; None is the number seen so far.
 
     Attributes, besides scikit-learn's:
         restart_bounds_: every restart's bound; not finite where it failed.
@@ -75,7 +75,7 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
         n_steps_: stochastic steps taken, after `partial_fit` or an iterable.
 
     Raises:
-        ValueError: as scikit-learn's; for every restart's covariances ill-defined, too.
+        ValueError: as scikit-learn's, and if the covariances of every restart are ill-defined.
 
     Example:
         >>> from jaxvi.estimators import BayesianGaussianMixture
@@ -147,12 +147,12 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
         self.total_samples = total_samples
 
     def fit(self, X: Any, y: Any = None) -> "BayesianGaussianMixture":
-        """Fit to rows, or to an iterable of blocks of rows, which need not be in memory together.
+        """Fit to rows, or to an iterable of blocks of rows, which need not fit in memory together.
 
-        A one-shot iterator is gone through once, by stochastic steps (Hoffman et al. 2013). An
-        iterable that starts again, such as a list of arrays, is gone through for its moments,
-        then by stochastic steps, then by exact ones until `tol` or `max_iter`. Memory is that of
-        a block and of the parameters.
+        A one-shot iterator is passed over once, with stochastic steps (Hoffman et al. 2013). An
+        iterable that can be started again, such as a list of arrays, is passed over first for its
+        moments, then with stochastic steps, then with exact ones until `tol` or `max_iter`. Memory
+        is that of one block and the parameters.
 
         Args:
             X: (n_samples, n_features), or an iterable of such.
@@ -165,7 +165,7 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
         return self
 
     def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:
-        """Fit, and the most probable component of every row; see `fit`."""
+        """Fit, and return the most probable component of every row; see `fit`."""
         self._validate_params()
         x = self._rows(X, reset=True)
         if len(x) < self.n_components:
@@ -178,7 +178,7 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
         return self._fit_rows(x)
 
     def _fit_rows(self, x: Float[np.ndarray, "rows dim"]) -> np.ndarray:
-        """All restarts on these rows, with priors as they stand."""
+        """Run all restarts on these rows with the checked priors; returns their labels."""
         with self._place(x.dtype):
             centre, place = x.mean(axis=0, dtype=np.float64).astype(x.dtype), self._layout(x)
             prior = self._prior(centre, x.dtype)
@@ -188,9 +188,9 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
             return self._labels(data, centre, len(x))
 
     def partial_fit(self, X: Any, y: Any = None) -> "BayesianGaussianMixture":
-        """A stochastic step on one more block of rows; the first block is fitted as a whole.
+        """Take a stochastic step on one more block of rows; the first block is fitted as a whole.
 
-        Priors that are None come from the first block. Rates are
+        Priors that are None come from the first block. The rate of step t is
         `(learning_offset + t) ** -learning_decay`.
 
         Args:
@@ -206,7 +206,7 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
         )
 
     def _checkcovariance_prior_parameter(self, X: Any) -> None:
-        """scikit-learn's, which makes all four kinds of a default to use one."""
+        """Set `covariance_prior_`; scikit-learn computes all four kinds of default, this one."""
         if self.covariance_prior is not None:
             super()._checkcovariance_prior_parameter(X)
             return
@@ -225,7 +225,7 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
 
     @contextlib.contextmanager
     def _place(self, dtype: Any) -> Iterator[None]:
-        """The precision of the data, on the device asked for."""
+        """A context with JAX in the precision of the data and on the chosen device."""
         device = self.device
         if isinstance(device, str):
             device = jax.devices(device)[0]
@@ -247,7 +247,7 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
     def _run(
         self, x: Float[np.ndarray, "rows dim"], centre: Float[np.ndarray, "dim"], data: MixtureData
     ) -> Ascended:
-        """All restarts, or one that goes on where the last fit ended."""
+        """Run all restarts, or with `warm_start` one from where the last fit ended."""
         if self.warm_start and hasattr(self, "converged_"):
             phis = jax.tree.map(lambda leaf: leaf[None], self._phi(centre, x.dtype))
             bounds = np.asarray([self.lower_bound_], x.dtype)
@@ -263,7 +263,7 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
         return max(1, _AT_ONCE // each)
 
     def _keep(self, run: Ascended, centre: Float[np.ndarray, "dim"], dtype: Any) -> None:
-        """Fitted attributes of the best restart."""
+        """Set the fitted attributes to those of the best restart."""
         if np.isin(run.status, (Status.NO_START, Status.NOT_FINITE)).all():
             better = "" if dtype == np.float64 else ", or pass float64 data"
             raise ValueError(
@@ -297,11 +297,11 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
         self._set_parameters(
             (weights, phi.mean_precision, means, dof, phi.covariances, phi.precisions_cholesky)
         )
-        for name in ("weights_", "precisions_"):  # where scikit-learn has float64
+        for name in ("weights_", "precisions_"):  # which scikit-learn computes in float64
             setattr(self, name, np.asarray(getattr(self, name), dtype))
 
     def _phi(self, centre: Float[np.ndarray, "dim"], dtype: Any) -> Any:
-        """q by the fitted attributes."""
+        """The variational parameters, from the fitted attributes."""
         weights = self.weight_concentration_
         if not self._model.sticks:
             weights = (weights, np.zeros_like(weights))
@@ -322,7 +322,7 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
         return np.asarray(found).reshape(-1)[:num_rows].astype(np.int64)
 
     def _estimate_weighted_log_prob(self, X: Any, xp: Any = None) -> np.ndarray:
-        """E[log p(x, component)], (n_samples, n_components); scikit-learn's methods call it."""
+        """E_q[log p(x, component)], (n_samples, n_components); scikit-learn's methods call it."""
         check_is_fitted(self)
         dtype = self.means_.dtype
         x = np.asarray(X, dtype)
@@ -336,7 +336,7 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
 
 
 def _tell(mixture: BayesianGaussianMixture, run: Ascended) -> None:
-    """What scikit-learn prints, when all restarts have ended; times are shares of the whole."""
+    """Print what scikit-learn does, after all restarts; times are shares of the whole run."""
     if not mixture.verbose:
         return
     each = run.seconds / max(int(run.steps.sum()), 1)

@@ -1,4 +1,4 @@
-"""Where restarts of a mixture begin: responsibilities, as scikit-learn draws them, or batched."""
+"""Initial responsibilities of a mixture's restarts, as scikit-learn draws them, or batched."""
 
 import math
 from collections.abc import Iterator
@@ -16,15 +16,15 @@ from jaxvi.estimators._coordinate_ascent import first_step, from_responsibilitie
 from jaxvi.estimators._row_layout import Layout, in_blocks
 from jaxvi.models import ConjugateGaussianMixture, MixtureData, MixturePhi
 
-ONE_BY_ONE = 10  # restarts for which k-means is scikit-learn's own, one after the other
+ONE_BY_ONE = 10  # restarts up to which scikit-learn's own k-means is run for each in turn
 _LLOYD_STEPS = 300
-_TOLERANCE = 1e-4  # of k-means, in variances
-_AT_ONCE = 2**22  # numbers, of several restarts' responsibilities
-_PIECE = 2**19  # numbers, of one restart's
+_TOLERANCE = 1e-4  # of k-means: squared movement of the centres, in variances of the data
+_AT_ONCE = 2**22  # numbers of several restarts' responsibilities that are made at once
+_PIECE = 2**19  # numbers of one restart's responsibilities that are made at once
 
 
 class Starter:
-    """Where restarts of a mixture on some rows begin."""
+    """Draws the initial parameters of a mixture's restarts for some rows."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Starter:
         self.together = num_restarts > ONE_BY_ONE and init in ("kmeans", "k-means++")
 
     def __call__(self, first: int, num: int) -> Any:
-        """The next `num` restarts, lanes leading."""
+        """Initial parameters of the next `num` restarts, lanes leading."""
         blocks, _, rows = self.data.x.shape
         components = self.model.num_components
         some = min(num, max(1, _AT_ONCE // (blocks * rows * components)))
@@ -61,7 +61,7 @@ class Starter:
     def _batched(self, lanes: int) -> MixturePhi:
         others = self.model.num_components - 1
         tries = 2 + int(math.log(others + 1))
-        # one restart after the other, these are the numbers that scikit-learn's use
+        # restart by restart, the same random numbers as scikit-learn's k-means++ uses
         chances = self.rng.uniform(size=(lanes, 1 + others * tries)).astype(self.x.dtype)
         shares = batched_responsibilities(
             chances[:, 0],
@@ -76,11 +76,11 @@ class Starter:
         return from_responsibilities(shares, self.data, self.centre, model=self.model)
 
     def _whole(self, lanes: int) -> Float[np.ndarray, "lanes blocks components rows"]:
-        """Several restarts' at once."""
+        """Initial responsibilities of several restarts, in one array."""
         num, components = len(self.x), self.model.num_components
         blocks, _, rows = self.data.x.shape
         room = np.zeros((lanes, blocks * rows, components), self.x.dtype)
-        if self.init == "random":  # one after the other, these are the same numbers
+        if self.init == "random":  # restart by restart, the same numbers as scikit-learn's
             raw = self.rng.uniform(size=(lanes, num, components)).astype(self.x.dtype, copy=False)
             room[:, :num] = raw / raw.sum(axis=2, keepdims=True)
         else:
@@ -89,7 +89,7 @@ class Starter:
         return room.reshape(lanes, blocks, rows, components).transpose(0, 1, 3, 2)
 
     def _in_pieces(self) -> MixturePhi:
-        """One restart; its responsibilities are never there all at once."""
+        """Initial parameters of one restart, its responsibilities made in pieces to save memory."""
         rows, components = self.data.x.shape[2], self.model.num_components
         blocks = max(1, _PIECE // (rows * components))
         pieces = responsibilities(self.init, self.x, components, self.rng, blocks * rows)
@@ -107,7 +107,7 @@ class Starter:
 def responsibilities(
     init: str, x: Float[np.ndarray, "rows dim"], num_components: int, rng: Any, piece: int
 ) -> Iterator[Float[np.ndarray, "some components"]]:
-    """Those of one restart, `piece` rows at a time; random numbers are used as scikit-learn's."""
+    """One restart's initial responsibilities as scikit-learn draws them, `piece` rows at a time."""
     num = len(x)
     if init == "random":
         for first in range(0, num, piece):
@@ -127,7 +127,7 @@ def responsibilities(
 def _chosen(
     init: str, x: Float[np.ndarray, "rows dim"], num_components: int, rng: Any
 ) -> tuple[Int[np.ndarray, "ones"], Int[np.ndarray, "ones"]]:
-    """Rows and the components that they surely belong to."""
+    """Indices of rows whose initial responsibility is one, and their components."""
     from sklearn.cluster import KMeans, kmeans_plusplus
 
     components = np.arange(num_components)
@@ -149,11 +149,12 @@ def batched_responsibilities(
     *,
     init: str,
 ) -> Float[Array, "lanes blocks components rows"]:
-    """k-means++ (Arthur and Vassilvitskii 2007), with Lloyd's steps after it for "kmeans".
+    """Initial responsibilities of many restarts, by k-means++ and for "kmeans" Lloyd's algorithm.
 
-    Numbers uniform in [0, 1) say which rows are tried as the first centre and as the others.
-    From the same numbers scikit-learn's labels are the same, but for ties and rounding, and for
-    clusters that become empty, which it moves and which stay here.
+    k-means++ is that of Arthur and Vassilvitskii (2007). `first` and `others` are uniform numbers
+    in [0, 1) that choose the rows tried as the first and as the other centres. The same numbers
+    give scikit-learn's labels, but for ties, rounding, and clusters that become empty: it moves
+    their centres, and here they stay.
     """
     blocks, dim, size = x.shape
     num_components = others.shape[1] + 1
@@ -175,7 +176,7 @@ def batched_responsibilities(
 def _distances(
     x: Float[Array, "dim rows"], squares: Float[Array, "rows"], centres: Float[Array, "dim some"]
 ) -> Float[Array, "some rows"]:
-    """Squared, not below zero."""
+    """Squared distances of all rows from each centre, not below zero."""
     cross = centres.T @ x
     found = squares[None] - 2.0 * cross + jnp.sum(centres**2, axis=0)[:, None]
     return jnp.maximum(found, 0.0)
@@ -187,12 +188,12 @@ def _plusplus(
     x: Float[Array, "dim rows"],
     mass: Float[Array, "rows"],
 ) -> Int[Array, "components"]:
-    """Rows chosen by squared distance; of several tries each time, the one that helps most."""
+    """Centres by k-means++: rows drawn by squared distance, the best of several tries each."""
     squares = jnp.sum(x**2, axis=0)
 
     def draw(chances: Array, density: Array, side: str) -> Array:
         total = jnp.cumsum(density)
-        # where all rows are centres already, any row
+        # where all rows coincide with centres, draw any row
         total = jnp.where(total[-1] > 0.0, total, jnp.cumsum(mass))
         found = jnp.searchsorted(total, chances * total[-1], side=side)
         return jnp.minimum(found, len(mass) - 1)
@@ -214,7 +215,7 @@ def _plusplus(
 def _lloyd(
     x: Float[Array, "dim rows"], mass: Float[Array, "rows"], centres: Float[Array, "dim some"]
 ) -> Int[Array, "rows"]:
-    """Labels when the centres have come to rest; an empty component keeps its centre."""
+    """Labels by Lloyd's algorithm at convergence; an empty component keeps its centre."""
     squares = jnp.sum(x**2, axis=0)
     num = centres.shape[1]
     still = _TOLERANCE * jnp.sum(squares) / jnp.sum(mass) / x.shape[0]

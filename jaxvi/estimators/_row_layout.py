@@ -1,4 +1,4 @@
-"""Rows of data as a conjugate model wants them: centred, features leading, in padded blocks."""
+"""The layout of rows for a conjugate model: centred, features leading, in padded blocks."""
 
 import math
 from typing import Any, NamedTuple
@@ -10,25 +10,25 @@ from jaxtyping import Float
 from jaxvi.models import MixtureData
 
 _BLOCK = 2**15  # numbers of a block, features times rows
-_PIECE = 2**16  # rows of which copies are made
-_ALIGNED = 64  # bytes
-_LEAST, _MOST = 256, 8192  # rows of a block
+_PIECE = 2**16  # rows that are copied at once
+_ALIGNED = 64  # bytes to which arrays are aligned
+_LEAST, _MOST = 256, 8192  # limits on the rows of a block
 
 
 class Layout(NamedTuple):
-    """How many blocks of how many rows; few layouts serve all numbers of rows."""
+    """Number of blocks and rows of a block, rounded so that few layouts serve all data sizes."""
 
     blocks: int
     rows: int
 
     @property
     def padded(self) -> int:
-        """Rows there is room for."""
+        """Number of rows with padding."""
         return self.blocks * self.rows
 
 
 def layout(num_rows: int, num_features: int) -> Layout:
-    """Blocks that stay in cache with all that is made of them, and little padding."""
+    """A layout with little padding, whose blocks and their products stay in cache."""
     block = 2 ** round(math.log2(_BLOCK / num_features))
     block = min(max(block, _LEAST), _MOST)
     if num_rows <= block:
@@ -37,13 +37,13 @@ def layout(num_rows: int, num_features: int) -> Layout:
 
 
 def _rounded(num: int) -> int:
-    """Up to four binary digits, so that a small change in a number often is none."""
+    """Rounded up to four binary digits, so that similar numbers of rows share programs."""
     unit = 2 ** max(num.bit_length() - 4, 0)
     return -(-num // unit) * unit
 
 
 def in_blocks(rows: Float[np.ndarray, "rows columns"], place: Layout) -> Float[np.ndarray, "..."]:
-    """(blocks, columns, rows), zero where there is no row."""
+    """Rows as an array (blocks, columns, rows), padded with zeros."""
     num, columns = rows.shape
     whole, rest = divmod(num, place.rows)
     blocks = _aligned((place.blocks, columns, place.rows), rows.dtype)
@@ -56,7 +56,7 @@ def in_blocks(rows: Float[np.ndarray, "rows columns"], place: Layout) -> Float[n
 
 
 def scatter(rows: Float[np.ndarray, "rows dim"], whole: bool) -> Float[np.ndarray, "dim *dim"]:
-    """Sums of products of deviations from the mean; of squares alone where not `whole`."""
+    """The scatter matrix of the rows about their mean; its diagonal alone if not `whole`."""
     mean = rows.mean(axis=0, dtype=np.float64)
     found: Any = 0.0
     for first in range(0, len(rows), _PIECE):
@@ -66,7 +66,7 @@ def scatter(rows: Float[np.ndarray, "rows dim"], whole: bool) -> Float[np.ndarra
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array that JAX takes over on a CPU without copying it."""
+    """An empty array, aligned so that JAX uses it on a CPU without a copy."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(size + _ALIGNED, np.uint8)
     first = -memory.ctypes.data % _ALIGNED
@@ -80,7 +80,7 @@ def as_data(
     place: Layout,
     tied: bool,
 ) -> MixtureData:
-    """Rows less `centre`, in blocks; `prior.mean` is taken to be centred already."""
+    """Data of a mixture: rows less `centre`, in blocks; `prior.mean` must be centred already."""
     x = in_blocks(rows, place)
     weight = _aligned((place.blocks, place.rows), rows.dtype)
     weight.reshape(-1)[:] = np.arange(place.padded) < len(rows)

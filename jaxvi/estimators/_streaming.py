@@ -1,4 +1,4 @@
-"""Mixtures of rows that come in blocks: stochastic variational inference, and exact passes."""
+"""Mixtures fitted to blocks of rows: stochastic variational inference, then exact passes."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from jaxvi.models import ConjugateGaussianMixture, MixtureData, MixturePhi, Sums
 
 
 class Stream(NamedTuple):
-    """What is kept between two blocks: sums by row, on the host, and how many rows went by."""
+    """State kept between two blocks: mean sufficient statistics of a row, centre, rows seen."""
 
     sums: Sums
     centre: Float[np.ndarray, "dim"]
@@ -25,14 +25,14 @@ class Stream(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Of all rows."""
+    """Number, mean and scatter matrix of all rows of an iterable."""
 
     num: int
     mean: Float[np.ndarray, "dim"]
     scatter: Float[np.ndarray, "dim dim"]
 
     def surrogate(self) -> Float[np.ndarray, "rows dim"]:
-        """Few rows with the same mean and covariance, for what asks for rows but needs no more."""
+        """2 `dim` rows with the same mean and covariance, to compute default priors from."""
         values, vectors = np.linalg.eigh(self.scatter / (self.num - 1))
         dim = len(values)
         arms = vectors * np.sqrt(np.maximum(values, 0.0) * (2 * dim - 1) / 2.0)[None]
@@ -40,7 +40,7 @@ class Moments(NamedTuple):
 
 
 def is_stream(X: Any) -> bool:
-    """An iterator, or an iterable of blocks of rows; what is rows already is none."""
+    """Whether X is an iterator or an iterable of blocks of rows, rather than rows themselves."""
     if hasattr(X, "__next__"):
         return True
     if any(hasattr(X, name) for name in ("__array__", "shape", "dtype", "__dataframe__")):
@@ -51,7 +51,7 @@ def is_stream(X: Any) -> bool:
 
 
 def fit(mixture: Any, stream: Iterable[Any]) -> Any:
-    """A whole iterable: stochastic steps, and exact ones where it can be gone through again."""
+    """Fit to an iterable: stochastic steps, then exact ones if it can be iterated again."""
     mixture.__dict__.pop("_stream", None)
     blocks = iter(stream)
     if blocks is stream:
@@ -73,7 +73,7 @@ def fit(mixture: Any, stream: Iterable[Any]) -> Any:
 
 
 def step(mixture: Any, X: Any) -> Any:
-    """One block; the first is fitted as a whole."""
+    """Take a stochastic step on one block; the first block is fitted as a whole."""
     first = not hasattr(mixture, "_stream")
     x = mixture._rows(X, reset=first)
     if first:
@@ -90,7 +90,7 @@ def step(mixture: Any, X: Any) -> Any:
 
 
 def _moments(mixture: Any, blocks: Iterator[Any]) -> Moments:
-    """Of all blocks, merged as Chan et al. (1983) do."""
+    """Moments of all rows, merged block by block as Chan et al. (1983) do."""
     found = None
     for block in blocks:
         x = mixture._rows(block, reset=found is None)
@@ -110,7 +110,7 @@ def _moments(mixture: Any, blocks: Iterator[Any]) -> Moments:
 
 
 def _begin(mixture: Any, x: Float[np.ndarray, "rows dim"]) -> None:
-    """All restarts on the first block; the best goes on."""
+    """Fit all restarts to the first block, and keep the best one for the stream."""
     mixture._fit_rows(x)
     centre = np.asarray(mixture.mean_prior_, x.dtype)
     with mixture._place(x.dtype):
@@ -129,7 +129,7 @@ def _data(
 
 
 def _step(mixture: Any, x: Float[np.ndarray, "rows dim"], total: int | None) -> None:
-    """A natural gradient step of a rate that falls."""
+    """Take one natural gradient step on a block, with a decreasing rate."""
     sums, centre, seen = mixture._stream
     x, seen = x.astype(centre.dtype, copy=False), seen + len(x)
     total = total or mixture.total_samples or seen
@@ -153,7 +153,7 @@ def _step(mixture: Any, x: Float[np.ndarray, "rows dim"], total: int | None) -> 
     mixture._set_phi(phi, centre, x.dtype)
     mixture._stream = Stream(sums, centre, seen)
     mixture.n_steps_ += 1
-    mixture.converged_ = False  # whether there is more to come is not known
+    mixture.converged_ = False  # more blocks may follow
     mixture.lower_bound_ = float(bound)
 
 
@@ -168,7 +168,7 @@ def _stochastic_step(
     *,
     model: ConjugateGaussianMixture,
 ) -> tuple[MixturePhi, Sums, Scalar]:
-    """Sums go towards those of the block: in natural parameters that is the gradient."""
+    """A natural gradient step: the mean statistics of a row move towards those of the block."""
     fresh = model.expect(phi, data)
     mixed = jax.tree.map(lambda old, new: old + rate * (new / rows - old), by_row, fresh)
     whole = jax.tree.map(lambda leaf: total * leaf, mixed)
@@ -178,7 +178,7 @@ def _stochastic_step(
 
 @partial(jax.jit, static_argnames="model")
 def expect(phi: MixturePhi, data: MixtureData, *, model: ConjugateGaussianMixture) -> Sums:
-    """Sums of a block."""
+    """Expected sufficient statistics of a block under q."""
     return model.expect(phi, data)
 
 
@@ -191,7 +191,7 @@ def _update(
 
 
 def _exact(mixture: Any, stream: Iterable[Any], total: int) -> None:
-    """Coordinate ascent whose sums are had block by block."""
+    """Coordinate ascent on all rows, with statistics summed block by block."""
     _, centre, _ = mixture._stream
     mixture.converged_, mixture.lower_bounds_, before = False, [], -math.inf
     for passes in range(1, mixture.max_iter + 1):

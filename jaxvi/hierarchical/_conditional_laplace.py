@@ -1,4 +1,4 @@
-"""Laplace's approximation of the other coordinates, given values of a few."""
+"""Laplace approximation of the latents conditional on the hyperparameters, by Newton's method."""
 
 from typing import NamedTuple, TypeAlias
 
@@ -13,36 +13,41 @@ from jaxvi._types import Data, Scalar
 from jaxvi.hierarchical._partition import Split
 from jaxvi.target import Target, hessian_products, log_probs, values_and_gradients
 
-_MOST_STEPS = 24
-_DAMPING = 2.0  # by how much of the Gaussian's precision, where a density isn't concave
-_NEAR = 1e-2  # squared length of a step, in sds of what is being found: the next one is its square
-_LENGTHS = np.array([1.0, 0.25, 0.03])  # of steps, of which the best is taken
-_SLICE = 32  # values of the hyperparameters at a time
-# the latents, log p there, steps so far, the length of the last one, whether it led higher
+_MAX_NEWTON_STEPS = 24
+_DAMPING = 2.0  # times the Gaussian fit's precision, added to a Hessian that is not concave
+# Squared length of a step, in conditional sds. Convergence is quadratic: below this, one more step
+# changes nothing.
+_MAX_SQUARED_STEP = 1e-2
+_STEP_LENGTHS = np.array([1.0, 0.25, 0.03])  # tried at each step; the best is taken
+_MAX_VALUES_AT_ONCE = 32  # values of the hyperparameters
+# the latents, log p there, number of steps, squared length of the last one, whether log p rose
 _State: TypeAlias = tuple[Array, Array, Array, Array, Array]
 
 
 class Conditional(NamedTuple):
-    r"""N(mode, spread spread^T) for the latents, and `log_prob_at_mode`, log p at the mode.
+    r"""Laplace approximation of the latents conditional on the hyperparameters.
 
-    `mass` is Laplace's estimate of $\log \int p(z)\,$d(latents); `good` tells whether Newton's
-    method has ended, and the Hessian is negative definite there. Where it is not, `scale` is that
-    of a Hessian to which the Gaussian's precision is added, so that a density with tails is met
-    there too; where even that is not definite, `indefinite`, the Gaussian's.
+    It is N(mode, scale scale^T); `log_prob_at_mode` is log p at the mode and `mass` Laplace's
+    estimate of $\log \int p(z)\,$d(latents). `has_mode` tells whether Newton's method converged to
+    a point where the Hessian is negative definite. Where it is not definite, `scale` is that of the
+    Hessian damped by the Gaussian fit's precision, which suits heavy-tailed densities. Where the
+    damped Hessian is not definite either, `indefinite` is true and `scale` is the Gaussian fit's.
     """
 
     mode: Float[Array, "latents"]
     scale: Float[Array, "latents latents"]
     log_prob_at_mode: Scalar
     mass: Scalar
-    good: Bool[Array, ""]
+    has_mode: Bool[Array, ""]
     indefinite: Bool[Array, ""]
 
 
 class _Curvature(NamedTuple):
-    """Minus a Hessian; the factor to go by; whether it is the Hessian's, or the Gaussian's.
+    """The negative Hessian of log p in the latents, and Cholesky factors for Newton steps.
 
-    `damped` is a factor of shorter steps, for where the Hessian is nearly singular.
+    `factor` is the Hessian's own where it is negative definite (`concave`), else that of the damped
+    Hessian, else the Gaussian fit's (`indefinite`). `damped` is always one of the latter two: its
+    steps are shorter, for where the Hessian is nearly singular.
     """
 
     matrix: Float[Array, "latents latents"]
@@ -52,8 +57,8 @@ class _Curvature(NamedTuple):
     indefinite: Bool[Array, ""]
 
 
-class _Given(NamedTuple):
-    """log p as a function of the latents."""
+class _LogProbOfLatents(NamedTuple):
+    """log p as a function of the latents, the hyperparameters fixed."""
 
     target: Target
     at: Split
@@ -61,12 +66,12 @@ class _Given(NamedTuple):
     data: Data
 
     def values(self, latents: Float[Array, "rows latents"]) -> Float[Array, "rows"]:
-        """At some places; those where it isn't finite are none to go to."""
+        """log p at each row; -inf where it is not finite, so that no step ends there."""
         rows = jnp.broadcast_to(
             self.hyperparameters[None], (len(latents), len(self.hyperparameters))
         )
-        found = log_probs(self.target, self.at.whole(rows, latents), self.data)
-        return jnp.where(jnp.isfinite(found), found, -jnp.inf)
+        log_p = log_probs(self.target, self.at.whole(rows, latents), self.data)
+        return jnp.where(jnp.isfinite(log_p), log_p, -jnp.inf)
 
     def gradient(self, latents: Float[Array, "latents"]) -> Float[Array, "latents"]:
         z = self.at.whole(self.hyperparameters, latents)[None]
@@ -78,26 +83,28 @@ class _Given(NamedTuple):
         constant = self.at.fixed.constant(self.target)
         hessian = hessian_products(constant, z, rest[None], self.data)[0] @ rest.T
         matrix = -0.5 * (hessian + hessian.T)
-        own = jnp.linalg.cholesky(matrix)
-        raised = jnp.linalg.cholesky(matrix + _DAMPING * self.at.precision)
-        concave, lost = jnp.isfinite(own).all(), ~jnp.isfinite(raised).all()
-        usual = jnp.where(lost, self.at.factor, raised)
-        factor = jnp.where(concave, own, usual)
-        return _Curvature(matrix, factor, usual, concave, lost & ~concave)
+        undamped = jnp.linalg.cholesky(matrix)
+        damped = jnp.linalg.cholesky(matrix + _DAMPING * self.at.precision)
+        concave, indefinite = jnp.isfinite(undamped).all(), ~jnp.isfinite(damped).all()
+        damped = jnp.where(indefinite, self.at.factor, damped)
+        factor = jnp.where(concave, undamped, damped)
+        return _Curvature(matrix, factor, damped, concave, indefinite & ~concave)
 
     def step(self, state: _State) -> _State:
-        """The best of some by Newton's method, and of some that are shorter."""
+        """The best of several Newton steps, damped and undamped, of several lengths."""
         latents, value, count, *_ = state
         gradient, here = self.gradient(latents), self.curvature(latents)
-        way, shorter = (cho_solve((lower, True), gradient) for lower in (here.factor, here.damped))
-        lengths = _LENGTHS.astype(latents.dtype)[:, None]
-        tried = latents[None] + jnp.concatenate([lengths * way[None], lengths * shorter[None]])
-        found = self.values(tried)
-        best = jnp.argmax(found)
-        higher = found[best] > value
+        newton, damped = (
+            cho_solve((lower, True), gradient) for lower in (here.factor, here.damped)
+        )
+        lengths = _STEP_LENGTHS.astype(latents.dtype)[:, None]
+        tried = latents[None] + jnp.concatenate([lengths * newton[None], lengths * damped[None]])
+        log_p = self.values(tried)
+        best = jnp.argmax(log_p)
+        higher = log_p[best] > value
         latents = jnp.where(higher, tried[best], latents)
-        length = jnp.sum((way @ here.factor) ** 2)
-        return latents, jnp.maximum(found[best], value), count + 1, length, higher
+        squared_length = jnp.sum((newton @ here.factor) ** 2)
+        return latents, jnp.maximum(log_p[best], value), count + 1, squared_length, higher
 
 
 def conditional(
@@ -107,32 +114,35 @@ def conditional(
     start: Float[Array, "latents"],
     data: Data,
 ) -> Conditional:
-    """By Newton's method, with steps shortened until the density rises.
+    """Laplace approximation of the latents at one value of the hyperparameters.
 
-    It begins at the best of `start`, the Gaussian's mean and its conditional mean. A Hessian that
-    is not negative definite is raised by the Gaussian's precision, or else replaced by it.
+    Newton's method starts at the best of `start`, the Gaussian fit's mean and its conditional mean;
+    of several step lengths it takes the one with the highest density. A Hessian that is not
+    negative definite is damped by the Gaussian fit's precision, or else replaced by it.
     """
-    given = _Given(target, at, hyperparameters, data)
+    given = _LogProbOfLatents(target, at, hyperparameters, data)
 
     def go_on(state: _State) -> Array:
-        return (state[2] < _MOST_STEPS) & (state[3] > _NEAR) & state[4]
+        _, _, count, squared_length, rose = state
+        return (count < _MAX_NEWTON_STEPS) & (squared_length > _MAX_SQUARED_STEP) & rose
 
     starts = jnp.stack([start, at.loc, at.loc + at.slope @ (hyperparameters - at.centre)])
-    found = given.values(starts)
-    best, zero = jnp.argmax(found), jnp.zeros((), jnp.int32)
-    state = (starts[best], found[best], zero, jnp.full_like(found[0], jnp.inf), zero == 0)
-    mode, peak, _, length, _ = lax.while_loop(go_on, given.step, state)
+    log_p = given.values(starts)
+    best, zero = jnp.argmax(log_p), jnp.zeros((), jnp.int32)
+    state = (starts[best], log_p[best], zero, jnp.full_like(log_p[0], jnp.inf), zero == 0)
+    mode, log_prob_at_mode, _, squared_length, _ = lax.while_loop(go_on, given.step, state)
     there = given.curvature(mode)
     eye = jnp.eye(len(mode), dtype=mode.dtype)
-    spread = solve_triangular(there.factor, eye, lower=True).T
-    volume = -jnp.sum(jnp.log(jnp.diagonal(there.factor)))
-    # without a sign: what is lost is weighed by how sharp the density is there
-    sharp = -0.5 * jnp.linalg.slogdet(there.matrix)[1]
-    mass = peak + jnp.where(there.indefinite, sharp, volume) + 0.5 * len(mode) * np.log(2.0 * np.pi)
-    lost = there.indefinite | ~jnp.isfinite(mass)
+    scale = solve_triangular(there.factor, eye, lower=True).T
+    log_volume = -jnp.sum(jnp.log(jnp.diagonal(there.factor)))
+    # where the Hessian is indefinite, the absolute value of its determinant gives the volume
+    indefinite_volume = -0.5 * jnp.linalg.slogdet(there.matrix)[1]
+    log_volume = jnp.where(there.indefinite, indefinite_volume, log_volume)
+    mass = log_prob_at_mode + log_volume + 0.5 * len(mode) * np.log(2.0 * np.pi)
+    indefinite = there.indefinite | ~jnp.isfinite(mass)
     mass = jnp.where(jnp.isfinite(mass), mass, -jnp.inf)
-    good = there.concave & ~lost & (length <= _NEAR)
-    return Conditional(mode, spread, peak, mass, good, lost)
+    has_mode = there.concave & ~indefinite & (squared_length <= _MAX_SQUARED_STEP)
+    return Conditional(mode, scale, log_prob_at_mode, mass, has_mode, indefinite)
 
 
 @light_jit(STEPS, static_argnames="target")
@@ -144,8 +154,8 @@ def conditionals(
     *,
     target: Target,
 ) -> Conditional:
-    """Of every row of the hyperparameters."""
-    size = min(_SLICE, len(hyperparameters), matrices_at_once(len(at.loc)))
+    """Laplace approximations of the latents at every row of the hyperparameters."""
+    size = min(_MAX_VALUES_AT_ONCE, len(hyperparameters), matrices_at_once(len(at.loc)))
 
     def one(row: tuple[Array, Array]) -> Conditional:
         return conditional(target, at, *row, data)

@@ -1,4 +1,4 @@
-"""How coordinates change the curvature in latents: third derivatives."""
+"""How each coordinate changes the curvature of log p in the others, by third derivatives."""
 
 from typing import NamedTuple
 
@@ -14,19 +14,22 @@ from jaxvi._types import Data
 from jaxvi.families import FullRankParams, scale_tril_on_host
 from jaxvi.target import Target, hessian_products
 
-_PAIRS = 4  # mirrored draws at which third derivatives are averaged
-_STRONG = (
-    0.3  # nats that the dependents's scales alone move the density about, as a hyperparameter moves
-)
-_NOTABLE = 0.1  # slope of a dependent, and relative to the largest
-_FEW, _MANY = 8, 64  # hyperparameters there is room for
-_ORDER = 0.25  # of machine epsilon: differences lose 4 digits of 16 and 2 of 7, as does their step
+_NUM_MIRRORED_PAIRS = 4  # of draws at which third derivatives are averaged
+# Standard deviation, in nats, of the change of log p through the dependents' scales alone, when a
+# hyperparameter moves by one standard deviation.
+STRONG_EFFECT, NOTABLE_EFFECT = 0.3, 0.1
+MIN_SLOPE = 0.1  # of a dependent's log curvature: absolute, and relative to the largest
+MAX_HYPERPARAMETERS = 8
+# Power of machine epsilon for the step of differences: rounding and truncation lose equally many
+# digits, 4 of 16 and 2 of 7.
+_STEP_ORDER = 0.25
 
 
-class _Slopes(NamedTuple):
-    """Slopes of the log of each curvature (row) in each coordinate, and how they were seen.
+class CurvatureSlopes(NamedTuple):
+    """Derivatives of the log curvature in coordinate i (row) with respect to coordinate k (column).
 
-    That is: q's standard deviations, draws of it, and steps for differences along a coordinate.
+    With what they were computed from: q's standard deviations `sd`, draws `z` of q, and `steps` for
+    differences along each coordinate.
     """
 
     slopes: Float[np.ndarray, "dim dim"]
@@ -35,30 +38,32 @@ class _Slopes(NamedTuple):
     steps: Float[Array, "dim"]
 
 
-def _slopes(key: Key[Array, ""], target: Target, phi: FullRankParams, data: Data) -> _Slopes | None:
-    """None where some are not finite."""
+def curvature_slopes(
+    key: Key[Array, ""], target: Target, phi: FullRankParams, data: Data
+) -> CurvatureSlopes | None:
+    """Slopes of log curvatures, averaged over draws of q; None where some are not finite."""
     dtype = phi.loc.dtype
     factor = scale_tril_on_host(phi.log_diag, phi.lower)
-    # by NumPy: nothing is compiled for a few draws
-    half = generator_of(typed_key(key)).normal(size=(_PAIRS, target.dim))
+    # by NumPy, so that nothing is compiled for a few draws
+    half = generator_of(typed_key(key)).normal(size=(_NUM_MIRRORED_PAIRS, target.dim))
     mirrored = np.concatenate([half, -half]) @ factor.T
     z = jnp.asarray(np.asarray(phi.loc, float)[None] + mirrored, dtype)
-    # in sds given all latents: along one coordinate alone no more is near
-    own = 1.0 / np.linalg.norm(np.linalg.inv(factor), axis=0)
-    steps = jnp.asarray(float(jnp.finfo(dtype).eps) ** _ORDER * own, dtype)
+    # steps go along one coordinate alone, so that their unit is its sd conditional on all others
+    conditional_sd = 1.0 / np.linalg.norm(np.linalg.inv(factor), axis=0)
+    steps = jnp.asarray(float(jnp.finfo(dtype).eps) ** _STEP_ORDER * conditional_sd, dtype)
     eye, everywhere = jnp.eye(target.dim, dtype=dtype), jnp.ones(target.dim, dtype)
-    found = _third(z, eye, eye, steps, everywhere, data, target=target)
+    found = third_derivatives(z, eye, eye, steps, everywhere, data, target=target)
     curvature, third, _ = (np.array(x, float) for x in found)
     if not (np.isfinite(curvature).all() and np.isfinite(third).all()):
         return None
     concave = curvature < 0.0
     slopes = np.where(concave[:, None], third / np.where(concave, curvature, 1.0)[:, None], 0.0)
     np.fill_diagonal(slopes, 0.0)
-    return _Slopes(slopes, np.linalg.norm(factor, axis=1), z, steps)
+    return CurvatureSlopes(slopes, np.linalg.norm(factor, axis=1), z, steps)
 
 
 @light_jit(ONCE, static_argnames="target")
-def _third(
+def third_derivatives(
     z: Float[Array, "draws dim"],
     left: Float[Array, "rows dim"],
     right: Float[Array, "rows dim"],
@@ -68,11 +73,12 @@ def _third(
     *,
     target: Target,
 ) -> tuple[Float[Array, "rows"], Float[Array, "rows dim"], Float[Array, "rows"]]:
-    """For rows v of left and u of right, means over z of v^T H(z) u and its gradient g in z.
+    """Means over draws z of v^T H(z) u, of its gradient g in z, and of g^T z.
 
-    And of g^T z, over coordinates where `latents` is one. The gradient is by differences of Hessian
-    products, `steps` v to both sides, and the value their mean: where log p is quadratic along v
-    both are exact. Third derivatives by JAX are a larger program, which no other has use for.
+    H is the Hessian of log p; v are rows of `left`, u rows of `right`. g^T z is summed over the
+    coordinates where `latents` is one. The gradient is a central difference of Hessian products,
+    `steps` v to either side, and the value is their mean: where log p is quadratic along v both are
+    exact. Third derivatives by JAX would be a larger program to compile.
     """
 
     def one(row: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:

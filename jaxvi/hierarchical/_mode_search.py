@@ -1,4 +1,4 @@
-"""Modes of many conditionals: each is looked for from the nearest that is known."""
+"""Conditional modes at many values of the hyperparameters, each from the nearest known mode."""
 
 import jax
 import numpy as np
@@ -9,15 +9,15 @@ from jaxvi.hierarchical._conditional_laplace import Conditional, conditionals
 from jaxvi.hierarchical._partition import Split
 from jaxvi.target import Target
 
-BLOCK = 128  # values of the hyperparameters in one call
+BLOCK = 128  # values of the hyperparameters in one call of the compiled program
 
 
 class Search:
-    """Finds conditionals, beginning at the mode of the nearest value that has one.
+    """Laplace approximations of the latents, started at the mode of the nearest known value.
 
-    The mode moves little where the hyperparameters do: Newton's method ends sooner, and far out it
-    ends at all. Values that are left without a mode get a second chance, from what the latents have
-    found.
+    The mode moves little when the hyperparameters do, so that Newton's method takes fewer steps,
+    and converges far out where it would fail from a poor start. Values left without a mode are
+    tried once more, from the modes that the other values have found.
     """
 
     def __init__(self, target: Target, at: Split, data: Data) -> None:
@@ -27,28 +27,29 @@ class Search:
         self._modes = np.asarray(at.loc)[None]
 
     def __call__(self, values: Float[np.ndarray, "values hyperparameters"]) -> Conditional:
-        """Of all values."""
+        """Laplace approximations of the latents at all `values` of the hyperparameters."""
         found = self._found(values)
         self._keep(values, found)
-        poor = np.flatnonzero(~found.good)
-        if 0 < poor.size < len(values):
-            again = self._found(values[poor])
-            self._keep(values[poor], again)
-            better = again.good | (~again.indefinite & found.indefinite[poor])
+        without_mode = np.flatnonzero(~found.has_mode)
+        if 0 < without_mode.size < len(values):
+            again = self._found(values[without_mode])
+            self._keep(values[without_mode], again)
+            better = again.has_mode | (~again.indefinite & found.indefinite[without_mode])
             for old, new in zip(found, again, strict=True):
-                old[poor[better]] = new[better]
+                old[without_mode[better]] = new[better]
         return found
 
     def _keep(
         self, values: Float[np.ndarray, "values hyperparameters"], found: Conditional
     ) -> None:
-        self._values = np.concatenate([self._values, values[found.good]])
-        self._modes = np.concatenate([self._modes, found.mode[found.good]])
+        self._values = np.concatenate([self._values, values[found.has_mode]])
+        self._modes = np.concatenate([self._modes, found.mode[found.has_mode]])
 
     def _found(self, values: Float[np.ndarray, "values hyperparameters"]) -> Conditional:
-        """Block by block: one program serves any number of values.
+        """Laplace approximations in blocks of fixed size, so that one program serves all sizes.
 
-        One at a time: two of these programs in threads kept each other from ending (see `_lapack`).
+        Blocks run one after another: two of these programs in threads can deadlock (see
+        `jaxvi/_compilation/lapack_batches.py`).
         """
         target, at, data = self._of
         parts = []
@@ -66,7 +67,7 @@ def nearest(
     values: Float[Array | np.ndarray, "values hyperparameters"],
     sd: Float[Array | np.ndarray, "hyperparameters"],
 ) -> Int[Array | np.ndarray, "values"]:
-    """Which known value is nearest to each, in standard deviations."""
+    """Index of the known value nearest to each value, distances in standard deviations."""
     known, values = known / sd[None], values / sd[None]
-    # squares less those of the values, which are the same for all that are known
+    # squared distances less the squares of `values`, which do not change the minimum
     return ((known**2).sum(axis=1)[None] - 2.0 * values @ known.T).argmin(axis=1)

@@ -1,10 +1,10 @@
-"""Chains in the coordinates of a nested Laplace approximation, which cross funnels' necks.
+"""MCMC in the coordinates of a nested Laplace approximation, which mixes across a funnel's neck.
 
-Given the hyperparameters the latents move by Hamiltonian steps, whitened by the conditional at
-these very hyperparameters; then other values of the hyperparameters are proposed, drawn by
-Laplace's masses, and the whitened latents stay. A log scale near zero is so as easily reached as
-any other: no step has to pass through the neck. What is left invariant is log p, on the values that
-the approximation was made of.
+Each transition has two parts. The latents move by Hamiltonian Monte Carlo, whitened by their
+Laplace approximation at the current hyperparameters. Then a new value of the hyperparameters is
+proposed, drawn by Laplace's masses, with the whitened latents unchanged. A log scale near zero is
+then as easy to reach as any other value: no step has to pass through the neck. The chains leave
+p invariant, restricted to the values of the hyperparameters that the approximation holds.
 """
 
 from typing import Any, NamedTuple
@@ -26,11 +26,11 @@ from jaxvi.hierarchical._nested_laplace import Nested
 from jaxvi.hierarchical._partition import Split
 from jaxvi.target import Target, log_probs, values_and_gradients
 
-_FIRST_STEP = 0.7  # sds: these scales are right
+_FIRST_STEP = 0.7  # conditional sds
 
 
 class NestedChains(NamedTuple):
-    """Chains: the value of the hyperparameters that each is at, whitened latents, and z."""
+    """State of the chains: index of the hyperparameters' value, whitened latents, and z."""
 
     which: Int[Array, "chains"]
     noise: Float[Array, "chains latents"]
@@ -39,11 +39,14 @@ class NestedChains(NamedTuple):
     log_step: Scalar
     num_transitions: Int[Array, ""]
     acceptance: Scalar  # mean over chains in the last transition
-    changed: Scalar  # share of chains that took other hyperparameters
+    changed: Scalar  # mean acceptance of new hyperparameters in the last transition
 
 
 class NestedSpace(NamedTuple):
-    """Where such chains move; they are seen in the target's coordinates."""
+    """The space in which chains of a nested Laplace approximation move.
+
+    It has the methods of `diagnostics.short_chains`' spaces: `start`, `advance` and `seen`.
+    """
 
     target: Target
     phi: NestedLaplaceParams
@@ -54,16 +57,16 @@ class NestedSpace(NamedTuple):
 
     @classmethod
     def of(cls, target: Target, nested: Nested) -> "NestedSpace":
-        """That of an approximation and its draws."""
+        """The space of a nested Laplace approximation and its draws."""
         draws = nested.which, nested.noise, nested.value
         return cls(target, nested.phi, jax.device_put(nested.found), *draws)
 
     def seen(self, z: Float[Array | np.ndarray, "*rows dim"]) -> Float[Array, "*rows dim"]:
-        """As they are."""
+        """The states in the target's coordinates, in which these chains already are."""
         return jnp.asarray(z)
 
     def start(self, z: Float[Array, "chains dim"], scale: Any) -> Groups:
-        """Chains at the first draws, of which z are."""
+        """Chains that start at the first draws, whose unconstrained values are `z`."""
         num = len(z)
         draws = (self.which, self.noise, self.value)
         which, noise, value = (jax.device_put(x[:num]) for x in draws)
@@ -75,7 +78,7 @@ class NestedSpace(NamedTuple):
     def advance(
         self, key: Key[Array, ""], groups: Groups, scale: Any, thin: int = 1
     ) -> tuple[Groups, Float[Array, "kept chains dim"]]:
-        """States of every chain, `thin` transitions apart."""
+        """Advance every chain; returns the chains and their states, `thin` transitions apart."""
         chains, states = _advance(
             key, groups[0], self.phi, self.found, np.int32(thin), target=self.target
         )
@@ -85,7 +88,10 @@ class NestedSpace(NamedTuple):
 def nested_short_chains(
     key: Key[Array, ""], target: Target, nested: Nested, *, num_chains: int = 500
 ) -> ShortChains:
-    """As `diagnostics.short_chains`, of the draws of a nested Laplace approximation."""
+    """Short MCMC chains started at draws of a nested Laplace approximation, and their drift.
+
+    As `diagnostics.short_chains`, with transitions that also propose new hyperparameters.
+    """
     space, pool = NestedSpace.of(target, nested), nested.weighed.z
     keys = fold_in(key, 1), fold_in(key, 2)
     return move(keys, target, space, pool, jnp.asarray(pool[:num_chains]), jnp.zeros(()))
@@ -101,26 +107,27 @@ def _advance(
     *,
     target: Target,
 ) -> tuple[NestedChains, Float[Array, "kept chains dim"]]:
-    def some(chains: NestedChains, key: Key[Array, ""]) -> tuple[NestedChains, Array]:
-        def one(i: Int[Array, ""], chains: NestedChains) -> NestedChains:
+    def kept_state(chains: NestedChains, key: Key[Array, ""]) -> tuple[NestedChains, Array]:
+        def transition(i: Int[Array, ""], chains: NestedChains) -> NestedChains:
             key_latents, key_hyperparameters = jax.random.split(jax.random.fold_in(key, i))
             chains = _move_latents(key_latents, chains, phi, found, target)
             return _change_hyperparameters(key_hyperparameters, chains, phi, found, target)
 
-        chains = lax.fori_loop(0, thin, one, chains)
+        chains = lax.fori_loop(0, thin, transition, chains)
         return chains, chains.z
 
-    return lax.scan(some, chains, jax.random.split(key, KEPT))
+    return lax.scan(kept_state, chains, jax.random.split(key, KEPT))
 
 
-def _whole(
+def _unwhitened(
     at: Split,
     hyperparameters: Float[Array, "chains hyperparameters"],
     mode: Float[Array, "chains latents"],
-    spread: Float[Array, "chains latents latents"],
+    scale: Float[Array, "chains latents latents"],
     noise: Float[Array, "chains latents"],
 ) -> Float[Array, "chains dim"]:
-    return at.whole(hyperparameters, mode + jnp.einsum("cij,cj->ci", spread, noise))
+    """z from the hyperparameters and the whitened latents."""
+    return at.whole(hyperparameters, mode + jnp.einsum("cij,cj->ci", scale, noise))
 
 
 def _move_latents(
@@ -130,11 +137,11 @@ def _move_latents(
     found: Conditional,
     target: Target,
 ) -> NestedChains:
-    """A Hamiltonian transition of the latents at fixed hyperparameters; z is not updated."""
+    """An HMC transition of the whitened latents at fixed hyperparameters; z is not updated."""
     key_momentum, key_length, key_accept, key_leaps = jax.random.split(key, 4)
     shape, dtype = chains.noise.shape, chains.noise.dtype
     which = chains.which
-    hyperparameters, mode, spread = (
+    hyperparameters, mode, scale = (
         phi.hyperparameters[which],
         found.mode[which],
         found.scale[which],
@@ -144,32 +151,32 @@ def _move_latents(
     step = jnp.exp(chains.log_step) * lengths
     leaps = jax.random.randint(key_leaps, (), fewest_leaps(chains.log_step), MOST_LEAPS + 1)
 
-    def seen(noise: Array) -> tuple[Array, Array]:
-        z = _whole(phi.at, hyperparameters, mode, spread, noise)
+    def value_and_force(noise: Array) -> tuple[Array, Array]:
+        z = _unwhitened(phi.at, hyperparameters, mode, scale, noise)
         value, gradient = values_and_gradients(target, z, phi.data)
-        force = jnp.einsum("cij,ci->cj", spread, gradient @ phi.at.rest.T)
-        good = jnp.isfinite(value) & jnp.isfinite(force).all(axis=-1)
-        return jnp.where(good, value, -jnp.inf), jnp.where(good[:, None], force, 0.0)
+        force = jnp.einsum("cij,ci->cj", scale, gradient @ phi.at.rest.T)
+        finite = jnp.isfinite(value) & jnp.isfinite(force).all(axis=-1)
+        return jnp.where(finite, value, -jnp.inf), jnp.where(finite[:, None], force, 0.0)
 
     def leap(_: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         noise, momentum, force, _ = carry
         momentum = momentum + 0.5 * step * force
         noise = noise + step * momentum
-        value, force = seen(noise)
+        value, force = value_and_force(noise)
         return noise, momentum + 0.5 * step * force, force, value
 
-    before, force = seen(chains.noise)
+    before, force = value_and_force(chains.noise)
     state = (chains.noise, momentum, force, before)
     noise, last, _, value = lax.fori_loop(0, leaps, leap, state)
     chance = chance_of(before, value, momentum, last)
     accepted = jax.random.uniform(key_accept, (shape[0],), dtype) < chance
-    usual = jnp.mean(chance)
+    acceptance = jnp.mean(chance)
     return chains._replace(
         noise=jnp.where(accepted[:, None], noise, chains.noise),
-        log_step=adapted(chains.log_step, chains.num_transitions, usual),
+        log_step=adapted(chains.log_step, chains.num_transitions, acceptance),
         num_transitions=chains.num_transitions + 1,
         value=jnp.where(accepted, value, before),
-        acceptance=usual,
+        acceptance=acceptance,
     )
 
 
@@ -180,22 +187,22 @@ def _change_hyperparameters(
     found: Conditional,
     target: Target,
 ) -> NestedChains:
-    """A Metropolis step to other hyperparameters, drawn by their masses; whitened latents stay."""
+    """A Metropolis step to hyperparameters drawn by their masses, the whitened latents fixed."""
     key_which, key_accept = jax.random.split(key)
     num, dtype = chains.value.shape[0], chains.value.dtype
     shares = jnp.cumsum(jax.nn.softmax(phi.log_weights))
     drawn = jax.random.uniform(key_which, (num,), dtype) * shares[-1]
     which = jnp.minimum(jnp.searchsorted(shares, drawn), shares.size - 1)
 
-    def whole(which: Array) -> Array:
-        hyperparameters, mode, spread = (
+    def z_at(which: Array) -> Array:
+        hyperparameters, mode, scale = (
             phi.hyperparameters[which],
             found.mode[which],
             found.scale[which],
         )
-        return _whole(phi.at, hyperparameters, mode, spread, chains.noise)
+        return _unwhitened(phi.at, hyperparameters, mode, scale, chains.noise)
 
-    new = log_probs(target, whole(which), phi.data)
+    new = log_probs(target, z_at(which), phi.data)
     gain = (new - found.log_prob_at_mode[which]) - (
         chains.value - found.log_prob_at_mode[chains.which]
     )
@@ -203,4 +210,4 @@ def _change_hyperparameters(
     accepted = jax.random.uniform(key_accept, (num,), dtype) < chance
     which = jnp.where(accepted, which, chains.which)
     value = jnp.where(accepted, new, chains.value)
-    return chains._replace(which=which, z=whole(which), value=value, changed=jnp.mean(chance))
+    return chains._replace(which=which, z=z_at(which), value=value, changed=jnp.mean(chance))

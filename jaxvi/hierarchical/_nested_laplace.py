@@ -1,4 +1,4 @@
-"""Nested Laplace approximations: hyperparameters by importance sampling, then the latents."""
+"""Nested Laplace approximations: importance sampling over hyperparameters, Laplace for latents."""
 
 import math
 from collections.abc import Callable
@@ -18,24 +18,28 @@ from jaxvi.hierarchical._conditional_laplace import Conditional
 from jaxvi.hierarchical._mode_search import BLOCK, Search, nearest
 from jaxvi.hierarchical._nested_family import NestedLaplaceParams
 from jaxvi.hierarchical._partition import Split, split
-from jaxvi.hierarchical._proposals import Proposal, worth
+from jaxvi.hierarchical._proposals import Proposal, effective_sample_size
 from jaxvi.target import Target
 
-_TRIED = 512  # of them in a round
-_MOST, _MOST_NUMBERS = 4_096, 2**25  # in the last one: 256 MiB of float64
-_LAST = 3  # proposals that draw the last values: one alone may miss a tail
-_GOOD, _LOST = 0.5, 0.01  # share of values with a mode at least; of their mass lost at most
-_NEAR = 2.0  # sds within which a value without a mode is as likely as one that has one
-_LEAST, _ROUNDS, _EVEN = 3, 8, 0.35  # rounds; efficiency at which the last one follows
+_VALUES_A_ROUND = 512  # values of the hyperparameters drawn in a round of adaptation
+_MAX_VALUES = 4_096  # in the last round
+_MAX_SCALE_NUMBERS = 2**25  # of all conditional scales in the last round: 256 MiB of float64
+_NUM_LAST_PROPOSALS = 3  # that draw the last values: one alone may miss a tail
+_MIN_SHARE_WITH_MODE = 0.5  # of the values in a round
+_MAX_INDEFINITE_MASS = 0.01  # share of the mass at values with an indefinite Hessian
+_MAX_NEIGHBOUR_SDS = 2.0  # within which an indefinite value is given its neighbour's mass
+_MIN_ROUNDS, _MAX_ROUNDS = 3, 8
+_MIN_RELATIVE_ESS = 0.35  # of the values, at which adaptation ends
 
 
 class Nested(NamedTuple):
-    """What `nested_laplace` found.
+    """A nested Laplace approximation with its draws and their importance weights.
 
-    `found` are the conditionals at the values of the hyperparameters in `phi`, `weighed` draws of q
-    with their weights against log p, `which` and `noise` the values and the normals that they were
-    made of, `value` log p there. `of_values` are draws at all values, weighted by Laplace's masses:
-    what so many values leave unsure of q's own marginals is its `error`.
+    `phi` are parameters of `NestedLaplace`; `found` are the Laplace approximations of the latents
+    at the values of the hyperparameters in `phi`. `weighed` are draws of q with importance weights
+    against log p; `which` and `noise` are the indices of the values and the normals that made them,
+    `value` is log p there. `of_values` are draws at all values, weighted by Laplace's masses: its
+    `error` is the Monte Carlo error of q's own marginals from finitely many values.
     """
 
     phi: NestedLaplaceParams
@@ -59,27 +63,28 @@ def nested_laplace(
 ) -> Nested | None:
     r"""The nested Laplace approximation of a posterior, from a dense Gaussian fit.
 
-    The marginal $\tilde p(\phi)$ of the hyperparameters is sampled by importance: in rounds of 512
-    values, each drawn from Student t's around 100 values of those before (West 1993), until all are
-    worth a third as many draws; then 4,096 of them (fewer where their conditionals would take more
-    than 256 MiB). Draws of q, weighed against log p, tell how far the latents are from Gaussian.
-    See `NestedLaplace` for the formula.
+    The marginal $\tilde p(\phi)$ of the hyperparameters is importance sampled. Rounds of 512 values
+    are drawn from mixtures of Student t's around 100 of the values before (West 1993), until the
+    relative effective sample size of all values is 0.35. Then 4,096 values are drawn (fewer where
+    the latents' scales would take more than 256 MiB). Importance weights of draws of q against
+    log p tell how far the latents are from Gaussian. See `NestedLaplace` for the formula.
 
     Args:
         key: a random key.
         target: the log density.
         phi: parameters of `FullRank`.
-        hyperparameters: numbers of the coordinates to be given, a few, as by
-            `jaxvi.hierarchical.find_hyperparameters`.
+        hyperparameters: indices of the few coordinates to condition on, such as
+            `jaxvi.hierarchical.find_hyperparameters` finds.
         data: handed to the log density.
-        go_on: asked before each round; where it says no, the last one follows.
+        go_on: called after each round; if it returns False, adaptation ends and the last values
+            are drawn.
 
     Returns:
-        A `Nested`; None where the latents have no mode that Newton's method finds, at half of the
-        values or at some that matter.
+        A `Nested`. None where Newton's method finds a mode of the latents at fewer than half of a
+        round's values, or where values with an indefinite Hessian have more than 1 % of the mass.
 
     Raises:
-        TypeError, ValueError: no key, no target, hyperparameters that are not coordinates.
+        TypeError, ValueError: not a key or a target; hyperparameters that are no coordinates.
 
     Example:
         >>> fit = jaxvi.fit(key, target, solver=jaxvi.NaturalGradient())
@@ -92,15 +97,15 @@ def nested_laplace(
     loc, factor = np.asarray(phi.loc), scale_tril_on_host(phi.log_diag, phi.lower)
     chosen = _checked(hyperparameters, len(loc))
     at = split(target, chosen, loc, factor.astype(loc.dtype))
-    own = (factor @ factor.T)[np.ix_(chosen, chosen)]
-    num = max(min(_MOST, _MOST_NUMBERS // len(at.loc) ** 2 // BLOCK * BLOCK), BLOCK)
+    covariance = (factor @ factor.T)[np.ix_(chosen, chosen)]
+    num = max(min(_MAX_VALUES, _MAX_SCALE_NUMBERS // len(at.loc) ** 2 // BLOCK * BLOCK), BLOCK)
 
     find = Search(target, at, data)
-    first = Proposal.around(loc[chosen], own)
-    proposals = _adapted(generator, first, own, find, min(_TRIED, num), go_on)
+    first = Proposal.around(loc[chosen], covariance)
+    proposals = _adapted(generator, first, covariance, find, min(_VALUES_A_ROUND, num), go_on)
     if proposals is None:
         return None
-    last = proposals[-_LAST:]
+    last = proposals[-_NUM_LAST_PROPOSALS:]
     parts = [each.draw(generator, -(-num // len(last))) for each in last]
     values = np.concatenate(parts)[:num].astype(loc.dtype)
     found = find(values)
@@ -111,7 +116,7 @@ def nested_laplace(
 
 
 def _checked(hyperparameters: Any, dim: int) -> Int[np.ndarray, "hyperparameters"]:
-    """Numbers of some coordinates, not of all."""
+    """Sorted indices of the hyperparameters, checked: some coordinates, but not all."""
     chosen = np.unique(np.asarray(hyperparameters))
     whole = chosen.size > 0 and np.issubdtype(chosen.dtype, np.integer)
     if not (whole and chosen[0] >= 0 and chosen[-1] < dim and chosen.size < dim):
@@ -126,25 +131,28 @@ def _checked(hyperparameters: Any, dim: int) -> Int[np.ndarray, "hyperparameters
 def _adapted(
     generator: np.random.Generator,
     first: Proposal,
-    own: Float[np.ndarray, "hyperparameters hyperparameters"],
+    covariance: Float[np.ndarray, "hyperparameters hyperparameters"],
     find: Search,
     num: int,
     go_on: Callable[[], bool],
 ) -> list[Proposal] | None:
-    """Proposals, each made from all values that those before it have drawn."""
+    """Proposals of all rounds, each adapted to the values before; None if too few have modes."""
     proposals = [first]
-    values = np.empty((0, len(own)))
+    values = np.empty((0, len(covariance)))
     masses = np.empty(0)
-    for round_ in range(1, _ROUNDS + 1):
+    for round_ in range(1, _MAX_ROUNDS + 1):
         drawn = proposals[-1].draw(generator, num)
         found = find(drawn)
-        if np.mean(found.good) < _GOOD:
+        if np.mean(found.has_mode) < _MIN_SHARE_WITH_MODE:
             return None
         values = np.concatenate([values, drawn])
         masses = np.concatenate([masses, np.where(found.indefinite, -math.inf, found.mass)])
         weights = _weights(proposals, values, masses)
-        proposals.append(Proposal.of(generator, values, weights, own))
-        if not go_on() or (round_ >= _LEAST and worth(weights) >= _EVEN * len(weights)):
+        proposals.append(Proposal.of(generator, values, weights, covariance))
+        if not go_on() or (
+            round_ >= _MIN_ROUNDS
+            and effective_sample_size(weights) >= _MIN_RELATIVE_ESS * len(weights)
+        ):
             break
     return proposals
 
@@ -158,11 +166,11 @@ def _weighed(
     weights: Float[np.ndarray, "values"],
     data: Data,
 ) -> Nested:
-    """Draws of q, as many as there are values, weighed against log p."""
+    """Draws of q, as many as there are values, with importance weights against log p."""
     generator, num = generator_of(key), len(values)
     share = np.exp(weights - weights.max())
     log_evidence = float(weights.max()) + math.log(share.mean())
-    # systematic: every value as often as it weighs, but for one
+    # systematic resampling: each value is taken as often as its weight says, give or take one
     places = (np.arange(num) + generator.uniform()) / num
     which = np.searchsorted(np.cumsum(share) / share.sum(), places)
     which = generator.permutation(np.minimum(which, num - 1))
@@ -196,13 +204,13 @@ def _rows(
     which: Int[np.ndarray, "draws"],
     generator: np.random.Generator,
 ) -> tuple[Float[np.ndarray, "..."], ...]:
-    """Draws at given values of the hyperparameters, their noise, their parameters."""
-    spread = np.asarray(found.scale)
-    noise = generator.normal(size=(len(which), spread.shape[1])).astype(values.dtype)
+    """Draws of z at given values of the hyperparameters, their noise, their parameters."""
+    scale = np.asarray(found.scale)
+    noise = generator.normal(size=(len(which), scale.shape[1])).astype(values.dtype)
     latents = np.asarray(found.mode)[which]
-    for i in range(0, len(which), BLOCK):  # not all spreads copied at a time
+    for i in range(0, len(which), BLOCK):  # so that not all scales are copied at once
         rows = slice(i, i + BLOCK)
-        latents[rows] += np.einsum("bij,bj->bi", spread[which[rows]], noise[rows])
+        latents[rows] += np.einsum("bij,bj->bi", scale[which[rows]], noise[rows])
     z = values[which] @ np.asarray(at.pick) + latents @ np.asarray(at.rest)
     return z, noise, features(target, z)[:, z.shape[1] :]
 
@@ -212,18 +220,20 @@ def _masses(
     found: Conditional,
     sd: Float[np.ndarray, "hyperparameters"],
 ) -> Float[np.ndarray, "values"]:
-    """Laplace's masses; of what lies far out there may be none.
+    """Laplace's estimates of the log mass at each value of the hyperparameters.
 
-    Where the latents are lost Newton's method may have ended anywhere. Such a value near another
-    that isn't lost is taken to have no less than its mass.
+    Where the Hessian is indefinite Newton's method may have ended anywhere, so that the mass may be
+    far too small. Such a value is given at least the mass of the nearest definite one within 2 sds.
     """
     mass = np.array(found.mass, float)
-    lost = np.flatnonzero(found.indefinite)
-    if 0 < lost.size < len(values):
-        known = values[~found.indefinite]
-        which = nearest(known, values[lost], sd)
-        near = np.linalg.norm((values[lost] - known[which]) / sd, axis=1) < _NEAR
-        mass[lost[near]] = np.maximum(mass[lost], mass[~found.indefinite][which])[near]
+    indefinite = np.flatnonzero(found.indefinite)
+    if 0 < indefinite.size < len(values):
+        definite = values[~found.indefinite]
+        which = nearest(definite, values[indefinite], sd)
+        distance = np.linalg.norm((values[indefinite] - definite[which]) / sd, axis=1)
+        near = distance < _MAX_NEIGHBOUR_SDS
+        larger = np.maximum(mass[indefinite], mass[~found.indefinite][which])
+        mass[indefinite[near]] = larger[near]
     return mass
 
 
@@ -233,12 +243,15 @@ def _kept_weights(
     found: Conditional,
     sd: Float[np.ndarray, "hyperparameters"],
 ) -> Float[np.ndarray, "values"] | None:
-    """Log weights; None where values at which the conditional is lost matter."""
+    """Log weights of values; None where indefinite ones have too much of the mass.
+
+    Values with an indefinite Hessian are given a weight of zero.
+    """
     weights = _weights(proposals, values, _masses(values, found, sd))
     if not np.isfinite(weights.max()):
         return None
     share = np.exp(weights - weights.max())
-    if share[found.indefinite].sum() > _LOST * share.sum():
+    if share[found.indefinite].sum() > _MAX_INDEFINITE_MASS * share.sum():
         return None
     return np.where(found.indefinite, -math.inf, weights)
 
@@ -248,6 +261,6 @@ def _weights(
     values: Float[np.ndarray, "values hyperparameters"],
     masses: Float[np.ndarray, "values"],
 ) -> Float[np.ndarray, "values"]:
-    """Log weights of values, of which each proposal has drawn as many as each other."""
+    """Log importance weights of values against the mixture of all proposals, in equal parts."""
     each = [proposal.log_density(values) for proposal in proposals]
     return masses - np.logaddexp.reduce(each, axis=0) + math.log(len(each))

@@ -1,4 +1,4 @@
-"""Which coordinates are given, which are not, and what a Gaussian fit says of these."""
+"""The split of coordinates into hyperparameters and latents, with a Gaussian fit of the latents."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,22 +15,22 @@ from jaxvi.target import Target
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Fixed:
-    """Numbers of parameters, in the order of a target's leaves."""
+    """Parameters that consist of hyperparameters alone, as indices of the target's leaves."""
 
     leaves: tuple[int, ...]
 
     @classmethod
     def of(cls, target: Target, hyperparameters: Int[np.ndarray, "hyperparameters"]) -> "Fixed":
-        """All of whose coordinates are hyperparameters."""
+        """The parameters all of whose coordinates are hyperparameters."""
         ends = np.cumsum([leaf.size for leaf in target.leaves])
         coordinates = np.split(np.isin(np.arange(target.dim), hyperparameters), ends[:-1])
         return cls(tuple(i for i, given in enumerate(coordinates) if given.size and given.all()))
 
     def constant(self, target: Target) -> Target:
-        """The target, in which derivatives see these as constants.
+        """The target with these parameters as constants: derivatives stop at them.
 
-        What is made of them alone, as a kernel's Cholesky factor, is then left out of Hessians in
-        the latents: with 45 points of a Gaussian process these take a hundredth of the time.
+        What depends on them alone, such as a kernel's Cholesky factor, is then left out of Hessians
+        in the latents: for a Gaussian process at 45 points these take a hundredth of the time.
         """
         if not self.leaves:
             return target
@@ -39,7 +39,7 @@ class Fixed:
 
 @dataclass(frozen=True)
 class _Constant:
-    """A log density with some of its parameters held."""
+    """A log density through whose fixed parameters no derivative passes."""
 
     log_density: Any
     fixed: Fixed
@@ -53,11 +53,12 @@ class _Constant:
 
 
 class Split(NamedTuple):
-    """Which coordinates are given (hyperparameters), which are not, and where to look for these.
+    """Splits coordinates into hyperparameters and latents, with the latents' Gaussian conditional.
 
-    `fixed` are the parameters of which all coordinates are given. `pick` and `rest` have a row for
-    each coordinate, with a one where it stands. A Gaussian's conditional mean is `loc + slope
-    (hyperparameters - centre)`, its `precision` is `factor factor^T`; `sd` are those of the
+    `fixed` are the parameters that consist of hyperparameters alone. `pick` (of hyperparameters)
+    and `rest` (of latents) have a row for each coordinate, with a one at its place in z. The
+    Gaussian fit's conditional mean of the latents is `loc + slope (hyperparameters - centre)`,
+    their conditional `precision` is `factor factor^T`; `sd` are standard deviations of the
     hyperparameters.
     """
 
@@ -76,7 +77,7 @@ class Split(NamedTuple):
         hyperparameters: Float[Array, "*rows hyperparameters"],
         latents: Float[Array, "*rows latents"],
     ) -> Float[Array, "*rows dim"]:
-        """z, put together."""
+        """z with these hyperparameters and latents."""
         return hyperparameters @ self.pick + latents @ self.rest
 
 
@@ -86,15 +87,15 @@ def split(
     loc: Float[np.ndarray, "dim"],
     scale_tril: Float[np.ndarray, "dim dim"],
 ) -> Split:
-    """The hyperparameters and the latents, by a Gaussian fit of all."""
+    """Split the coordinates, with the latents' conditional from a Gaussian fit of all."""
     dim = len(loc)
     latents = np.setdiff1d(np.arange(dim), hyperparameters)
     eye = np.eye(dim)
     inverse = np.linalg.inv(np.tril(scale_tril))
     precision = inverse.T @ inverse
-    own = precision[np.ix_(latents, latents)]
-    slope = -np.linalg.solve(own, precision[np.ix_(latents, hyperparameters)])
-    factor = np.linalg.cholesky(own)
+    conditional = precision[np.ix_(latents, latents)]
+    slope = -np.linalg.solve(conditional, precision[np.ix_(latents, hyperparameters)])
+    factor = np.linalg.cholesky(conditional)
     sd = np.linalg.norm(scale_tril[hyperparameters], axis=1)
     arrays = (
         eye[hyperparameters],
@@ -102,7 +103,7 @@ def split(
         loc[hyperparameters],
         loc[latents],
         slope,
-        own,
+        conditional,
         factor,
         sd,
     )

@@ -1,4 +1,4 @@
-"""Flows of flowjax as families."""
+"""Normalizing flows of the package flowjax as variational families."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -20,18 +20,18 @@ class FlowjaxParams(NamedTuple):
 
 @dataclass(frozen=True)
 class FlowjaxFamily(NormalNoiseFamily):
-    """A distribution of flowjax, taken apart into arrays, which are learned, and all the rest.
+    """A flow of flowjax as a family: its arrays are learned, the rest of it is fixed.
 
-    Made by `jaxvi.interop.flowjax`, within an affine map that places it.
+    Made by `jaxvi.interop.flowjax`, inside an affine map that sets location and scale.
     """
 
     dim: int
-    structure: Any = field(repr=False)  # of the pytree
-    constants: tuple[Any, ...] = field(repr=False)  # its leaves, None where an array is learned
-    arrays: tuple[FixedArray, ...] = field(repr=False)  # the learned arrays at the start
+    structure: Any = field(repr=False)  # structure of the distribution's pytree
+    constants: tuple[Any, ...] = field(repr=False)  # leaves, None where an array is learned
+    arrays: tuple[FixedArray, ...] = field(repr=False)  # initial values of the learned ones
 
     def noise_size(self, dim: int) -> int:
-        """One normal a coordinate, of as many as the flow has."""
+        """One normal a coordinate; a ValueError where the flow's dimension is not `dim`."""
         if dim != self.dim:
             raise ValueError(
                 f"flowjax: expected a flow of dimension {dim}, the target's; got {self.dim}; try "
@@ -42,25 +42,25 @@ class FlowjaxFamily(NormalNoiseFamily):
     def init(
         self, key: Key[Array, ""], dim: int, *, start: Float[Array, "dim"] | None = None
     ) -> FlowjaxParams:
-        """The flow as it was given, in the dtype of `start`, which the map around it sees to."""
+        """The flow's arrays as given, in the dtype of `start`; the affine map takes its value."""
         self.noise_size(dim)
         dtype = jnp.zeros(()).dtype if start is None else start.dtype
         return FlowjaxParams(tuple(array.as_array(dtype) for array in self.arrays))
 
     def transform(self, phi: FlowjaxParams, noise: Float[Array, "dim"]) -> Float[Array, "dim"]:
-        """The flow's bijection."""
+        """z from noise, by the flow's bijection."""
         return self._distribution(phi).bijection.transform(noise)
 
     def transform_and_log_prob(
         self, phi: FlowjaxParams, noise: Float[Array, "dim"]
     ) -> tuple[Float[Array, "dim"], Scalar]:
-        """The flow's bijection with its log-determinant: nothing is inverted."""
+        """z and log q(z) from noise, by the bijection's log-determinant and without an inverse."""
         flow = self._distribution(phi)
         z, log_det = flow.bijection.transform_and_log_det(noise)
         return z, flow.base_dist.log_prob(noise) - log_det
 
     def log_prob(self, phi: FlowjaxParams, z: Float[Array, "dim"]) -> Scalar:
-        """The flow's own density; it fails where flowjax has no inverse."""
+        """log q(z), by the flow's inverse; raises where flowjax has none."""
         return self._distribution(phi).log_prob(z)
 
     def _distribution(self, phi: FlowjaxParams) -> Any:
@@ -81,15 +81,15 @@ class FlowjaxFamily(NormalNoiseFamily):
 def flowjax(
     distribution: Any, *, affine: Literal["full", "diagonal"] = "full", init_scale: float = 0.1
 ) -> Family:
-    """A family from a flow of flowjax, inside a learned map z = m + L x.
+    """A variational family from a flow of flowjax, inside a learned affine map z = m + L x.
 
-    All floating arrays of the flow are learned, from the values that they have; what flowjax
-    marks as not trainable stays. The map puts it at a lane's start, scaled by `init_scale`.
-    Families of one flow are equal and share compiled programs; of a flow made anew with the same
-    arguments often not, as flowjax may keep functions in it that compare by identity. Fitting
-    needs draws with their densities, which are fast for flows made with `invert=False`; a density
-    of a given z needs the inverse, which some flows find by iteration or not at all. Needs the
-    package flowjax: pip install 'jaxvi[flows]'.
+    All floating arrays of the flow are learned, starting from their present values; what flowjax
+    marks as not trainable stays. The affine map begins at a restart's start, scaled by
+    `init_scale`. Families of one flow object are equal and share compiled programs. Flows made
+    twice with the same arguments often are not, since flowjax may keep functions in them that
+    compare by identity. Fitting needs draws with their densities, which are fast for flows made
+    with `invert=False`; the density of a given z needs the inverse, which some flows compute by
+    iteration or not at all. Needs the package flowjax: pip install 'jaxvi[flows]'.
 
     Args:
         distribution: a flowjax distribution that transforms standard normals, as
@@ -124,7 +124,7 @@ def flowjax(
 
 
 def _on_standard_normals(distribution: Any) -> Any:
-    """The distribution as one bijection of standard normals."""
+    """The distribution as a single bijection of standard normals; raises where it is none."""
     try:
         from flowjax.distributions import AbstractTransformed, StandardNormal
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Figures of fits, on matplotlib axes."""
+"""Figures of fits and mixtures, on matplotlib axes."""
 
 from jaxvi.plotting._figures import new_figure as new_figure
 from jaxvi.plotting._figures import plot_bounds, plot_mixture, telling_features

@@ -1,4 +1,4 @@
-"""Pictures of a fit. Matplotlib is imported on use, and its global state is left alone."""
+"""Figures of a fit. Matplotlib is imported on use, and its global state is left alone."""
 
 import importlib
 import itertools
@@ -14,8 +14,8 @@ from jaxvi.results import Fit
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "os^DvP*X"
 _GREY = "#8C8C8C"
-_MOST_OPTIMA = 4
-_MOST_FEATURES = 12  # columns of which all pairs are compared
+_MAX_OPTIMA_COLOURED = 4
+_MAX_COLUMNS_PAIRED = 12  # columns of which all pairs are compared
 
 
 def new_figure(num_rows: int = 1, num_columns: int = 1, *, size: tuple[float, float]) -> Any:
@@ -25,11 +25,11 @@ def new_figure(num_rows: int = 1, num_columns: int = 1, *, size: tuple[float, fl
 
 
 def plot_bounds(fit: Fit, ax: Any = None) -> Any:
-    """Every lane's bound against the step, the winner on top; the optima have their colours.
+    """Plot the bound of every restart against the step, coloured by optimum, the best on top.
 
-    The vertical limits leave out the climb, so that the heights of the optima can be compared.
-    A line is the running mean bound of `fit.history`, at iterates that still jitter; the dot at
-    its end is the fresh bound of what the restart reports, which is often a little higher.
+    The vertical limits leave out the first climb, so that the optima can be compared. A line is
+    the running mean bound of `fit.history`, whose iterates still jitter. The dot at its end is the
+    bound of the restart's result on fresh draws, which is often a little higher.
 
     Args:
         fit: a `Fit`.
@@ -47,7 +47,7 @@ def plot_bounds(fit: Fit, ax: Any = None) -> Any:
     for lane, optimum in enumerate(groups.optimum):
         winner = lane == fit.best
         colour = "black" if winner else _optimum_colour(int(optimum))
-        # the record goes on, flat, for lanes that have ended
+        # the history continues, flat, after a lane has ended
         shown = np.searchsorted(fit.history.step, fit.steps[lane], side="right")
         ax.scatter(fit.steps[lane], fit.bounds[lane], s=30 if winner else 9, color=colour, zorder=5)
         ax.plot(
@@ -60,10 +60,10 @@ def plot_bounds(fit: Fit, ax: Any = None) -> Any:
             label=f"best restart: {fit.bound:.2f}" if winner else None,
         )
     for optimum, (count, bound) in enumerate(zip(groups.sizes, groups.bounds, strict=True)):
-        if optimum < _MOST_OPTIMA:
+        if optimum < _MAX_OPTIMA_COLOURED:
             text = f"{_restarts(int(count))} up to {bound:.2f}"
             ax.plot([], [], color=_optimum_colour(optimum), label=text)
-    lower = int(groups.sizes[_MOST_OPTIMA:].sum())
+    lower = int(groups.sizes[_MAX_OPTIMA_COLOURED:].sum())
     if lower:
         ax.plot([], [], color=_GREY, label=f"{_restarts(lower)} lower")
     failed = int((groups.optimum < 0).sum())
@@ -87,9 +87,9 @@ def plot_mixture(
     labels: Int[ArrayLike, "rows"] | None = None,
     names: Sequence[str] | None = None,
 ) -> Any:
-    """Rows in two features, coloured by most probable component, with 1 and 2 sd ellipses.
+    """Plot rows in two features, coloured by most probable component, with 1 and 2 sd ellipses.
 
-    With a single feature: a histogram with the components' densities.
+    With a single feature, plot a histogram with the components' densities.
 
     Args:
         rows: the data, in the units of `params`.
@@ -135,10 +135,11 @@ def telling_features(
     params: Mapping[str, Any],
     probabilities: Float[ArrayLike, "rows components"],
 ) -> tuple[int, ...]:
-    """The two columns that alone reproduce the assignment of the rows best, by the fit itself.
+    """The two columns that best reproduce the assignment of rows to components.
 
-    The measure is the mean probability that a row's component and one guessed from the two
-    columns agree. Of many columns, only those that do best alone are paired.
+    A pair's score is the mean probability that a row's component, drawn from its posterior, agrees
+    with one drawn given the two columns alone. Of many columns, only the 12 that score best by
+    themselves are paired.
 
     Args:
         rows: the data, in the units of `params`.
@@ -161,7 +162,7 @@ def telling_features(
         guessed /= guessed.sum(axis=1, keepdims=True)
         return float((guessed * probabilities).sum(axis=1).mean())
 
-    best = sorted(range(num_features), key=lambda i: -score([i]))[:_MOST_FEATURES]
+    best = sorted(range(num_features), key=lambda i: -score([i]))[:_MAX_COLUMNS_PAIRED]
     return max(itertools.combinations(sorted(best), 2), key=score)
 
 
@@ -179,7 +180,7 @@ def _restarts(count: int) -> str:
 
 
 def _optimum_colour(optimum: int) -> str:
-    return _COLOURS[optimum] if 0 <= optimum < _MOST_OPTIMA else _GREY
+    return _COLOURS[optimum] if 0 <= optimum < _MAX_OPTIMA_COLOURED else _GREY
 
 
 def _component_colour(component: int) -> str:
@@ -187,12 +188,12 @@ def _component_colour(component: int) -> str:
 
 
 def _limit_bounds(ax: Any, fit: Fit, heights: Float[np.ndarray, "optima"]) -> None:
-    """From a little above the best bound down to just below the optima that many lanes reached."""
+    """Set the limits from a little above the best bound to just below the common optima."""
     finite = fit.bounds[np.isfinite(fit.bounds)]
     if not finite.size or not len(fit.history.step):
         return
     best = float(heights[0])
-    # what the bounds jitter by from stretch to stretch would otherwise fill the picture
+    # at least 20 times the jitter between rows of the history, which would else fill the figure
     late = fit.history.bound[len(fit.history.step) // 2 :, fit.best]
     changes = np.abs(np.diff(late[np.isfinite(late)]))
     jitter = float(np.median(changes)) if changes.size else 0.0
@@ -202,9 +203,9 @@ def _limit_bounds(ax: Any, fit: Fit, heights: Float[np.ndarray, "optima"]) -> No
 
 
 def _point(params: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights, means and scales: as given, or averaged over leading draws."""
+    """Weights, means and scales of a mixture, averaged over draws if these lead."""
     means, scales = (np.asarray(params[name], float) for name in ("means", "scales"))
-    default = np.ones(means.shape[:-1])  # a single component goes without weights
+    default = np.ones(means.shape[:-1])  # a single component has no weights
     weights = np.asarray(params.get("weights", default), float)
     if means.ndim == 3:
         weights, means, scales = weights.mean(0), means.mean(0), scales.mean(0)

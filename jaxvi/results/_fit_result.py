@@ -1,4 +1,4 @@
-"""What a fit returns."""
+"""`Fit`, the result of `jaxvi.fit`: every restart, the best q, draws, log and timing."""
 
 import functools
 from dataclasses import dataclass, field
@@ -23,18 +23,26 @@ from jaxvi.diagnostics import (
     importance_weights,
     pareto_smooth,
 )
-from jaxvi.results._verdict import Errors, Findings, Level, judge
+from jaxvi.results._text import repr_lines
+from jaxvi.results._verdict import Errors, Findings, Level, verdict_of
 
-_CLEARLY = 4.0  # standard errors
-_TOLD, _WORSE = 1.0, 10.0  # standard errors of bounds: nats, and times the best lane's
+_CLEARLY_HIGHER_MCSE = 4.0  # standard errors by which a bound counts as above the best lane's
+# A bound is compared with others if its standard error is at most the larger of these two.
+_MAX_BOUND_MCSE_NATS = 1.0
+_MAX_BOUND_MCSE_RATIO = 10.0  # times the best lane's standard error
 
 
 class FitError(RuntimeError):
-    """A fit whose result should not be used as it stands."""
+    """Raised by `Fit.check` and by resampling where no restart has a usable result."""
 
 
 class StageRecord(NamedTuple):
-    """A line of the log: what was tried, what the bound was before and after, what came of it."""
+    """One line of `Fit.log`: a stage of the default call, and the bound before and after it.
+
+    Bounds and their Monte Carlo standard errors are in nats; `bound_before` is NaN for the first
+    stage. `khat` is the Pareto k-hat of the stage's q, NaN where it was not estimated. `note` says
+    what the stage found or why it was left.
+    """
 
     name: str
     bound_before: float
@@ -55,9 +63,11 @@ class StageRecord(NamedTuple):
 
 
 class CorrectedDraws(NamedTuple):
-    """Draws that are better than q's: unconstrained, with log weights where they have some.
+    """Draws of the posterior that are more accurate than draws of q.
 
-    `by` says what they were corrected by: "weights", "chains", or "q" where they are q's own.
+    `z` are unconstrained; `log_weights` are importance weights, None where all weigh the same.
+    `by` says what corrected them: "weights" (importance sampling), "chains" (MCMC), or "q" where
+    they are q's own.
     """
 
     z: Float[Array, "draws dim"]
@@ -66,7 +76,7 @@ class CorrectedDraws(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """Seconds on the wall: tracing and compiling; optimising; everything."""
+    """Wall-clock seconds of a fit: tracing and compiling, optimising, and in total."""
 
     compile_seconds: float
     run_seconds: float
@@ -75,14 +85,15 @@ class Timing(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Fit:
-    """The outcome of `jaxvi.fit`: every lane's, the best one's, and how to draw from it.
+    """The result of `jaxvi.fit`: q of every restart (lane), the best one, and draws from it.
 
     Attributes:
-        setup: target, family, objective, solver and noise that were used.
+        setup: the target, family, objective, solver and noise of the fit.
         phi: variational parameters of all lanes, lanes leading.
         status: status code of every lane; `jaxvi.Status(code)` has its text and remedy.
         steps: steps that each lane took.
-        bounds: fresh bound of every lane on common draws, nats.
+        bounds: bound of every lane in nats, estimated after the run from fresh draws with common
+            random numbers.
         bounds_mcse: their Monte Carlo standard errors.
         difference_mcse: standard errors of each lane's bound minus the best lane's.
         best: the lane with the largest bound.
@@ -91,14 +102,14 @@ class Fit:
         history: mean bounds of every lane during the run, thinned to bounded length.
         timing: compile, run and total seconds.
         interrupted: whether the run was stopped from outside before its end.
-        key: the key that the fit was given; with it, the noise of every step can be had again.
-        data: what the log density was given, or the stream of it.
-        corrected_draws: draws that are better than q's, which `sample` then takes; None where q's
-            serve.
+        key: the random key of the fit, from which the noise of every step can be drawn again.
+        data: the data of the log density, or the stream of them.
+        corrected_draws: draws more accurate than q's, which `sample` then uses; None where q's
+            own draws are used.
         approximation: the q that the autopilot ended with; None where it is the best lane's.
-        findings: what was seen of the fit, from which its verdict follows; None where nothing
-            but its own run was.
-        log: stages of the autopilot.
+        findings: diagnostics of the draws, from which the verdict follows; None where only the
+            optimisation was run.
+        log: what each stage of the default call did.
         pool: width and idle share of the pool of lanes; None where all restarts ran together.
     """
 
@@ -125,12 +136,12 @@ class Fit:
 
     @property
     def num_restarts(self) -> int:
-        """Number of lanes."""
+        """Number of restarts, each a lane of the batch."""
         return len(self.status)
 
     @property
     def bound(self) -> float:
-        """The bound of `q` on fresh draws, nats."""
+        """Bound of `q` in nats, estimated from fresh draws."""
         if self.findings is not None:
             return self.findings.bound
         return float(self.bounds[self.best])
@@ -144,15 +155,18 @@ class Fit:
 
     @property
     def agreement(self) -> Agreement:
-        """Restarts grouped by the optimum they reached; without those whose bound is untold, or
-        that ended where nothing is finite and the best one did not."""
-        reach = max(_TOLD, _WORSE * self.bounds_mcse[self.best])
-        told = (self.bounds_mcse <= reach) & ~_broken(self)
-        return agreement(np.where(told, self.bounds, np.nan), self.difference_mcse)
+        """Restarts grouped by bound, without those whose Monte Carlo error is too large.
+
+        Restarts that ended where the log density is not finite are left out too, unless the best
+        one did.
+        """
+        limit = max(_MAX_BOUND_MCSE_NATS, _MAX_BOUND_MCSE_RATIO * self.bounds_mcse[self.best])
+        comparable = (self.bounds_mcse <= limit) & ~_broken(self)
+        return agreement(np.where(comparable, self.bounds, np.nan), self.difference_mcse)
 
     @property
     def q(self) -> Approximation:
-        """What variational inference alone gave: the autopilot's last q, or the best lane's."""
+        """The variational approximation: the default call's last q, or the best restart's."""
         return self.approximation or self._q(self.best)
 
     def _q(self, lane: int) -> Approximation:
@@ -160,14 +174,15 @@ class Fit:
 
     @property
     def khat(self) -> float:
-        """Shape of the tail of the best lane's importance weights; above 0.7 they say nothing."""
+        """Pareto shape of the tail of q's importance weights; above 0.7 they are unreliable."""
         return self._findings.khat
 
     @functools.cached_property
     def khats(self) -> Float[np.ndarray, "lanes"]:
-        """k-hat of every lane's q, batched, of fresh draws: 512 each of 16 lanes, 8,192 of one.
+        """Pareto k-hat of every lane's q, from fresh draws.
 
-        `diagnostics.khat_threshold` of so many is the limit.
+        A single lane gets 8,192 draws, each of 16 lanes 512. `diagnostics.khat_threshold` of that
+        number is the limit below which k-hat should lie.
         """
         drawn = draw_with_log_weights(
             fold_in(self.key, 2),
@@ -182,30 +197,29 @@ class Fit:
     @property
     def verdict(self) -> Level:
         """Whether to trust `sample`: "ok", "caution" or "failed"; see `reasons`."""
-        return judge(self._findings).level
+        return verdict_of(self._findings).level
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why the verdict is what it is, and what to do, the gravest first."""
-        return judge(self._findings).reasons
+        """Reasons for the verdict, each with a remedy, the most serious first."""
+        return verdict_of(self._findings).reasons
 
     @functools.cached_property
     def _findings(self) -> Findings:
-        """What was seen; else what the run itself shows."""
+        """The stored findings; without them, those of the optimisation alone."""
         return self.findings or findings_of(self)
 
     def lane(self, index: Any) -> LaneResult:
-        """One lane's parameters, status, steps and bound; losers are kept."""
+        """Parameters, status, steps and bound of one restart, the best or any other."""
         index = _arguments.integer("lane", index, 0, self.num_restarts - 1)
         phi = jax.tree.map(lambda leaf: pytrees.on_device(np.asarray(leaf)[index]), self.phi)
         return LaneResult(phi, self.status[index], self.steps[index], self.bounds[index])
 
     def sample(self, key: Array, num: Any, *, lane: Any = None) -> Any:
-        """The best draws there are: the parameters' pytree, constrained, draws leading.
+        """Draws of the posterior: the pytree of constrained parameters, draws leading.
 
-        Those of the best lane's q; where the autopilot found them wanting, of its
-        `corrected_draws`: of weighted draws or states of chains, with replacement where more are
-        wanted than it has.
+        They come from `q`, or from `corrected_draws` where there are some. Weighted draws are
+        resampled with replacement; states of chains too, where more are asked for than there are.
 
         Args:
             key: a random key, typed (`jax.random.key(1)`) or raw.
@@ -246,54 +260,7 @@ class Fit:
         return self
 
     def __repr__(self) -> str:
-        groups = self.agreement
-        most = ", ".join(str(count) for count in groups.sizes[:8])
-        more = f" and {len(groups.sizes) - 8} more" if len(groups.sizes) > 8 else ""
-        lines = [
-            f"Fit of {self.setup.family!r}, dimension {self.setup.target.dim}, "
-            f"{self.num_restarts} restarts" + (" (interrupted)" if self.interrupted else ""),
-            self._bound_line(),
-            f"  optima    {len(groups.sizes)} distinct, restarts in each: {most}{more}",
-            *self._status_lines(),
-            *self._verdict_lines(),
-            f"  steps     {int(self.steps.max()):,} at most, {self.timing.run_seconds:.2f} s "
-            f"running, {self.timing.compile_seconds:.2f} s compiling",
-            *self._pool_lines(),
-            *(f"  {stage}" for stage in self.log),
-        ]
-        return "\n".join(lines)
-
-    def _bound_line(self) -> str:
-        if not np.isfinite(self.bound):
-            return f"  bound     not finite in any lane (lane {self.best} has the fewest bad draws)"
-        return f"  bound     {self.bound:.3f} +- {self.bound_mcse:.3f} nats (lane {self.best})"
-
-    def _verdict_lines(self) -> list[str]:
-        """Of the autopilot's fits; of others it costs a program, and is had on asking."""
-        if self.findings is None:
-            return []
-        first, *others = self.reasons
-        return [f"  verdict   {self.verdict}: {first}", *(f"            {o}" for o in others)]
-
-    def _pool_lines(self) -> list[str]:
-        if self.pool is None:
-            return []
-        idle = f"{100 * self.pool.idle_share:.1f} % of their steps idle"
-        return [f"  pool      {self.pool.width} lanes, {self.pool.cohorts} cohorts, {idle}"]
-
-    def _status_lines(self) -> list[str]:
-        lines = []
-        for code, count in zip(*np.unique(self.status, return_counts=True), strict=True):
-            status = Status(int(code))
-            advice = "" if status.ok else f": {status.remedy}"
-            lines.append(f"  {count:>4} x {status.text}{advice}")
-        bad = int(self.num_bad_draws[self.best])
-        if bad:
-            lines.append(
-                f"  warning   the log density is not finite at {bad} of {len(self.log_weights)} "
-                "fresh draws of the best lane"
-            )
-        return lines
+        return "\n".join(repr_lines(self))
 
 
 @jax.jit
@@ -302,7 +269,7 @@ def _khats(log_weights: Float[Array, "lanes draws"]) -> Float[Array, "lanes"]:
 
 
 def _pick(key: Key[Array, ""], corrected: CorrectedDraws, num: int) -> Float[Array, "draws dim"]:
-    """Some corrected draws: by weight with replacement, else all different while they last."""
+    """Resample corrected draws: by weight with replacement, else without while enough are left."""
     generator = generator_of(key)
     z, share = np.asarray(corrected.z), None
     if corrected.log_weights is not None:
@@ -314,7 +281,7 @@ def _pick(key: Key[Array, ""], corrected: CorrectedDraws, num: int) -> Float[Arr
 
 
 def findings_of(fit: Fit, weighed: ImportanceWeights | None = None) -> Findings:
-    """What a run shows by itself: its statuses, its restarts, and the importance weights of q."""
+    """Findings of an optimisation alone, from statuses, restarts and q's importance weights."""
     q, groups = fit.q, fit.agreement
     if weighed is None:
         key = fold_in(fit.key, 1)
@@ -323,9 +290,9 @@ def findings_of(fit: Fit, weighed: ImportanceWeights | None = None) -> Findings:
             key, q.target, q.family, q.phi, data, num_batches=fit.num_restarts
         )
     known = fit.approximation is not None and bool(np.isfinite(weighed.bound))
-    ran = fit.status != Status.PRUNED  # the others were never let to agree
+    ran = fit.status != Status.PRUNED  # pruned restarts were stopped before they could agree
     with np.errstate(invalid="ignore", over="ignore"):
-        above = fit.bounds - _CLEARLY * fit.bounds_mcse > fit.bounds[fit.best]
+        above = fit.bounds - _CLEARLY_HIGHER_MCSE * fit.bounds_mcse > fit.bounds[fit.best]
     return Findings(
         status=Status(int(fit.status[fit.best])),
         bound=weighed.bound if known else float(fit.bounds[fit.best]),
@@ -350,12 +317,12 @@ def findings_of(fit: Fit, weighed: ImportanceWeights | None = None) -> Findings:
 
 
 def _broken(fit: Fit) -> Bool[np.ndarray, "lanes"]:
-    """Lanes that ended where nothing is finite, where the best one did not."""
-    lost = fit.status == Status.NOT_FINITE
-    return lost & ~lost[fit.best]
+    """Lanes that ended where the log density is not finite; none if the best lane did so too."""
+    not_finite = fit.status == Status.NOT_FINITE
+    return not_finite & ~not_finite[fit.best]
 
 
 def errors_of(drift: Drift, by: str) -> Errors:
-    """What a drift says of the errors of the draws that it is measured from."""
-    least, most = drift.at_least(), drift.at_most()
-    return Errors((least[0], most[0]), (least[1], most[1]), by)
+    """Lower and upper limits on the errors of draws, from the drift measured from them."""
+    lower, upper = drift.at_least(), drift.at_most()
+    return Errors((lower[0], upper[0]), (lower[1], upper[1]), by)

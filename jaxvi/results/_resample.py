@@ -28,21 +28,23 @@ _USABLE = (Status.CONVERGED, Status.STEP_LIMIT, Status.STALLED, Status.INTERRUPT
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Resampled:
-    """Draws that stand for the target, and how far they can be trusted.
+    """Draws resampled by importance weights, with diagnostics of the weights.
 
     Attributes:
         params: the parameters' pytree, constrained, draws leading.
         z: the same draws, flat and unconstrained.
         lane: which lane's q proposed each draw.
-        khat: shape of the weights' Pareto tail, smaller is better; inf where it can't be told.
-        khat_limit: what khat should not exceed with this many proposals.
-        ess: independent draws that the weighted proposals are worth; too large where khat is bad.
+        khat: shape of the weights' Pareto tail, smaller is better; inf where it has no estimate.
+        khat_limit: limit of khat with this many proposals.
+        ess: effective sample size of the weighted proposals; too large where khat is above its
+            limit.
         num_unique: distinct proposals among the draws.
         num_proposals: proposals of all lanes together.
         num_bad: proposals at which the log density was NaN or +inf. They are left out, and khat
             is inf where there are any.
-        log_evidence: log of the mean weight.
-        log_evidence_mcse: its standard error, by the delta method; too small where khat is bad.
+        log_evidence: log of the mean weight, an estimate of log p(data).
+        log_evidence_mcse: its standard error, by the delta method; too small where khat is above
+            its limit.
         lanes: the lanes that proposed.
         ignored: the other lanes and their statuses.
     """
@@ -63,7 +65,7 @@ class Resampled:
 
     @property
     def ok(self) -> bool:
-        """Whether khat is small enough for the weights to be trusted."""
+        """Whether k-hat is at most its limit, so that the weights can be trusted."""
         return self.khat <= self.khat_limit
 
     def __repr__(self) -> str:
@@ -100,8 +102,8 @@ def importance_resample(
     which weights by each lane's own q get wrong, and a q that is too narrow does no harm where
     another covers it. The weights are Pareto smoothed (Vehtari et al. 2024).
 
-    With any family and solver, not only Pathfinder, for which Zhang, Carpenter, Gelman and
-    Vehtari (2022) proposed it. Where every q misses a region, nothing shows it.
+    Zhang, Carpenter, Gelman and Vehtari (2022) proposed it for Pathfinder; here it takes any family
+    and solver. A region that every q misses leaves no trace in the weights.
 
     Without replacement no draw comes twice, and draws are closer to q than to the target unless
     `num` is well below `ess`; with replacement `num_unique` tells how many are distinct.
@@ -113,18 +115,18 @@ def importance_resample(
         fit: any `Fit`.
         num: number of draws wanted.
         num_proposals: proposals of each lane.
-        lanes: "all" usable ones: those with a finite bound that didn't fail; "distinct", the best
-            of each group of `fit.agreement`, which takes modes of equal bound for one; or indices.
+        lanes: "all", every lane with a finite bound that did not fail; "distinct", the best of
+            each group of `fit.agreement`, which takes modes of equal bound for one; or indices.
         replace: draw with replacement.
-        smooth: Pareto smooth the weights. khat is given in any case.
+        smooth: whether to Pareto smooth the weights; khat is computed in any case.
 
     Raises:
-        ValueError: a number that can't be used, or more draws wanted without replacement than
-            proposals have a weight above zero.
+        ValueError: a count below 1, or more draws asked for without replacement than there are
+            proposals with a weight above zero.
         FitError: no lane can propose, or no proposal has a weight above zero.
 
     Example:
-        >>> from jaxvi.resample import importance_resample
+        >>> from jaxvi.results import importance_resample
         >>> draws = importance_resample(jax.random.key(1), fit, 500)
         >>> draws.ok, draws.num_unique, draws.log_evidence > fit.bound - 0.1
         (True, 500, True)
@@ -175,15 +177,15 @@ def importance_resample(
     )
 
 
-def _too_few(num: int, there: int, what: str) -> ValueError:
+def _too_few(num: int, available: int, what: str) -> ValueError:
     return ValueError(
-        f"num: expected at most the {there} {what}, since none is drawn twice; got {num}; try a "
-        "larger num_proposals, or replace=True."
+        f"num: expected at most the {available} {what}, since none is drawn twice; got {num}; "
+        "try a larger num_proposals, or replace=True."
     )
 
 
 def _choose(fit: Fit, lanes: Any) -> list[int]:
-    """The lanes that propose; those named by index are taken unless their phi is not finite."""
+    """Indices of the lanes that propose, by the argument `lanes` of `importance_resample`."""
     usable = np.isfinite(fit.bounds) & np.isin(fit.status, _USABLE)
     if isinstance(lanes, str) and lanes in ("all", "distinct"):
         chosen = [int(lane) for lane in np.flatnonzero(usable)]
@@ -194,7 +196,9 @@ def _choose(fit: Fit, lanes: Any) -> list[int]:
             chosen = sorted(best.values())
     else:
         given = np.zeros(0)
-        with contextlib.suppress(TypeError, ValueError):  # of keys, ragged lists
+        with contextlib.suppress(
+            TypeError, ValueError
+        ):  # random keys and ragged lists are no arrays
             given = np.asarray([] if lanes is None else lanes)
         whole_numbers = given.dtype.kind in "iu" and given.ndim == 1
         chosen = [int(lane) for lane in given] if whole_numbers else []
@@ -213,6 +217,8 @@ def _choose(fit: Fit, lanes: Any) -> list[int]:
 
 
 class _Drawn(NamedTuple):
+    """Resampled draws, the weights of all proposals and what was counted of them."""
+
     params: Any
     z: Float[Array, "draws dim"]
     places: Int[Array, "draws"]  # lane * num_proposals + proposal
@@ -245,7 +251,7 @@ def _resample(
         z = jax.vmap(lambda row: transform_and_log_prob(family, phi, row)[0])(noise)
         return z, log_probs(target, z, data)
 
-    # lane by lane: as many points at a time as one lane proposes
+    # lane by lane, so that memory is that of one lane's proposals
     z, log_p = lax.map(propose, (phis, jax.random.split(key_noise, num_lanes)))
     z, log_p = z.reshape(-1, target.dim), log_p.reshape(-1)
     log_q = lax.map(lambda phi: jax.vmap(family.log_prob, (None, 0))(phi, z), phis)
@@ -269,16 +275,16 @@ def _resample(
 def _choice(
     key: Key[Array, ""], log_weights: Float[Array, "proposals"], num: int, replace: bool
 ) -> Int[Array, "draws"]:
-    """Proposals in proportion to their weights; without replacement, one after another."""
+    """Indices of proposals, sampled in proportion to their weights."""
     if replace:
         return jax.random.categorical(key, log_weights, shape=(num,))
-    # the largest of log weights plus Gumbel noise are such draws
+    # Gumbel top-k: the largest of log weights plus Gumbel noise are drawn without replacement
     noisy = log_weights + jax.random.gumbel(key, log_weights.shape, log_weights.dtype)
     return lax.top_k(noisy, num)[1]
 
 
 def _mcse(log_ratios: Float[Array, "lanes proposals"]) -> Scalar:
-    """Standard error of the log of the mean weight: every lane is a stratum of its own."""
+    """Standard error of the log of the mean weight, with each lane as one stratum."""
     lanes, proposals = log_ratios.shape
-    spread = jnp.var(jnp.exp(log_ratios), axis=-1, ddof=1 if proposals > 1 else 0)
-    return jnp.sqrt(jnp.sum(spread) / proposals) / lanes
+    variances = jnp.var(jnp.exp(log_ratios), axis=-1, ddof=1 if proposals > 1 else 0)
+    return jnp.sqrt(jnp.sum(variances) / proposals) / lanes

@@ -1,4 +1,4 @@
-"""Whether a fit is to be trusted: "ok", "caution" or "failed", with reasons in plain words."""
+"""The verdict on a fit: "ok", "caution" or "failed", with reasons in plain words."""
 
 import math
 from typing import Literal, NamedTuple
@@ -7,20 +7,23 @@ from jaxvi._status import Status
 from jaxvi.diagnostics import MIN_RELATIVE_ESS
 
 Level = Literal["ok", "caution", "failed"]
-# Errors in standard deviations, and of the log of standard deviations, that "ok" rules out.
-WORST_MEAN, WORST_LOG_SD = 0.25, 0.22
-_FORGOTTEN = 0.3  # correlation with the start above which chains have not mixed
-_LEAST_ACCEPTANCE = 0.4
-_ROUGH = 0.05  # nats that rounding of the log density may amount to
-_SPREAD = 1.1  # R-hat of restarts' moments
-_SINGLE = 1e-10  # eps above which float64 is there to be tried
+Level.__doc__ = "How far a fit may be trusted: `ok`, `caution` or `failed`."
+# "ok" means that errors above these are ruled out: of a mean, in posterior standard deviations,
+# and of the log of a standard deviation.
+MAX_MEAN_ERROR_SDS, MAX_LOG_SD_ERROR = 0.25, 0.22
+_MAX_START_CORRELATION = 0.3  # of chains with their starts: above it they have not mixed
+_MIN_ACCEPTANCE = 0.4
+_MAX_ROUNDING_NATS = 0.05  # of the log density
+_MAX_RHAT = 1.1  # of the moments of restarts that reached one optimum
+_MAX_FLOAT64_EPS = 1e-10  # machine epsilon above which float64 is advised
 _FLOAT64 = 'enable float64 by jax.config.update("jax_enable_x64", True)'
 
 
 class Errors(NamedTuple):
-    """The largest errors of means, in sds, and of log sds: surely at least, at most as far as seen.
+    """Lower and upper limits on the largest error of a mean and of a log standard deviation.
 
-    `by` says what saw it: "weights" or "chains".
+    `mean` is in posterior standard deviations. `by` says what the errors were measured by:
+    "weights" (importance sampling) or "chains" (MCMC).
     """
 
     mean: tuple[float, float]
@@ -29,9 +32,10 @@ class Errors(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """What is known about a fit's draws, in plain numbers.
+    """Diagnostics of a fit's draws, from which its verdict follows.
 
-    `errors` are those of the draws that the fit hands out; None where nobody looked.
+    `errors` are limits on the errors of the draws that `Fit.sample` gives; None where they were
+    not measured.
     """
 
     status: Status
@@ -40,39 +44,43 @@ class Findings(NamedTuple):
     khat: float
     khat_limit: float
     relative_ess: float
-    bad_share: float  # of q's draws, at which the log density was not finite
+    bad_share: float  # share of q's draws at which the log density was not finite
     lanes_at_best: int
     lanes: int
-    broken_above: int  # that ended higher than the best one, but where nothing is finite
+    broken_above: int  # lanes with a higher bound than the best, whose density is not finite
     modes: int
     rhat: float  # of the moments of restarts at the best optimum; 1 where they agree
     hyperparameters: tuple[str, ...]  # coordinates that set the scale of many others
     errors: Errors | None
-    corrected: str  # "", or what the draws were corrected by: "weights", "chains"
-    start_correlation: float  # of chains, where they were run; else 0
-    acceptance: float  # likewise; else 1
-    eps: float  # of the dtype
+    corrected: str  # what the draws were corrected by: "weights", "chains", or "" for neither
+    start_correlation: float  # of chains with their starts; 0 where none were run
+    acceptance: float  # mean acceptance of chains; 1 where none were run
+    eps: float  # machine epsilon of the dtype
     interrupted: bool
 
 
 class Verdict(NamedTuple):
-    """A level and its reasons, the gravest first."""
+    """How far a fit may be trusted, and the reasons, the most serious first."""
 
     level: Level
     reasons: tuple[str, ...]
 
 
-def judge(seen: Findings) -> Verdict:
-    """The gravest of what is found; "ok" only where something has looked and found nothing."""
+def verdict_of(seen: Findings) -> Verdict:
+    """The verdict that follows from a fit's findings.
+
+    "failed" where an error is certain, "caution" where one cannot be ruled out, "ok" where
+    diagnostics were computed and raise no concern.
+    """
     failures, cautions = _failures(seen), _cautions(seen)
-    told = any("float64" in reason for reason in (*failures, *cautions))
-    if (failures or cautions) and seen.eps > _SINGLE and not told:
+    advised = any("float64" in reason for reason in (*failures, *cautions))
+    if (failures or cautions) and seen.eps > _MAX_FLOAT64_EPS and not advised:
         cautions.append(f"numbers of lower precision may be the reason: {_FLOAT64}")
     if failures:
         return Verdict("failed", (*failures, *cautions))
     if cautions:
         return Verdict("caution", tuple(cautions))
-    return Verdict("ok", (_praise(seen),))
+    return Verdict("ok", (_ok_reason(seen),))
 
 
 def _failures(seen: Findings) -> list[str]:
@@ -86,15 +94,15 @@ def _failures(seen: Findings) -> list[str]:
         found.append(f"the best restart ended as {seen.status.text!r}: {seen.status.remedy}")
     if seen.errors is not None:
         mean, log_sd = seen.errors.mean[0], seen.errors.log_sd[0]
-        if mean > WORST_MEAN or log_sd > WORST_LOG_SD:
+        if mean > MAX_MEAN_ERROR_SDS or log_sd > MAX_LOG_SD_ERROR:
             found.append(
                 f"by {seen.errors.by}, some mean is off by at least {mean:.2f} sd and some sd by "
-                f"at least {100.0 * math.expm1(log_sd):.0f} %: {_what_to_do(seen)}"
+                f"at least {100.0 * math.expm1(log_sd):.0f} %: {_remedy(seen)}"
             )
     return found
 
 
-def _what_to_do(seen: Findings) -> str:
+def _remedy(seen: Findings) -> str:
     if seen.corrected == "chains":
         return "the chains have not settled; try effort='thorough', or reparameterise"
     return "let chains mend the draws (polish=True), or try a richer family"
@@ -111,7 +119,7 @@ def _cautions(seen: Findings) -> list[str]:
             f"the log density is not finite at {100.0 * seen.bad_share:.2g} % of q's draws: look "
             "for overflow or a factorisation that fails, or enable float64"
         )
-    found += _of_errors(seen)
+    found += _error_cautions(seen)
     if seen.lanes >= 4 and seen.lanes_at_best == 1:
         found.append(
             f"only one of {seen.lanes} restarts reached the best optimum: try more restarts"
@@ -122,7 +130,7 @@ def _cautions(seen: Findings) -> list[str]:
             "where the log density is not finite: it is numerically broken there, or a mode was "
             "missed; bound the parameters, or give start="
         )
-    if seen.modes == 1 and not seen.rhat <= _SPREAD:
+    if seen.modes == 1 and not seen.rhat <= _MAX_RHAT:
         found.append(
             f"restarts of equal bounds differ in their means or sds (R-hat {seen.rhat:.2f}): there "
             "are several optima, or a direction without information; look at fit.lane(i)"
@@ -142,12 +150,12 @@ def _cautions(seen: Findings) -> list[str]:
             "sets scales a prior that keeps it from zero"
         )
     rounding = seen.eps * abs(seen.bound)
-    if rounding > _ROUGH:
+    if rounding > _MAX_ROUNDING_NATS:
         found.append(f"rounding of the log density amounts to {rounding:.2g} nats: {_FLOAT64}")
     return found
 
 
-def _of_errors(seen: Findings) -> list[str]:
+def _error_cautions(seen: Findings) -> list[str]:
     if seen.errors is None:
         if not seen.khat <= seen.khat_limit:
             why = f"Pareto k-hat is {seen.khat:.2f}, above {seen.khat_limit:.2f}"
@@ -161,18 +169,18 @@ def _of_errors(seen: Findings) -> list[str]:
         ]
     found = []
     mean, log_sd = seen.errors.mean[1], seen.errors.log_sd[1]
-    if not (mean <= WORST_MEAN and log_sd <= WORST_LOG_SD):
+    if not (mean <= MAX_MEAN_ERROR_SDS and log_sd <= MAX_LOG_SD_ERROR):
         found.append(
             f"by {seen.errors.by}, errors up to {mean:.2f} sd in a mean and "
-            f"{100.0 * math.expm1(log_sd):.0f} % in an sd can't be ruled out: {_what_to_do(seen)}"
+            f"{100.0 * math.expm1(log_sd):.0f} % in an sd can't be ruled out: {_remedy(seen)}"
         )
-    # between modes chains don't move: there the shares are by bounds, and said to be
-    if seen.modes == 1 and not seen.start_correlation <= _FORGOTTEN:
+    # chains do not move between modes: with several, a caution already says how they are weighted
+    if seen.modes == 1 and not seen.start_correlation <= _MAX_START_CORRELATION:
         found.append(
             f"chains still remember where they started (correlation {seen.start_correlation:.2f}): "
             "some direction mixes slowly; try effort='thorough', or reparameterise"
         )
-    if seen.acceptance < _LEAST_ACCEPTANCE:
+    if seen.acceptance < _MIN_ACCEPTANCE:
         found.append(
             f"chains accept only {100.0 * seen.acceptance:.0f} % of their moves: the density is "
             "rougher than q knows; enable float64, or reparameterise"
@@ -180,7 +188,7 @@ def _of_errors(seen: Findings) -> list[str]:
     return found
 
 
-def _praise(seen: Findings) -> str:
+def _ok_reason(seen: Findings) -> str:
     if seen.errors is None:
         return (
             f"converged; k-hat {seen.khat:.2f}, relative effective sample size "

@@ -1,4 +1,4 @@
-"""Where a fit begins that starts at another."""
+"""Warm starts: a fit that begins at the best restart of an earlier one."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from jaxvi.results._fit_result import Fit
 
 
 def warm_start(fit: Fit, setup: Setup, dtype: Any) -> WarmStart:
-    """The best lane of `fit` as a start for another setup of the same dimension.
+    """The best restart of `fit` as the start of another setup of the same dimension.
 
     Raises:
-        ValueError: another dimension, or moments that are not finite.
-        TypeError: families that differ and can't be carried over.
+        ValueError: the dimensions differ, or the moments are not finite.
+        TypeError: the families differ and one lacks moments or a Gaussian start.
     """
     if fit.setup.target.dim != setup.target.dim:
         raise ValueError(
@@ -37,7 +37,7 @@ def warm_start(fit: Fit, setup: Setup, dtype: Any) -> WarmStart:
             "start: expected a fit of a family with moments and covariance, such as "
             f"jaxvi.FullRank(), or of {family!r} itself; got one of {source!r}."
         )
-    if isinstance(source, FullRank):  # of the product, rounding may leave no factor
+    if isinstance(source, FullRank):  # the covariance, rounded, may have no Cholesky factor
         scale_tril = source.scale_tril(phi)
     else:
         scale_tril = jnp.linalg.cholesky(source.covariance(phi))

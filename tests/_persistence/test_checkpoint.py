@@ -436,7 +436,7 @@ def test_data_that_are_not_kept_are_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Large ones, and containers that only their own code could make."""
-    monkeypatch.setattr(checkpoints, "_MOST_DATA", 8)
+    monkeypatch.setattr(checkpoints, "_MAX_DATA_BYTES", 8)
     cut(tmp_path / "large")
     monkeypatch.undo()
     own = jaxvi.Target(lambda params, data: log_density(params, data.y), SUPPORTS)

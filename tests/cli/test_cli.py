@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxvi
-from jaxvi import cli
+from jaxvi.cli import _main as cli
 from jaxvi.cli._table import read_table
 
 ROWS = 120

@@ -17,7 +17,7 @@ from jaxvi.hierarchical._nested_family import NestedLaplace
 from jaxvi.hierarchical._nested_hmc import nested_short_chains
 from jaxvi.hierarchical._nested_laplace import _masses, nested_laplace
 from jaxvi.hierarchical._partition import Fixed, split
-from jaxvi.hierarchical._proposals import Proposal, worth
+from jaxvi.hierarchical._proposals import Proposal, effective_sample_size
 from jaxvi.target._batched import hessian_products
 
 SEEN = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
@@ -156,7 +156,7 @@ def test_the_conditional_of_a_gaussian_is_its_own():
     marginal = stats.multivariate_normal(mean[[1, 3]], cov[np.ix_([1, 3], [1, 3])])
     total = 2.5 * np.log(2.0 * np.pi) + 0.5 * np.linalg.slogdet(cov)[1]
     np.testing.assert_allclose(found.mass, marginal.logpdf(values) + total, atol=1e-9)
-    assert np.all(found.good)
+    assert np.all(found.has_mode)
 
 
 def process(p, data):
@@ -203,13 +203,13 @@ def test_a_search_goes_on_from_what_is_near():
     target = jaxvi.Target(density, jaxvi.Real((2,)))
     at = split(target, np.array([0]), np.zeros(2), np.eye(2))
     far = np.array([[3.0]])
-    assert not Search(target, at, None)(far).good.any()
+    assert not Search(target, at, None)(far).has_mode.any()
     search = Search(target, at, None)
     for values in np.linspace(0.0, 3.0, 200).reshape(10, 20, 1):
         found = search(values)
-        assert found.good.all()
+        assert found.has_mode.all()
         np.testing.assert_allclose(found.mode, 5.0 * values, atol=1e-2)
-    assert search(far).good.all()
+    assert search(far).has_mode.all()
 
 
 def test_values_without_a_mode_weigh_what_their_neighbours_do():
@@ -218,7 +218,7 @@ def test_values_without_a_mode_weigh_what_their_neighbours_do():
     found = Search(SCHOOLS, split(SCHOOLS, np.array([1]), np.zeros(10), np.eye(10)), SCHOOL_DATA)(
         values
     )
-    assert found.good.all()
+    assert found.has_mode.all()
     lost = found._replace(
         indefinite=np.array([False, True, True]), mass=np.array([-3.0, -50.0, -50.0])
     )
@@ -299,7 +299,7 @@ def test_proposals_adapt_to_a_long_tail():
         proposal = Proposal.of(generator, values, weights, own)
     values = proposal.draw(generator, 20_000)
     weights = log_mass(values) - proposal.log_density(values)
-    assert worth(weights) > 0.4 * len(weights)
+    assert effective_sample_size(weights) > 0.4 * len(weights)
     share = np.exp(weights) / np.exp(weights).sum()
     exact = stats.loggamma(1.0)
     mean = share @ values[:, 0]

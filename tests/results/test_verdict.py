@@ -5,7 +5,7 @@ import math
 import pytest
 
 from jaxvi._status import Status
-from jaxvi.results._verdict import Errors, Findings, judge
+from jaxvi.results._verdict import Errors, Findings, verdict_of
 
 GOOD = Findings(
     status=Status.CONVERGED,
@@ -75,14 +75,14 @@ def off(mean=(0.0, 0.05), log_sd=(0.0, 0.05), by="chains"):
 )
 def test_each_finding_has_its_level_and_its_words(change, level, word):
     """One change of a good fit at a time."""
-    found = judge(GOOD._replace(**change))
+    found = verdict_of(GOOD._replace(**change))
     assert found.level == level
     assert word in " ".join(found.reasons)
 
 
 def test_the_gravest_comes_first_and_all_are_told():
     """A failure and two cautions."""
-    found = judge(GOOD._replace(status=Status.UNBOUNDED, bad_share=0.1, modes=3))
+    found = verdict_of(GOOD._replace(status=Status.UNBOUNDED, bad_share=0.1, modes=3))
     assert found.level == "failed"
     assert Status.UNBOUNDED.text in found.reasons[0]
     assert len(found.reasons) == 3
@@ -91,6 +91,6 @@ def test_the_gravest_comes_first_and_all_are_told():
 def test_errors_that_are_not_numbers_are_not_ok():
     """Chains that saw only NaN have ruled nothing out."""
     nan = (math.nan, math.nan)
-    assert judge(GOOD._replace(errors=off(mean=nan))).level != "ok"
-    assert judge(GOOD._replace(errors=off(log_sd=nan))).level != "ok"
-    assert judge(GOOD._replace(khat=math.nan, errors=None)).level != "ok"
+    assert verdict_of(GOOD._replace(errors=off(mean=nan))).level != "ok"
+    assert verdict_of(GOOD._replace(errors=off(log_sd=nan))).level != "ok"
+    assert verdict_of(GOOD._replace(khat=math.nan, errors=None)).level != "ok"
