@@ -59,7 +59,7 @@ class StageRecord(NamedTuple):
         bound = f"bound {before}{self.bound:.2f} +- {self.bound_mcse:.2f}, "
         bound = bound if np.isfinite(self.bound) else "no finite bound, "
         khat = "" if np.isnan(self.khat) else f"k-hat {self.khat:.2f}, "
-        return f"{self.name:<10} {bound}{khat}{self.seconds:.1f} s: {self.note}"
+        return f"{self.name:<14} {bound}{khat}{self.seconds:.1f} s: {self.note}"
 
 
 class CorrectedDraws(NamedTuple):
