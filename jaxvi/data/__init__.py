@@ -14,8 +14,8 @@ from jaxvi.data._minibatch import Minibatch
 from jaxvi.data._sharded import checksum as checksum
 from jaxvi.data._sharded import is_spread as is_spread
 from jaxvi.data._sharded import placed as placed
+from jaxvi.data._sharded import require_all_rows as require_all_rows
 from jaxvi.data._sharded import rows_here as rows_here
-from jaxvi.data._sharded import whole as whole
 from jaxvi.data._stream import ShuffledRows as ShuffledRows
 from jaxvi.data._stream import Stream
 from jaxvi.data._stream import WrongCount as WrongCount

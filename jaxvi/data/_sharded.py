@@ -156,8 +156,8 @@ def _copy_of_this_process(leaf: Any) -> Any:
     return leaf if here else leaf.addressable_data(0)
 
 
-def whole(data: Data) -> Data:
-    """Data to weigh draws on, which this process must have all of.
+def require_all_rows(data: Data) -> Data:
+    """The data as they are, checked to be on this process in full, as importance weights need.
 
     Raises:
         ValueError: rows that are with other processes.

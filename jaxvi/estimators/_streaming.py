@@ -16,15 +16,15 @@ from jaxvi.estimators._row_layout import as_data
 from jaxvi.models import ConjugateGaussianMixture, MixtureData, MixturePhi, Sums
 
 
-class Stream(NamedTuple):
-    """State kept between two blocks: mean sufficient statistics of a row, centre, rows seen."""
+class StreamState(NamedTuple):
+    """State between two blocks of a stream: mean statistics of a row, centre, rows seen."""
 
     sums: Sums
     centre: Float[np.ndarray, "dim"]
     seen: int
 
 
-class Moments(NamedTuple):
+class RowMoments(NamedTuple):
     """Number, mean and scatter matrix of all rows of an iterable."""
 
     num: int
@@ -89,7 +89,7 @@ def step(mixture: Any, X: Any) -> Any:
     return mixture
 
 
-def _moments(mixture: Any, blocks: Iterator[Any]) -> Moments:
+def _moments(mixture: Any, blocks: Iterator[Any]) -> RowMoments:
     """Moments of all rows, merged block by block as Chan et al. (1983) do."""
     found = None
     for block in blocks:
@@ -103,7 +103,7 @@ def _moments(mixture: Any, blocks: Iterator[Any]) -> Moments:
             total, gap = found.num + num, mean - found.mean
             scatter += found.scatter + np.outer(gap, gap) * (found.num * num / total)
             mean, num = found.mean + gap * (num / total), total
-        found = Moments(num, mean, scatter)
+        found = RowMoments(num, mean, scatter)
     if found is None:
         raise ValueError("expected an iterable of at least one block of rows; it was empty.")
     return found
@@ -117,7 +117,7 @@ def _begin(mixture: Any, x: Float[np.ndarray, "rows dim"]) -> None:
         data = _data(mixture, x, centre)
         sums = expect(mixture._phi(centre, x.dtype), data, model=mixture._model)
         by_row = jax.tree.map(lambda leaf: np.asarray(leaf) / len(x), sums)
-    mixture._stream = Stream(by_row, centre, len(x))
+    mixture._stream = StreamState(by_row, centre, len(x))
     mixture.n_steps_ = 0
 
 
@@ -151,7 +151,7 @@ def _step(mixture: Any, x: Float[np.ndarray, "rows dim"], total: int | None) -> 
             "try larger blocks, a larger reg_covar, or float64 data."
         )
     mixture._set_phi(phi, centre, x.dtype)
-    mixture._stream = Stream(sums, centre, seen)
+    mixture._stream = StreamState(sums, centre, seen)
     mixture.n_steps_ += 1
     mixture.converged_ = False  # more blocks may follow
     mixture.lower_bound_ = float(bound)
@@ -171,9 +171,9 @@ def _stochastic_step(
     """A natural gradient step: the mean statistics of a row move towards those of the block."""
     fresh = model.expect(phi, data)
     mixed = jax.tree.map(lambda old, new: old + rate * (new / rows - old), by_row, fresh)
-    whole = jax.tree.map(lambda leaf: total * leaf, mixed)
-    phi = model.maximise(whole, data)
-    return phi, mixed, model.bound(phi, whole, data)
+    sums = jax.tree.map(lambda leaf: total * leaf, mixed)
+    phi = model.maximise(sums, data)
+    return phi, mixed, model.bound(phi, sums, data)
 
 
 @partial(jax.jit, static_argnames="model")
@@ -206,7 +206,7 @@ def _exact(mixture: Any, stream: Iterable[Any], total: int) -> None:
             new, bound = jax.tree.map(np.asarray, new), float(bound)
             by_row = jax.tree.map(lambda leaf: np.asarray(leaf) / total, sums)
         mixture._set_phi(new, centre, centre.dtype)
-        mixture._stream = Stream(by_row, centre, total)
+        mixture._stream = StreamState(by_row, centre, total)
         mixture.lower_bounds_.append(bound)
         mixture.lower_bound_, mixture.n_iter_ = bound, passes
         if abs(bound - before) < mixture.tol:
