@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array
 
 from jaxvi._compilation import CompileClock
 from jaxvi._engine import Reporter
@@ -40,7 +40,7 @@ class Request:
     How a run is carried out (time limits, observers, folders) is not among them: `RunOptions`.
     """
 
-    key: Key[Array, ""]
+    key: Array  # as `jaxvi.fit` takes it; typed once checked
     target: Target
     family: Any = None
     objective: Any = None
