@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from jaxvi._numerics import relative_weights, softmax
+
 _KERNELS, _WIDE_KERNELS, _LONG_KERNELS = 100, 8, 30  # of a proposal
 _DF, _WIDE_DF = 5.0, 2.0  # of their t's
 _WIDER, _LONG = 1.3, 4.0  # sds of all values that these are wide, and long in one hyperparameter
@@ -43,8 +45,7 @@ class Proposal(NamedTuple):
         scale near zero has a long tail, on which other hyperparameters are where they always are.
         """
         dim = values.shape[1]
-        share = np.exp(weights - weights.max())
-        share /= share.sum()
+        share = softmax(weights)
         mean = share @ values
         covariance = (share[:, None] * (values - mean)).T @ (values - mean)
         covariance += 1e-12 * np.diag(np.diagonal(own)) + (worth(weights) < _FEW) * own
@@ -87,5 +88,5 @@ class Proposal(NamedTuple):
 
 def worth(weights: Float[np.ndarray, "values"]) -> float:
     """How many equally weighted ones they are worth."""
-    share = np.exp(weights - weights.max())
+    share = relative_weights(weights)
     return float(share.sum() ** 2 / np.sum(share**2))
