@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxvi._numerics import fold_in
-from jaxvi._sampling import MOST_LEAPS, fewest_leaps
+from jaxvi._sampling import MAX_LEAPFROG_STEPS, min_leapfrog_steps
 from jaxvi.diagnostics import Drift, Groups, ShortChains, acceptance, compare, is_still, whitening
 from jaxvi.results import WORST_LOG_SD, WORST_MEAN
 from jaxvi.target import Target
@@ -69,9 +69,8 @@ def polish(
 
 def _thin(groups: Groups, thin: int) -> int:
     """More transitions where they are short, so that a round takes as many leapfrog steps."""
-    return max(
-        1, round(thin * 2 * MOST_LEAPS / (MOST_LEAPS + int(fewest_leaps(groups[0].log_step))))
-    )
+    shortest = int(min_leapfrog_steps(groups[0].log_step))
+    return max(1, round(thin * 2 * MAX_LEAPFROG_STEPS / (MAX_LEAPFROG_STEPS + shortest)))
 
 
 def _is_sure(drift: Drift) -> bool:

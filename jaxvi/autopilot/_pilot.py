@@ -27,16 +27,16 @@ from jaxvi.autopilot._modes import lanes_within, moments_rhat, of_lanes, separat
 from jaxvi.autopilot._nested_laplace import approximation_of, given_hyperparameters
 from jaxvi.autopilot._weights import Told, by_nested_weights, by_weights, can_tell, weighted
 from jaxvi.diagnostics import (
-    ALIKE,
+    MAX_NEGLIGIBLE_DRIFT_SD,
     MIN_RELATIVE_ESS,
-    SMALL,
+    UNIFORM_RELATIVE_ESS,
     ImportanceWeights,
     ShortChains,
+    describe_drift,
     drift_from,
     importance_weights,
     is_still,
     largest_start_correlation,
-    of_drift,
     short_chains,
 )
 from jaxvi.families import FullRank, Mixture, Transformed
@@ -329,7 +329,7 @@ class Pilot:
         moved = self._moved(fit)
         drift, acceptance = moved.drift, moved.acceptance
         if self.polish is False or (self.polish is not True and is_still(drift, _UNCLEAR)):
-            self._note("chains", None, weighed, of_drift(drift))
+            self._note("chains", None, weighed, describe_drift(drift))
         else:
             key = fold_in(self.key, 5)
             least = min(_OF_FUNNELS, _ROUNDS[self.effort]) if self.hyperparameters else 1
@@ -337,7 +337,7 @@ class Pilot:
             polished = polish(key, self.target, moved, rounds, self._in_time)
             drift, acceptance = polished.drift, polished.acceptance
             stock = CorrectedDraws(polished.z, None, "chains")
-            note = f"q: {of_drift(moved.drift)}; end: {of_drift(drift)}"
+            note = f"q: {describe_drift(moved.drift)}; end: {describe_drift(drift)}"
             self._note("chains", None, weighed, note)
         if self.nested is not None:
             drift = drift.less_sure(self.nested.of_values.error)
@@ -375,7 +375,11 @@ class Pilot:
             return by_weights(weighed)
         inner = q.family.family if isinstance(q.family, Transformed) else q.family
         if self.target.dim > _FLOW_UP_TO or not has_heavy_tailed_draws(inner):
-            return by_weights(weighed) if weighed.ok and weighed.relative_ess >= ALIKE else None
+            return (
+                by_weights(weighed)
+                if weighed.ok and weighed.relative_ess >= UNIFORM_RELATIVE_ESS
+                else None
+            )
         if weighed.relative_ess < MIN_RELATIVE_ESS:
             return None
         at = (key, self.target, q.family, q.phi, self.data)
@@ -387,7 +391,10 @@ class Pilot:
         if not can_tell(weighed, tails):
             return None
         drift = drift_from(weighed, tails)
-        if weighed.relative_ess >= ALIKE and max(drift.at_least(_UNCLEAR)) < SMALL:
+        if (
+            weighed.relative_ess >= UNIFORM_RELATIVE_ESS
+            and max(drift.at_least(_UNCLEAR)) < MAX_NEGLIGIBLE_DRIFT_SD
+        ):
             return None, errors_of(drift, "weights")
         return weighted(tails), errors_of(tails.error, "weights")
 

@@ -3,7 +3,7 @@
 from typing import TypeAlias
 
 from jaxvi._numerics import on_device
-from jaxvi.diagnostics import ALIKE, MIN_RELATIVE_ESS, ImportanceWeights, is_small
+from jaxvi.diagnostics import MIN_RELATIVE_ESS, UNIFORM_RELATIVE_ESS, ImportanceWeights, is_small
 from jaxvi.hierarchical import Nested
 from jaxvi.results import CorrectedDraws, Errors, errors_of
 
@@ -21,7 +21,7 @@ def can_tell(weighed: ImportanceWeights, tails: ImportanceWeights) -> bool:
     Where q's own weights have a tail that condemns them, though next to nothing be in it, these
     must have none at all.
     """
-    alike = weighed.relative_ess >= ALIKE
+    alike = weighed.relative_ess >= UNIFORM_RELATIVE_ESS
     limit = tails.khat_limit if weighed.khat <= _GOOD_KHAT else _GOOD_KHAT
     even = tails.relative_ess >= (MIN_RELATIVE_ESS if alike else _EVEN)
     # so far out densities may overflow, which is for these draws to see and not for q's
