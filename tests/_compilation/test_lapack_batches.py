@@ -16,7 +16,7 @@ TWO_SYSTEMS = """
 import jax, jaxvi
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
-from jaxvi._log_probs import hessian_products
+from jaxvi.target import hessian_products
 
 def density(z):
     lower = jnp.linalg.cholesky(jnp.eye(45) * (2.0 + z @ z) + jnp.tri(45) + jnp.tri(45).T)
