@@ -373,13 +373,10 @@ class Pilot:
             return None
         if weighed.ok and (weighed.relative_ess >= _EXACT or modes > 1):
             return by_weights(weighed)
+        uniform = weighed.relative_ess >= UNIFORM_RELATIVE_ESS
         inner = q.family.family if isinstance(q.family, Transformed) else q.family
         if self.target.dim > _FLOW_UP_TO or not has_heavy_tailed_draws(inner):
-            return (
-                by_weights(weighed)
-                if weighed.ok and weighed.relative_ess >= UNIFORM_RELATIVE_ESS
-                else None
-            )
+            return by_weights(weighed) if weighed.ok and uniform else None
         if weighed.relative_ess < MIN_RELATIVE_ESS:
             return None
         at = (key, self.target, q.family, q.phi, self.data)
@@ -391,10 +388,7 @@ class Pilot:
         if not can_tell(weighed, tails):
             return None
         drift = drift_from(weighed, tails)
-        if (
-            weighed.relative_ess >= UNIFORM_RELATIVE_ESS
-            and max(drift.at_least(_UNCLEAR)) < MAX_NEGLIGIBLE_DRIFT_SD
-        ):
+        if uniform and max(drift.at_least(_UNCLEAR)) < MAX_NEGLIGIBLE_DRIFT_SD:
             return None, errors_of(drift, "weights")
         return weighted(tails), errors_of(tails.error, "weights")
 
