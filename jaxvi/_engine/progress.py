@@ -44,7 +44,7 @@ def report_progress(progress: Progress, report: Reporter, interrupted: threading
 
 
 @runtime_checkable
-class Stream(Protocol):
+class TextStream(Protocol):
     """What is written to."""
 
     def write(self, text: str, /) -> int:
@@ -58,7 +58,7 @@ class Stream(Protocol):
 
 
 def make_reporter(
-    progress: bool | Reporter | None, stream: Stream | None = None
+    progress: bool | Reporter | None, stream: TextStream | None = None
 ) -> tuple[Reporter, Callable[[], None]]:
     """`(report, close)` for the `progress` argument of `fit`.
 
@@ -88,7 +88,7 @@ def describe(state: Progress) -> str:
     )
 
 
-def _bar(stream: Stream) -> tuple[Reporter, Callable[[], None]]:
+def _bar(stream: TextStream) -> tuple[Reporter, Callable[[], None]]:
     written = 0
 
     def report(state: Progress) -> None:
@@ -107,7 +107,7 @@ def _bar(stream: Stream) -> tuple[Reporter, Callable[[], None]]:
     return report, close
 
 
-def _plain_lines(stream: Stream, *, at_once: bool) -> Reporter:
+def _plain_lines(stream: TextStream, *, at_once: bool) -> Reporter:
     last = -float("inf") if at_once else time.monotonic()
 
     def report(state: Progress) -> None:

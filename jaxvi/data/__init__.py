@@ -1,7 +1,7 @@
-"""Rows of data: minibatches, streams, column files, and rows dealt out to devices."""
+"""Rows of data: minibatches, streams, column files, and rows spread over devices."""
 
-from jaxvi.data._batches import Batch as Batch
 from jaxvi.data._batches import Chunk as Chunk
+from jaxvi.data._batches import ScaledRows as ScaledRows
 from jaxvi.data._batches import at_block as at_block
 from jaxvi.data._batches import at_blocks as at_blocks
 from jaxvi.data._batches import at_comparison as at_comparison
@@ -14,8 +14,8 @@ from jaxvi.data._minibatch import Minibatch
 from jaxvi.data._sharded import checksum as checksum
 from jaxvi.data._sharded import is_spread as is_spread
 from jaxvi.data._sharded import placed as placed
+from jaxvi.data._sharded import require_all_rows as require_all_rows
 from jaxvi.data._sharded import rows_here as rows_here
-from jaxvi.data._sharded import whole as whole
 from jaxvi.data._stream import ShuffledRows as ShuffledRows
 from jaxvi.data._stream import Stream
 from jaxvi.data._stream import WrongCount as WrongCount

@@ -16,7 +16,7 @@ from jaxvi.estimators._row_layout import as_data
 from jaxvi.models import ConjugateGaussianMixture, MixtureData, MixturePhi, Sums
 
 
-class Stream(NamedTuple):
+class StreamedSums(NamedTuple):
     """State kept between two blocks: mean sufficient statistics of a row, centre, rows seen."""
 
     sums: Sums
@@ -117,7 +117,7 @@ def _begin(mixture: Any, x: Float[np.ndarray, "rows dim"]) -> None:
         data = _data(mixture, x, centre)
         sums = expect(mixture._phi(centre, x.dtype), data, model=mixture._model)
         by_row = jax.tree.map(lambda leaf: np.asarray(leaf) / len(x), sums)
-    mixture._stream = Stream(by_row, centre, len(x))
+    mixture._stream = StreamedSums(by_row, centre, len(x))
     mixture.n_steps_ = 0
 
 
@@ -151,7 +151,7 @@ def _step(mixture: Any, x: Float[np.ndarray, "rows dim"], total: int | None) -> 
             "try larger blocks, a larger reg_covar, or float64 data."
         )
     mixture._set_phi(phi, centre, x.dtype)
-    mixture._stream = Stream(sums, centre, seen)
+    mixture._stream = StreamedSums(sums, centre, seen)
     mixture.n_steps_ += 1
     mixture.converged_ = False  # more blocks may follow
     mixture.lower_bound_ = float(bound)
@@ -206,7 +206,7 @@ def _exact(mixture: Any, stream: Iterable[Any], total: int) -> None:
             new, bound = jax.tree.map(np.asarray, new), float(bound)
             by_row = jax.tree.map(lambda leaf: np.asarray(leaf) / total, sums)
         mixture._set_phi(new, centre, centre.dtype)
-        mixture._stream = Stream(by_row, centre, total)
+        mixture._stream = StreamedSums(by_row, centre, total)
         mixture.lower_bounds_.append(bound)
         mixture.lower_bound_, mixture.n_iter_ = bound, passes
         if abs(bound - before) < mixture.tol:

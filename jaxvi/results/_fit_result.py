@@ -10,11 +10,11 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxvi import _arguments
 from jaxvi._engine import History, LaneResult, PoolUse, Setup
-from jaxvi._numerics import fold_in, generator_of, pytrees
+from jaxvi._numerics import fold_in, generator_of, pytrees, softmax
 from jaxvi._sampling import Approximation, constrain_rows, draw_with_log_weights, draws_each
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
-from jaxvi.data import in_memory, whole
+from jaxvi.data import in_memory, require_all_rows
 from jaxvi.diagnostics import (
     Agreement,
     Drift,
@@ -187,7 +187,7 @@ class Fit:
         drawn = draw_with_log_weights(
             fold_in(self.key, 2),
             self.phi,
-            whole(in_memory(self.data, "khats")),
+            require_all_rows(in_memory(self.data, "khats")),
             target=self.setup.target,
             family=self.setup.family,
             num=draws_each(self.num_restarts, self.setup.target.dim),
@@ -273,9 +273,7 @@ def _pick(key: Key[Array, ""], corrected: CorrectedDraws, num: int) -> Float[Arr
     generator = generator_of(key)
     z, share = np.asarray(corrected.z), None
     if corrected.log_weights is not None:
-        weights = np.asarray(corrected.log_weights, float)
-        share = np.exp(weights - weights.max())
-        share /= share.sum()
+        share = softmax(np.asarray(corrected.log_weights, float))
     replace = share is not None or num > len(z)
     return pytrees.on_device(z[generator.choice(len(z), num, replace=replace, p=share)])
 
@@ -285,7 +283,7 @@ def findings_of(fit: Fit, weighed: ImportanceWeights | None = None) -> Findings:
     q, groups = fit.q, fit.agreement
     if weighed is None:
         key = fold_in(fit.key, 1)
-        data = whole(fit.data)
+        data = require_all_rows(fit.data)
         weighed = importance_weights(
             key, q.target, q.family, q.phi, data, num_batches=fit.num_restarts
         )
