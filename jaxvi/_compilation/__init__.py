@@ -5,7 +5,7 @@ from jaxvi._compilation.blas_threads import one_thread
 from jaxvi._compilation.clock import CompileClock, compile_clock
 from jaxvi._compilation.fast_jit import ONCE, STEPS, light_jit
 from jaxvi._compilation.fixed_batches import BLOCK_ROWS, apply_in_blocks
-from jaxvi._compilation.jaxprs import largest_array
+from jaxvi._compilation.jaxprs import equations, largest_array
 from jaxvi._compilation.lapack_batches import matrices_at_once, one_at_a_time, points_at_once
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "apply_in_blocks",
     "compile_clock",
     "compiling_ahead",
+    "equations",
     "largest_array",
     "light_jit",
     "matrices_at_once",

@@ -20,11 +20,9 @@ import optax
 import pytest
 
 import jaxvi
-from jaxvi._engine import history, limits
-from jaxvi._engine.setup import make_setup
-from jaxvi._engine.starts import WarmStart, start_lanes
+from jaxvi._engine import WarmStart, history, limits, make_setup, start_lanes
 from jaxvi._fitting import Request, RunOptions, checked, fit_restarts
-from jaxvi._numerics.random import split_key
+from jaxvi._numerics import split_key
 from jaxvi._persistence import checkpoints, npz_files, pytree_json, spec_json
 from jaxvi._persistence.fingerprints import fingerprint
 from jaxvi.supports import Positive, Real

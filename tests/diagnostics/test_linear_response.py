@@ -14,7 +14,7 @@ import jaxvi
 from jaxvi import Antithetic, Fresh, Frozen, Status
 from jaxvi.diagnostics import _frozen_noise_error, _linear_response, frozen_error, linear_response
 from jaxvi.families import FullRank, MeanField
-from jaxvi.noise._moment_matched import MomentMatched
+from jaxvi.noise import MomentMatched
 from jaxvi.objectives import ELBO, Estimate, Objective
 from jaxvi.solvers import FrozenNoise
 

@@ -12,9 +12,9 @@ from problems import GAMMA_POISSON, GAUSSIAN_5, LOG_GAMMA, Bare
 
 import jaxvi
 from jaxvi import Antithetic, Fresh, Frozen, Sobol, Status
-from jaxvi._numerics.random import split_key
+from jaxvi._numerics import split_key
 from jaxvi.families import FullRank, LowRank, MeanField, StudentT
-from jaxvi.noise._moment_matched import MomentMatched, match_moments
+from jaxvi.noise import MomentMatched, match_moments
 from jaxvi.objectives import ELBO
 from jaxvi.solvers import FrozenNoise, Problem, _frozen_noise
 from jaxvi.solvers._deterministic.frozen_draws import draws_needed
