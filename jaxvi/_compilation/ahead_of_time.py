@@ -6,6 +6,7 @@ compiled program in JAX's cache.
 """
 
 import contextlib
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,11 +17,33 @@ import jax.numpy as jnp
 
 Result = TypeVar("Result")
 Lowering = Callable[[], jax.stages.Lowered]
-_COMPILED: OrderedDict[int, None] = (
-    OrderedDict()
-)  # hashes of what was compiled: they keep no arrays alive
 _MAX_COMPILED = 1_000
 _MAX_COMPILING_THREADS = 2  # few, as XLA also compiles parts of one program in parallel
+
+
+class _Compiled:
+    """Which programs were compiled ahead, as JAX's own caches have them: for all threads.
+
+    It holds hashes, which keep no arrays alive, and the latest alone. A thread that asks while
+    another compiles the same programs compiles them, too, which costs time and nothing else.
+    """
+
+    def __init__(self, max_size: int) -> None:
+        self._lock, self._max_size = threading.Lock(), max_size
+        self._hashes: OrderedDict[int, None] = OrderedDict()
+
+    def has(self, key: int) -> bool:
+        with self._lock:
+            return key in self._hashes
+
+    def add(self, key: int) -> None:
+        with self._lock:
+            self._hashes[key] = None
+            while len(self._hashes) > self._max_size:
+                self._hashes.popitem(last=False)
+
+
+_compiled = _Compiled(_MAX_COMPILED)
 
 
 @contextlib.contextmanager
@@ -35,7 +58,7 @@ def compiling_ahead(
     """
     leaves, treedef = jax.tree.flatten(shapes)
     key = hash((name, treedef, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)))
-    if key in _COMPILED:
+    if _compiled.has(key):
         yield None
         return
     with_settings = _settings()
@@ -53,9 +76,7 @@ def compiling_ahead(
         yield futures
     finally:  # after Ctrl-C, programs that have not begun are not compiled
         threads.shutdown(cancel_futures=True)
-    _COMPILED[key] = None
-    while len(_COMPILED) > _MAX_COMPILED:
-        _COMPILED.popitem(last=False)
+    _compiled.add(key)
 
 
 def side_by_side(calls: Sequence[Callable[[], Result]]) -> list[Result]:
