@@ -228,7 +228,7 @@ def test_the_autopilot_goes_on_bit_for_bit(reports: int, tmp_path: Path, short: 
     stop = after(1 if reports == 1 else first_flow + 3)
     stopped = jaxvi.fit(KEY, target, checkpoint=tmp_path, progress=stop, **options)
     files = sorted(path.name for path in tmp_path.glob("lanes-*"))
-    assert stopped.interrupted == (reports == 1)
+    assert stopped.interrupted
     assert (len(files) == 1) == (reports == 1)
     again = resume(tmp_path, target)
     assert_same(again, whole)
