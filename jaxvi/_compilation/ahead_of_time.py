@@ -1,10 +1,12 @@
-"""Programs compiled and run side by side: XLA lets go of Python's lock meanwhile.
+"""Compiling programs in threads ahead of their first call, and running calls in parallel.
 
-Most of what a first fit waits for is compiling: threads can have programs compiled while the
-caller traces others; called later with such arguments, JAX finds them made.
+Most of a first fit's time is compiling. XLA releases Python's lock, so that threads compile some
+programs while the caller traces others. A later call with arguments of the same shapes finds the
+compiled program in JAX's cache.
 """
 
 import contextlib
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,54 +17,76 @@ import jax.numpy as jnp
 
 Result = TypeVar("Result")
 Lowering = Callable[[], jax.stages.Lowered]
-_KNOWN: OrderedDict[int, None] = OrderedDict()  # hashes, which keep nobody's data alive
-_MOST_KNOWN = 1_000
-_TOGETHER = 2  # XLA compiles parts of one program side by side, too
+_MAX_COMPILED = 1_000
+_MAX_COMPILING_THREADS = 2  # few, as XLA also compiles parts of one program in parallel
+
+
+class _Compiled:
+    """Which programs were compiled ahead, as JAX's own caches have them: for all threads.
+
+    It holds hashes, which keep no arrays alive, and the latest alone. A thread that asks while
+    another compiles the same programs compiles them, too, which costs time and nothing else.
+    """
+
+    def __init__(self, max_size: int) -> None:
+        self._lock, self._max_size = threading.Lock(), max_size
+        self._hashes: OrderedDict[int, None] = OrderedDict()
+
+    def has(self, key: int) -> bool:
+        with self._lock:
+            return key in self._hashes
+
+    def add(self, key: int) -> None:
+        with self._lock:
+            self._hashes[key] = None
+            while len(self._hashes) > self._max_size:
+                self._hashes.popitem(last=False)
+
+
+_compiled = _Compiled(_MAX_COMPILED)
 
 
 @contextlib.contextmanager
 def compiling_ahead(
     name: Hashable, shapes: Any, lowerings: Iterable[Lowering]
 ) -> Iterator[list[Future[None]] | None]:
-    """Lowers programs here, one after the other, and compiles two at a time in threads.
+    """Lower programs one after the other in this thread, and compile two at a time in others.
 
-    Yields what to wait for, in their order, which is that in which they begin. Not a second time
-    for one name and arguments of the same shapes: None is yielded then. What goes wrong goes wrong
-    again where the program is called, and is told there.
+    Yields a future for each program, in the order in which they begin, or None if programs of
+    this name were compiled before for arguments of the same shapes. Errors are suppressed: they
+    are raised again where the program is called.
     """
     leaves, treedef = jax.tree.flatten(shapes)
     key = hash((name, treedef, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)))
-    if key in _KNOWN:
+    if _compiled.has(key):
         yield None
         return
-    as_here = _settings()
+    with_settings = _settings()
 
     def compile_(lowered: jax.stages.Lowered) -> None:
-        with contextlib.suppress(Exception), as_here():
+        with contextlib.suppress(Exception), with_settings():
             lowered.compile()
 
-    threads = ThreadPoolExecutor(_TOGETHER, thread_name_prefix="jaxvi-compiling")
+    threads = ThreadPoolExecutor(_MAX_COMPILING_THREADS, thread_name_prefix="jaxvi-compiling")
     try:
-        coming = []
+        futures = []
         for lower in lowerings:
             with contextlib.suppress(Exception):
-                coming.append(threads.submit(compile_, lower()))
-        yield coming
-    finally:  # after Ctrl-C not those that have not begun
+                futures.append(threads.submit(compile_, lower()))
+        yield futures
+    finally:  # after Ctrl-C, programs that have not begun are not compiled
         threads.shutdown(cancel_futures=True)
-    _KNOWN[key] = None
-    while len(_KNOWN) > _MOST_KNOWN:
-        _KNOWN.popitem(last=False)
+    _compiled.add(key)
 
 
 def side_by_side(calls: Sequence[Callable[[], Result]]) -> list[Result]:
-    """What the calls give, each made in a thread of its own where there are several."""
+    """Results of several calls, each in a thread of its own; of a single one in this thread."""
     if len(calls) < 2:
         return [call() for call in calls]
-    as_here = _settings()
+    with_settings = _settings()
 
     def work(call: Callable[[], Result]) -> Result:
-        with as_here():
+        with with_settings():
             return jax.block_until_ready(call())
 
     with ThreadPoolExecutor(len(calls), thread_name_prefix="jaxvi-running") as threads:
@@ -70,7 +94,7 @@ def side_by_side(calls: Sequence[Callable[[], Result]]) -> list[Result]:
 
 
 def _settings() -> Callable[[], contextlib.ExitStack]:
-    """JAX's settings of this thread for another, which has its own."""
+    """A context that gives another thread this one's JAX settings, which are per thread."""
     wide = jnp.result_type(float) == jnp.float64
     config: Any = jax.config  # not all versions declare this setting
     device = config.jax_default_device

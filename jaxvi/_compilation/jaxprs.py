@@ -1,4 +1,4 @@
-"""What is in a traced program, the programs within it included."""
+"""Equations and array sizes of a jaxpr, nested jaxprs included."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
-    """All of them."""
+    """All equations of a jaxpr and of those nested in it."""
     for equation in jaxpr.eqns:
         yield equation
         for parameter in jax.tree.leaves(equation.params, is_leaf=_is_program):
@@ -16,7 +16,7 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 
 
 def largest_array(jaxpr: Any) -> int:
-    """Numbers in the largest array that a program makes."""
+    """Number of elements in the largest array that a program computes."""
     made = [variable.aval for equation in equations(jaxpr) for variable in equation.outvars]
     return max([getattr(aval, "size", 1) for aval in made], default=1)
 

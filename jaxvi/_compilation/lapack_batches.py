@@ -1,9 +1,9 @@
-"""How many matrices may share a call of LAPACK, where many keep a program from ending.
+"""Limits on batches of LAPACK calls, against a deadlock in XLA on CPUs.
 
-Before jaxlib 0.11.1 a batch of factorisations or triangular systems is spread over XLA's threads
-by one of these threads, which waits. Where as many calls wait as there are threads, none is left
-to do what they wait for (with two threads: two systems of a density that don't depend on each
-other). Small batches are not spread.
+Before jaxlib 0.11.1, one of XLA's threads spreads a batch of factorisations or triangular systems
+over the others and waits for them. If as many calls wait as there are threads, none is left to do
+the work (with two threads, two independent systems in a density are enough). Small batches are not
+spread.
 """
 
 import math
@@ -16,9 +16,9 @@ from jax.custom_batching import sequential_vmap
 
 from jaxvi._compilation.jaxprs import equations
 
-_SPREADS = jaxlib.version.__version_info__ < (0, 11, 1)
-_WORK = 30_000  # cubes of sizes: a batch of so much stays on its thread (40,000 doesn't)
-_CALLS = {
+_XLA_SPREADS_BATCHES = jaxlib.version.__version_info__ < (0, 11, 1)
+_MAX_BATCH_WORK = 30_000  # sum of cubed sizes up to which a batch is not spread (40,000 is)
+_LAPACK_CALLS = {
     *("cholesky", "cholesky_update", "triangular_solve", "lu", "qr", "geqrf", "geqp3", "ormqr"),
     *("householder_product", "eig", "eigh", "svd", "schur", "hessenberg"),
     *("tridiagonal", "tridiagonal_solve"),
@@ -26,30 +26,30 @@ _CALLS = {
 
 
 def matrices_at_once(size: int) -> int:
-    """Matrices of `size` rows."""
+    """Largest safe number of matrices with `size` rows in one batch."""
     return _at_once(size**3)
 
 
 def points_at_once(jaxpr: Any) -> int:
-    """Points at which the program may be run in a batch."""
+    """Largest safe number of points in one batch of the program."""
     return _at_once(_work(jaxpr))
 
 
 def one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, of which a `vmap` is a loop where batches are spread."""
+    """`function` with a `vmap` that loops, where XLA would spread batches over threads."""
     return sequential_vmap(function) if _spreads() else function
 
 
 def _at_once(work: int) -> int:
-    return max(_WORK // work, 1) if work > 0 and _spreads() else 2**31
+    return max(_MAX_BATCH_WORK // work, 1) if work > 0 and _spreads() else 2**31
 
 
 def _spreads() -> bool:
-    return _SPREADS and jax.default_backend() == "cpu"
+    return _XLA_SPREADS_BATCHES and jax.default_backend() == "cpu"
 
 
 def _work(jaxpr: Any) -> int:
-    """Of the largest call in a program."""
-    calls = [equation for equation in equations(jaxpr) if equation.primitive.name in _CALLS]
+    """Cubed size of the largest LAPACK call in a program."""
+    calls = [equation for equation in equations(jaxpr) if equation.primitive.name in _LAPACK_CALLS]
     shapes = [variable.aval.shape for call in calls for variable in call.invars]
     return max([math.prod(s) * min(s[-2:]) for s in shapes if len(s) > 1], default=0)

@@ -10,7 +10,7 @@ from jaxvi._engine.lanes import advance_lanes, lane_results
 from jaxvi._engine.limits import MAX_BLOCKS, Limits
 from jaxvi._engine.loop import Lane, advance_block, draw_block, start_lane, trace_block
 from jaxvi._engine.memory import MAX_LANES_TOGETHER, out_of_memory, usual_width, warn_of_memory
-from jaxvi._engine.on_mesh import OnMesh, Spread
+from jaxvi._engine.on_mesh import OnMesh, Spread, advance_on_mesh
 from jaxvi._engine.one_lane import LaneResult, begin_lane, noise_key, run
 from jaxvi._engine.placement import OneDevice, Placement
 from jaxvi._engine.pool import Pool, PoolUse
@@ -52,6 +52,7 @@ __all__ = [
     "Work",
     "advance_block",
     "advance_lanes",
+    "advance_on_mesh",
     "begin_lane",
     "data_source",
     "draw_block",

@@ -23,9 +23,9 @@ from jaxvi._numerics import Keys
 from jaxvi._sampling import draw_noise, lower_sampling, sampling_rows
 from jaxvi._types import Data, Phi
 from jaxvi.data import (
-    Batch,
     Chunk,
     Minibatch,
+    ScaledRows,
     ShuffledRows,
     Stream,
     WrongCount,
@@ -165,7 +165,7 @@ class Streamed(DataSource):
         self._begin(0)
         self._advance(0)
         assert self._chunk is not None
-        self.first = Batch(self._scale, jax.tree.map(lambda leaf: leaf[0], self._chunk.rows))
+        self.first = ScaledRows(self._scale, jax.tree.map(lambda leaf: leaf[0], self._chunk.rows))
 
     def _begin(self, first: int) -> None:
         """Start reading at this step; the result of a read in progress is dropped."""

@@ -12,13 +12,13 @@ from jaxvi._arguments import integer
 from jaxvi._fitting.request import Request, RunOptions
 from jaxvi._fitting.restarts import fit_restarts
 from jaxvi._fitting.validation import checked
+from jaxvi._numerics import LOG_2PI
 from jaxvi._status import Status
 from jaxvi._types import Data
 from jaxvi.families import FullRank, FullRankParams
 from jaxvi.solvers import Laplace
 from jaxvi.target import Target, log_probs
 
-LOG_2PI = 1.8378770664093453
 _MAX_MODE_DISTANCE_SD = 0.1  # between ends at one mode, by the curvature there
 _MAX_LOG_PROB_GAP_NATS = 0.01  # between ends at one mode
 _MAX_MODES_SHOWN = 8

@@ -1,7 +1,8 @@
-"""Pytrees, packed matrices, triangular algebra, random numbers and the gamma function."""
+"""Pytrees, packed arrays, triangular algebra, log weights, random numbers, the gamma function."""
 
 from jaxvi._numerics import pytrees
-from jaxvi._numerics.gamma import betaln, digamma, gammaln
+from jaxvi._numerics.gamma import LOG_2PI, betaln, digamma, gammaln
+from jaxvi._numerics.log_weights import relative_weights, softmax
 from jaxvi._numerics.packed import Flat, Packed
 from jaxvi._numerics.pytrees import on_device
 from jaxvi._numerics.random import Keys, fold_in, generator_of, normals, split_key
@@ -17,6 +18,7 @@ from jaxvi._numerics.triangular import (
 )
 
 __all__ = [
+    "LOG_2PI",
     "Flat",
     "Keys",
     "Packed",
@@ -33,7 +35,9 @@ __all__ = [
     "on_device",
     "outer_square",
     "pytrees",
+    "relative_weights",
     "running_sum",
+    "softmax",
     "split_key",
     "triangle_size",
     "with_diagonal",

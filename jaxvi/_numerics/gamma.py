@@ -1,7 +1,7 @@
 r"""Logarithm of the gamma function and its derivative for positive numbers.
 
 JAX's own hold for all real numbers, which costs two to five times as much to run and to compile.
-Here the argument is raised by the recurrence to where Stirling's series has converged.
+Here the recurrence raises small arguments to where Stirling's series has converged.
 """
 
 import math
@@ -9,7 +9,8 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-_SHIFT = 8
+LOG_2PI = math.log(2.0 * math.pi)
+_SHIFT = 8  # arguments below it are raised by as much
 # B_2n / (2n (2n - 1)) and B_2n / 2n, with B_2n Bernoulli's numbers
 _GAMMALN = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156)
 _DIGAMMA = (1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760, 1 / 12)
@@ -23,7 +24,7 @@ def gammaln(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     for i in range(1, _SHIFT):
         product = product * (low + i)
     inverse = 1.0 / y
-    stirling = (y - 0.5) * jnp.log(y) - y + 0.5 * math.log(2.0 * math.pi)
+    stirling = (y - 0.5) * jnp.log(y) - y + 0.5 * LOG_2PI
     raised = jnp.where(small, jnp.log(product), 0.0)
     return stirling + inverse * _series(_GAMMALN, inverse**2) - raised
 
@@ -46,6 +47,7 @@ def betaln(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Float[Array,
 
 
 def _series(coefficients: tuple[float, ...], x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """A polynomial by Horner's rule, constant coefficient first."""
     total = jnp.zeros_like(x)
     for coefficient in reversed(coefficients):
         total = total * x + coefficient

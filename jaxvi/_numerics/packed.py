@@ -1,4 +1,4 @@
-"""What travels through a loop as one array: XLA makes kernels of their own of every array."""
+"""Scalars or pytrees packed into one array, since XLA compiles a kernel for every loop array."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -18,8 +18,8 @@ Record = TypeVar("Record", bound="Packed")
 class Packed:
     """A record of scalars of one floating dtype, by name; subclasses annotate the names.
 
-    Twelve scalars that a loop carries, each updated and chosen by a condition, took 0.33 s to
-    compile on a CPU, and 0.08 s in one array.
+    Twelve scalars carried by a loop, each updated under a condition, took 0.33 s to compile on a
+    CPU, and 0.08 s in one array.
 
     Example:
         >>> class Pair(Packed):
@@ -33,7 +33,7 @@ class Packed:
     _names: tuple[str, ...]
 
     def __init__(self, array: Any) -> None:
-        self._array = array  # whatever a tree of this structure holds, shapes among others
+        self._array = array  # any leaf: JAX also puts shapes and other objects here
 
     def __init_subclass__(cls) -> None:
         cls._names = tuple(cls.__annotations__)
@@ -43,7 +43,7 @@ class Packed:
 
     @classmethod
     def of(cls: type[Record], **numbers: Any) -> Record:
-        """Of all its numbers; those that are no floating numbers become some."""
+        """A record of these numbers, converted to one floating dtype."""
         dtype = jnp.result_type(*numbers.values(), jnp.float32)
         parts = [jnp.asarray(numbers[name]).astype(dtype).reshape(1) for name in cls._names]
         return cls(lax.concatenate(parts, 0))
@@ -54,7 +54,7 @@ class Packed:
         return lax.index_in_dim(self._array, self._names.index(name), axis=-1, keepdims=False)
 
     def replace(self: Record, **changes: Any) -> Record:
-        """With some of them changed."""
+        """The record with some numbers changed."""
         return self.of(**{name: changes.get(name, getattr(self, name)) for name in self._names})
 
 
@@ -65,19 +65,19 @@ class Packed:
 )
 @dataclass(frozen=True)
 class Flat:
-    """A tree of arrays of one dtype, laid end to end."""
+    """A pytree of arrays of one dtype, concatenated to one flat array."""
 
-    array: Any  # of one axis; more of them lead outside of what is mapped
+    array: Any  # one axis; with leading axes outside of a `vmap`
     treedef: PyTreeDef
     shapes: tuple[tuple[int, ...], ...]
 
     @classmethod
     def of(cls, tree: Any) -> "Flat":
-        """With the shapes that its arrays have."""
+        """Flatten a pytree."""
         leaves, treedef = jax.tree.flatten(tree)
         return cls(pytrees.join(leaves), treedef, tuple(leaf.shape for leaf in leaves))
 
     @property
     def tree(self) -> Any:
-        """The tree again."""
+        """The pytree that was flattened."""
         return self.treedef.unflatten(pytrees.split(self.array, self.shapes))

@@ -1,4 +1,4 @@
-"""Pytrees of parts to one flat vector and back, and names for what is in it."""
+"""Pytrees as flat vectors and back, names of their leaves and elements, and selection."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ import numpy as np
 from jax.tree_util import PyTreeDef
 from jaxtyping import Array, Bool, Float
 
-_MOST_LEAVES_SHOWN = 8
+_MAX_LEAVES_SHOWN = 8
 
 
 def flatten_with_paths(
@@ -24,7 +24,7 @@ def flatten_with_paths(
 
 
 def on_device(leaf: Any) -> Array:
-    """`jnp.asarray`, for which JAX 0.12 compiles a program for every shape of a NumPy array."""
+    """`jnp.asarray` without compiling: JAX 0.12 compiles it for every shape of a NumPy array."""
     return jax.device_put(leaf) if isinstance(leaf, np.ndarray) else jnp.asarray(leaf)
 
 
@@ -77,18 +77,18 @@ def describe(tree: Any) -> str:
     paths, leaves, _ = flatten_with_paths(tree)
     shown = [
         f"{path} {describe_leaf(leaf)}".strip()
-        for path, leaf in zip(paths[:_MOST_LEAVES_SHOWN], leaves, strict=False)
+        for path, leaf in zip(paths[:_MAX_LEAVES_SHOWN], leaves, strict=False)
     ]
-    if len(paths) > _MOST_LEAVES_SHOWN:
-        shown.append(f"and {len(paths) - _MOST_LEAVES_SHOWN} more leaves")
+    if len(paths) > _MAX_LEAVES_SHOWN:
+        shown.append(f"and {len(paths) - _MAX_LEAVES_SHOWN} more leaves")
     return ", ".join(shown) or "no arrays"
 
 
 def all_finite(tree: Any) -> Bool[Array, ""]:
     """Whether every floating number in a tree is finite.
 
-    Of all leaves laid end to end: of a predicate for each, XLA would make copies wherever the
-    answer is used, and compile as many.
+    Tests the concatenation of all leaves: XLA would copy a predicate for each leaf wherever the
+    result is used, and compile all of the copies.
     """
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
     floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
@@ -96,5 +96,5 @@ def all_finite(tree: Any) -> Bool[Array, ""]:
 
 
 def where(condition: Bool[Array, ""], yes: Any, no: Any) -> Any:
-    """`yes` where the condition holds, else `no`, leaf by leaf."""
+    """Leaves of `yes` if the condition holds, else those of `no`."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 # Below this length a running sum as one product with a constant triangle beats `jnp.cumsum` (by
 # 1.7 at 64 on CPU, batched and differentiated); far above it the quadratic work would show.
-_MATMUL_CUMSUM_LIMIT = 128
+_MAX_MATMUL_CUMSUM_LENGTH = 128
 
 
 def triangle_size(n: int, *, strict: bool = False) -> int:
@@ -57,8 +57,8 @@ def fill_lower(
         return jnp.zeros((*vector.shape[:-1], n, n), vector.dtype)
     index, mask = _lower_index(n, strict)
     # A gather and a select: measured faster than scattering into zeros or stacking padded rows.
-    spread = jnp.asarray(vector).at[..., index].get(mode="promise_in_bounds")
-    return jnp.where(mask, spread, jnp.zeros((), vector.dtype))
+    square = jnp.asarray(vector).at[..., index].get(mode="promise_in_bounds")
+    return jnp.where(mask, square, jnp.zeros((), vector.dtype))
 
 
 def extract_lower(
@@ -110,11 +110,11 @@ def running_sum(
 ) -> Float[Array, "*batch k"]:
     """Running sums along the last axis, of finite values; exclusive sums start at zero.
 
-    As a product with a constant triangle where that is faster. An infinite entry then gives NaN
-    in every sum, not only in later ones.
+    Computed as a product with a constant triangle where that is faster. An infinite entry then
+    gives NaN in every sum, not only in later ones.
     """
     k = values.shape[-1]
-    if k <= _MATMUL_CUMSUM_LIMIT:
+    if k <= _MAX_MATMUL_CUMSUM_LENGTH:
         triangle = np.triu(np.ones((k, k), values.dtype), 1 if exclusive else 0)
         return jnp.matmul(values, triangle, precision=jax.lax.Precision.HIGHEST)
     if exclusive:

@@ -1,4 +1,4 @@
-"""Draws: weighted, from heavy-tailed proposals, by Hamiltonian Monte Carlo."""
+"""Draws of q with log weights, from heavy-tailed proposals, and by Hamiltonian Monte Carlo."""
 
 from jaxvi._sampling.approximation import (
     Approximation,
@@ -7,16 +7,17 @@ from jaxvi._sampling.approximation import (
     noncentered,
     sampling_rows,
 )
-from jaxvi._sampling.evaluate import _values, features, values_of
-from jaxvi._sampling.heavy_tailed_draws import has_heavy_tailed_draws, widened
+from jaxvi._sampling.evaluate import features, values_of, values_of_block
+from jaxvi._sampling.heavy_tailed_draws import has_heavy_tailed_draws, heavy_tailed_noise
 from jaxvi._sampling.hmc import (
-    LONGEST,
-    MOST_LEAPS,
-    SHORTEST,
-    adapted,
+    MAX_LEAPFROG_STEPS,
+    MAX_STEP_FACTOR,
+    MIN_STEP_FACTOR,
+    acceptance_probability,
+    adapted_log_step,
     advance_chains,
-    chance_of,
-    fewest_leaps,
+    leapfrog,
+    min_leapfrog_steps,
     start_chains,
 )
 from jaxvi._sampling.weighted_draws import (
@@ -29,28 +30,29 @@ from jaxvi._sampling.weighted_draws import (
 )
 
 __all__ = [
-    "LONGEST",
-    "MOST_LEAPS",
-    "SHORTEST",
+    "MAX_LEAPFROG_STEPS",
+    "MAX_STEP_FACTOR",
+    "MIN_STEP_FACTOR",
     "Approximation",
-    "_values",
-    "adapted",
+    "acceptance_probability",
+    "adapted_log_step",
     "advance_chains",
-    "chance_of",
     "constrain_rows",
     "draw_noise",
     "draw_with_log_weights",
     "draws_each",
     "features",
-    "fewest_leaps",
     "has_heavy_tailed_draws",
+    "heavy_tailed_noise",
+    "leapfrog",
     "lower_draws",
     "lower_sampling",
+    "min_leapfrog_steps",
     "noncentered",
     "sampling_rows",
     "start_chains",
     "tiled",
     "values_of",
+    "values_of_block",
     "weigh_draws",
-    "widened",
 ]

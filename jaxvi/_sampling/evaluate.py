@@ -1,4 +1,4 @@
-"""Log densities and parameters of many points, in compiled batches."""
+"""Log densities and constrained parameters at many points, in compiled blocks of rows."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from jaxvi._compilation import STEPS, in_blocks, light_jit
+from jaxvi._compilation import STEPS, apply_in_blocks, light_jit
 from jaxvi._types import Data
 from jaxvi.target import Target, log_probs
 
@@ -16,20 +16,25 @@ from jaxvi.target import Target, log_probs
 def values_of(
     target: Target, z: Float[np.ndarray, "points dim"], data: Data
 ) -> Float[np.ndarray, "points"]:
-    """The log density at points, by one program for any number of them."""
-    return in_blocks(lambda rows: np.asarray(_values(target, rows, data))[:, None], z)[:, 0]
+    """The log density at many points, by one program for any number of them."""
+    return apply_in_blocks(
+        lambda rows: np.asarray(values_of_block(target, rows, data))[:, None], z
+    )[:, 0]
 
 
 @light_jit(STEPS, static_argnames="target")
-def _values(target: Target, z: Float[Array, "points dim"], data: Data) -> Float[Array, "points"]:
+def values_of_block(
+    target: Target, z: Float[Array, "points dim"], data: Data
+) -> Float[Array, "points"]:
+    """The log density at one block of points."""
     return log_probs(target, z, data)
 
 
 def features(
     target: Target, z: Float[Array | np.ndarray, "rows dim"]
 ) -> Float[np.ndarray, "rows coordinates"]:
-    """z, and the parameters that it stands for, in one row."""
-    return in_blocks(partial(_features, target), np.asarray(z))
+    """Coordinates of every point: z, followed by the constrained parameters."""
+    return apply_in_blocks(partial(_features, target), np.asarray(z))
 
 
 @light_jit(STEPS, static_argnums=0)

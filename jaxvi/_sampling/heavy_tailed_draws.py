@@ -1,7 +1,7 @@
-"""Draws with heavier tails than q's: they see mass that q's own miss. Made on the host.
+"""Base noise of a heavy-tailed importance proposal, which reaches mass that q's tails miss.
 
-As a part of the program that weighs draws this took a third of that one's time to compile, and few
-fits ask for it.
+It is drawn on the host: inside the program for importance weights it took a third of that program's
+time to compile, and few fits need it.
 """
 
 import math
@@ -17,18 +17,18 @@ _DF = 5  # degrees of freedom
 
 
 def has_heavy_tailed_draws(family: Family) -> bool:
-    """Whether q maps as many normals as there are coordinates, one to one."""
+    """Whether q maps a normal to each coordinate, one to one, as heavy-tailed draws need."""
     return isinstance(family, FullRank | MeanField | CouplingFlow)
 
 
-def widened(
+def heavy_tailed_noise(
     key: Key[Array, ""], phi: Any, noise: Float[Array, "draws dim"]
 ) -> tuple[Float[np.ndarray, "draws dim"], Float[np.ndarray, "draws"]]:
-    """Normal noise with tails of t's of 5 degrees of freedom, and its log density over a normal's.
+    """Noise with t tails of 5 degrees of freedom, and its log density relative to the normal's.
 
-    Every other row is a multivariate t, times a factor of its own. Others are so along one
-    direction, that in which one coordinate of z varies, each coordinate in turn: a tail of one
-    coordinate is not met by rows that are far out in all of them at once.
+    Half of the rows follow a multivariate t. The others are t along one direction only, that in
+    which one coordinate of z varies, each coordinate in turn: rows that are far out in all
+    coordinates at once do not cover the tail of one coordinate.
     """
     rows = np.asarray(noise, float)
     num, dim = rows.shape
@@ -36,8 +36,8 @@ def widened(
     directions = _directions(phi, dim)
     along = directions[np.arange(num) // 2 % dim]
     part = np.sum(rows * along, axis=1, keepdims=True) * along
-    whole = np.arange(num)[:, None] % 2 == 0
-    rows = rows + (factor - 1.0) * np.where(whole, rows, part)
+    in_all = np.arange(num)[:, None] % 2 == 0
+    rows = rows + (factor - 1.0) * np.where(in_all, rows, part)
     every = _t_over_normal(np.sum(rows**2, axis=1), dim)
     one = _t_over_normal((rows @ directions.T) ** 2, 1)
     each = np.logaddexp.reduce(one, axis=1) - math.log(dim)
@@ -46,9 +46,9 @@ def widened(
 
 
 def _directions(phi: Any, dim: int) -> Float[np.ndarray, "dim dim"]:
-    """Unit vectors of noise, one a row, along which a coordinate of z varies, and others with it.
+    """Unit vectors in noise along which each coordinate of z varies most, one a row.
 
-    Of a flow those of the Gaussian at its end, where its layers do nothing.
+    For a flow they are those of its Gaussian, as if its layers were the identity.
     """
     lower = getattr(phi, "lower", None)
     if lower is None or lower.shape[0] == 0:  # independent
@@ -58,7 +58,7 @@ def _directions(phi: Any, dim: int) -> Float[np.ndarray, "dim dim"]:
 
 
 def _t_over_normal(square: Float[np.ndarray, "*rows"], dim: int) -> Float[np.ndarray, "*rows"]:
-    """Log density of a standard multivariate t over a normal's where the norm has this square."""
+    """Log ratio of a standard multivariate t density to the normal's, given the squared norm."""
     half = 0.5 * (_DF + dim)
     constant = math.lgamma(half) - math.lgamma(0.5 * _DF) - 0.5 * dim * math.log(0.5 * _DF)
     return constant - half * np.log1p(square / _DF) + 0.5 * square

@@ -1,9 +1,12 @@
-"""Short Hamiltonian chains, hundreds at once: what draws become when the density moves them.
+"""Hamiltonian Monte Carlo: hundreds of short chains in one batch.
 
-Chains that start at draws of q and don't drift are a witness for q, and those that drift mend it.
-All are one batch, in coordinates whitened by q, with one step size that all adapt together.
+Chains start at draws of q. If their marginals do not drift, q is right there; if they do, their
+states replace its draws. The chains run in coordinates whitened by q, and adapt one common step
+size together.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,19 +20,24 @@ from jaxvi._numerics import normals
 from jaxvi._types import Data, Scalar
 from jaxvi.target import Target, values_and_gradients
 
-_QUARTER = 1.4  # sds of q that a transition goes: by a quarter of a period a Gaussian forgets
-_FEWEST_LEAPS, MOST_LEAPS = 2, 8
-_ACCEPTANCE = 0.8  # wanted
-_FIRST_STEP = 0.5  # standard deviations of q
-_CAREFUL, _SHORT = 0.25, 0.25  # share of moves by steps as short, for places as narrow
-SHORTEST, LONGEST = 0.6, 1.2  # of the step size: chains of one length would come back in step
-_FORGETTING = 0.6  # exponent of the gains by which the step size is adapted
+# length of the shortest trajectories, in sds of q: after a quarter of a period a Gaussian's state
+# does not depend on where it started
+_MIN_TRAJECTORY_SD = 1.4
+_MIN_LEAPFROG_STEPS, MAX_LEAPFROG_STEPS = 2, 8
+_TARGET_ACCEPTANCE = 0.8
+_FIRST_STEP_SD = 0.5  # of q
+_SHORT_STEP_PROBABILITY = 0.25  # share of transitions with shorter steps, for narrow regions
+_SHORT_STEP_FACTOR = 0.25  # of the step size
+# of the step size, drawn by each chain: trajectories of one length may return to where they began
+MIN_STEP_FACTOR, MAX_STEP_FACTOR = 0.6, 1.2
+_GAIN_EXPONENT = 0.6  # transition t adapts the step size by a gain of t^-0.6
 
 
 class Chains(NamedTuple):
-    """Where all chains are, the log density there and its gradient; and their common step size.
+    """State of all chains: positions, log densities, gradients and the common step size.
 
-    A chain whose start had no finite density has -inf there, and takes the first finite point.
+    A chain whose start had no finite density has the value -inf, and accepts the first finite
+    point.
     """
 
     z: Float[Array, "chains dim"]
@@ -40,28 +48,37 @@ class Chains(NamedTuple):
     acceptance: Scalar  # mean over chains in the last transition
 
 
-def fewest_leaps(log_step: Scalar) -> Int[Array, ""]:
-    """Leapfrog steps of the shortest transitions: a quarter of a period."""
-    wanted = _QUARTER * jnp.exp(-log_step)
-    return jnp.round(jnp.clip(wanted, _FEWEST_LEAPS, MOST_LEAPS)).astype(jnp.int32)
+def min_leapfrog_steps(log_step: Scalar) -> Int[Array, ""]:
+    """Leapfrog steps in the shortest transitions: a quarter of a Gaussian's period."""
+    wanted = _MIN_TRAJECTORY_SD * jnp.exp(-log_step)
+    return jnp.round(jnp.clip(wanted, _MIN_LEAPFROG_STEPS, MAX_LEAPFROG_STEPS)).astype(jnp.int32)
 
 
-def chance_of(
+def acceptance_probability(
     before: Float[Array, "chains"],
     value: Float[Array, "chains"],
     momentum: Float[Array, "chains dim"],
     last: Float[Array, "chains dim"],
 ) -> Float[Array, "chains"]:
-    """With which the end of a Hamiltonian transition is accepted, by the rule of Metropolis."""
-    lost = jnp.where(jnp.isfinite(before), before, jnp.finfo(before.dtype).min)
-    gain = value - lost + 0.5 * (jnp.sum(momentum**2, axis=-1) - jnp.sum(last**2, axis=-1))
+    """Metropolis acceptance probability of a Hamiltonian transition's end.
+
+    Args:
+        before: log density at the start.
+        value: log density at the end.
+        momentum: momentum at the start.
+        last: momentum at the end.
+    """
+    finite = jnp.where(jnp.isfinite(before), before, jnp.finfo(before.dtype).min)
+    gain = value - finite + 0.5 * (jnp.sum(momentum**2, axis=-1) - jnp.sum(last**2, axis=-1))
     return jnp.where(jnp.isfinite(gain), jnp.exp(jnp.minimum(gain, 0.0)), 0.0)
 
 
-def adapted(log_step: Scalar, num_transitions: Int[Array, ""], acceptance: Scalar) -> Scalar:
-    """The log of the step size, towards the acceptance that is wanted, by gains that fall."""
-    pace = (1.0 + num_transitions.astype(log_step.dtype)) ** -_FORGETTING
-    return log_step + pace * (acceptance - _ACCEPTANCE)
+def adapted_log_step(
+    log_step: Scalar, num_transitions: Int[Array, ""], acceptance: Scalar
+) -> Scalar:
+    """Log step size after a stochastic approximation step towards the target acceptance."""
+    gain = (1.0 + num_transitions.astype(log_step.dtype)) ** -_GAIN_EXPONENT
+    return log_step + gain * (acceptance - _TARGET_ACCEPTANCE)
 
 
 def start_chains(
@@ -72,23 +89,26 @@ def start_chains(
     *,
     num_kept: int,
 ) -> Chains:
-    """Chains at the rows of z, by moves of no length: the program that advances them serves.
+    """Chains at the rows of z, with log densities and gradients there.
+
+    They are advanced by one step of length zero, so that the compiled program that advances
+    chains also starts them.
 
     Args:
         target: the log density.
-        z: where they start.
+        z: starting points.
         scale: as for `advance_chains`.
         data: handed to the log density.
         num_kept: as `advance_chains` will be given.
     """
     num, dtype = len(z), z.dtype
-    none = np.int32(0)
+    zero = np.int32(0)
     numbers = np.full(num, -np.inf, dtype), np.zeros(z.shape, dtype), np.array(-np.inf, dtype)
-    still = Chains(z, *(jnp.asarray(x) for x in (*numbers, none, np.array(0.0, dtype))))
-    key = jax.random.key(0)  # of momenta that move nothing
+    still = Chains(z, *(jnp.asarray(x) for x in (*numbers, zero, np.array(0.0, dtype))))
+    key = jax.random.key(0)  # of momenta that a step of length zero ignores
     chains, _ = _advance(key, still, scale, data, np.int32(1), np.int32(1), target, num_kept)
-    step = jnp.asarray(np.log(np.array(_FIRST_STEP, dtype)))
-    return chains._replace(log_step=step, num_transitions=jnp.asarray(none))
+    step = jnp.asarray(np.log(np.array(_FIRST_STEP_SD, dtype)))
+    return chains._replace(log_step=step, num_transitions=jnp.asarray(zero))
 
 
 def advance_chains(
@@ -103,27 +123,28 @@ def advance_chains(
 ) -> tuple[Chains, Float[Array, "kept chains dim"]]:
     """`num_kept * thin` transitions of all chains, and every `thin`-th of their states.
 
-    A transition is Hamiltonian, of leapfrog steps of a length that each chain draws anew, accepted
-    by the rule of Metropolis (Duane et al. 1987). There are 2 to 8 of them, drawn between as many
-    as go 1.4 sds and 8: after a quarter of a period a Gaussian has forgotten where it was, and
-    where q's scales are not the posterior's, longer ways get along. The step size goes to an
-    acceptance of 0.8, by gains that fall with all transitions so far; every fourth move, and not
-    among those, has steps a quarter as long, for places that are narrower than most.
+    Each transition is Hamiltonian, with a Metropolis correction (Duane et al. 1987). It has 2 to 8
+    leapfrog steps: their number is drawn between that of a trajectory of 1.4 sds and 8. After a
+    quarter of a period a Gaussian's state does not depend on its start; where q's scales are not
+    the posterior's, longer trajectories help. Each chain draws its own step length. The step size
+    adapts to an acceptance of 0.8, with a gain that decreases over all transitions so far. Every
+    fourth transition has steps a quarter as long, for narrow regions, and does not count for the
+    adaptation.
 
     Args:
         key: a random key.
-        chains: where they are.
+        chains: their state.
         scale: q's standard deviations, or a triangular factor of its covariance.
         data: handed to the log density.
         target: the log density.
         num_kept: states to return of each chain.
         thin: transitions between two of them.
     """
-    most = np.int32(MOST_LEAPS)
+    most = np.int32(MAX_LEAPFROG_STEPS)
     return _advance(key, chains, scale, data, np.int32(thin), most, target, num_kept)
 
 
-# all by position: calls that name arguments differently would each compile a program
+# arguments are positional: calls that name them differently would each compile a program
 @light_jit(STEPS, static_argnums=(6, 7))
 def _advance(
     key: Key[Array, ""],
@@ -131,13 +152,15 @@ def _advance(
     scale: Float[Array, "dim"] | Float[Array, "dim dim"],
     data: Data,
     thin: Any,
-    most_leaps: Any,
+    max_leapfrog_steps: Any,
     target: Target,
     num_kept: int,
 ) -> tuple[Chains, Float[Array, "kept chains dim"]]:
     def some(chains: Chains, key: Key[Array, ""]) -> tuple[Chains, Float[Array, "chains dim"]]:
         def one(i: Int[Array, ""], chains: Chains) -> Chains:
-            return _transition(jax.random.fold_in(key, i), chains, scale, target, data, most_leaps)
+            return _transition(
+                jax.random.fold_in(key, i), chains, scale, target, data, max_leapfrog_steps
+            )
 
         chains = lax.fori_loop(0, thin, one, chains)
         return chains, chains.z
@@ -151,43 +174,72 @@ def _transition(
     scale: Float[Array, "dim"] | Float[Array, "dim dim"],
     target: Target,
     data: Data,
-    most_leaps: Int[Array, ""],
+    max_leapfrog_steps: Int[Array, ""],
 ) -> Chains:
+    """One Hamiltonian transition of every chain."""
     key_momentum, key_length, key_accept, key_leaps = jax.random.split(key, 4)
     shape, dtype = chains.z.shape, chains.z.dtype
     momentum = normals(key_momentum, shape, dtype)
     drawn = jax.random.uniform(key_length, (shape[0],), dtype)
-    careful = drawn < _CAREFUL
-    spread = SHORTEST + (LONGEST - SHORTEST) * (drawn - _CAREFUL) / (1.0 - _CAREFUL)
-    spread = jnp.where(careful, _SHORT, spread)[:, None]
-    # where there is no density nothing is known: as far as q is wide; at the start nothing moves
+    short_step = drawn < _SHORT_STEP_PROBABILITY
+    step_factor = MIN_STEP_FACTOR + (MAX_STEP_FACTOR - MIN_STEP_FACTOR) * (
+        drawn - _SHORT_STEP_PROBABILITY
+    ) / (1.0 - _SHORT_STEP_PROBABILITY)
+    step_factor = jnp.where(short_step, _SHORT_STEP_FACTOR, step_factor)[:, None]
+    # a chain without a finite density takes steps of q's scale; a log step of -inf moves none
     known = jnp.isfinite(chains.value)[:, None] | ~jnp.isfinite(chains.log_step)
-    step = jnp.where(known, jnp.exp(chains.log_step), _FIRST_STEP) * spread
-    leaps = jax.random.randint(key_leaps, (), fewest_leaps(chains.log_step), MOST_LEAPS + 1)
-    leaps = jnp.minimum(leaps, most_leaps)
+    step = jnp.where(known, jnp.exp(chains.log_step), _FIRST_STEP_SD) * step_factor
+    leaps = jax.random.randint(
+        key_leaps, (), min_leapfrog_steps(chains.log_step), MAX_LEAPFROG_STEPS + 1
+    )
+    leaps = jnp.minimum(leaps, max_leapfrog_steps)
 
-    def leap(_: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        z, momentum, force, _, _ = carry
-        momentum = momentum + 0.5 * step * force
-        z = z + step * _push(scale, momentum)
+    def evaluate(z: Array) -> tuple[Array, ...]:
         value, gradient = _finite(target, z, data)
-        force = _pull(scale, gradient)
-        return z, momentum + 0.5 * step * force, force, value, gradient
+        return _whiten_gradient(scale, gradient), value, gradient
 
-    force = _pull(scale, chains.gradient)
+    force = _whiten_gradient(scale, chains.gradient)
     start = (chains.z, momentum, force, chains.value, chains.gradient)
-    z, last, _, value, gradient = lax.fori_loop(0, leaps, leap, start)
-    chance = chance_of(chains.value, value, momentum, last)
+    velocity = partial(_unwhiten, scale)
+    z, last, _, value, gradient = leapfrog(start, step, velocity, evaluate, leaps)
+    chance = acceptance_probability(chains.value, value, momentum, last)
     accepted = jax.random.uniform(key_accept, (shape[0],), dtype) < chance
-    usual = jnp.sum(jnp.where(careful, 0.0, chance)) / jnp.maximum(jnp.sum(~careful), 1)
+    usual = jnp.sum(jnp.where(short_step, 0.0, chance)) / jnp.maximum(jnp.sum(~short_step), 1)
     return Chains(
         z=jnp.where(accepted[:, None], z, chains.z),
         value=jnp.where(accepted, value, chains.value),
         gradient=jnp.where(accepted[:, None], gradient, chains.gradient),
-        log_step=adapted(chains.log_step, chains.num_transitions, usual),
+        log_step=adapted_log_step(chains.log_step, chains.num_transitions, usual),
         num_transitions=chains.num_transitions + 1,
         acceptance=usual,
     )
+
+
+def leapfrog(
+    start: tuple[Array, ...],
+    step: Float[Array, "chains 1"],
+    velocity: Callable[[Array], Array],
+    evaluate: Callable[[Array], tuple[Array, ...]],
+    num_steps: Int[Array, ""],
+) -> tuple[Array, ...]:
+    """Leapfrog integration of Hamilton's equations for all chains.
+
+    Args:
+        start: position, momentum, and what `evaluate` gives at the position.
+        step: step length of each chain.
+        velocity: a momentum's velocity.
+        evaluate: force at a position, and anything else that is wanted of the last one.
+        num_steps: leapfrog steps.
+    """
+
+    def advance(_: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        position, momentum, force = carry[:3]
+        momentum = momentum + 0.5 * step * force
+        position = position + step * velocity(momentum)
+        force, *rest = evaluate(position)
+        return position, momentum + 0.5 * step * force, force, *rest
+
+    return lax.fori_loop(0, num_steps, advance, start)
 
 
 def _finite(
@@ -199,15 +251,15 @@ def _finite(
     return jnp.where(good, value, -jnp.inf), jnp.where(good[:, None], gradient, 0.0)
 
 
-def _push(
+def _unwhiten(
     scale: Float[Array, "dim"] | Float[Array, "dim dim"], rows: Float[Array, "chains dim"]
 ) -> Float[Array, "chains dim"]:
-    """From whitened coordinates."""
+    """Velocities or steps from whitened coordinates to z."""
     return rows * scale[None] if scale.ndim == 1 else rows @ scale.T
 
 
-def _pull(
+def _whiten_gradient(
     scale: Float[Array, "dim"] | Float[Array, "dim dim"], rows: Float[Array, "chains dim"]
 ) -> Float[Array, "chains dim"]:
-    """Gradients to whitened coordinates."""
+    """Gradients from z to whitened coordinates."""
     return rows * scale[None] if scale.ndim == 1 else rows @ scale

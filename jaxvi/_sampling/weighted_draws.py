@@ -1,4 +1,4 @@
-"""Fresh draws of q with their log weights: one program, which ranks lanes and weighs the best."""
+"""Draws of q with log weights log p - log q, by one program for ranking and for diagnostics."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,14 +15,14 @@ from jaxvi._types import Data, Phi
 from jaxvi.families import Family, transform_and_log_prob
 from jaxvi.target import Target, log_probs
 
-_MOST_DRAWS = 8_192  # of all lanes together
-_FEWEST = 32  # of a lane
-_SLICE = 512  # of one lane: as many points at a time as a few optimisation steps take
-_MOST_NUMBERS = 2**25  # 256 MiB of float64
+_MAX_DRAWS = 8_192  # of all lanes together
+_MIN_DRAWS_PER_LANE = 32
+_SLICE_DRAWS = 512  # of one lane at a time: as many points as a few optimisation steps evaluate
+_MAX_NUMBERS = 2**25  # 256 MiB of float64
 
 
 class Drawn(NamedTuple):
-    """Draws z of every lane's q, the parameters they stand for, and log p(z) - log q(z)."""
+    """Draws z of every lane's q, their constrained parameters, and log p(z) - log q(z)."""
 
     z: Float[Array, "lanes draws dim"]
     params: Float[Array, "lanes draws params"]
@@ -30,9 +30,9 @@ class Drawn(NamedTuple):
 
 
 def draws_each(num_lanes: int, dim: int) -> int:
-    """Draws of every lane in one call."""
-    most = min(_MOST_DRAWS, _MOST_NUMBERS // (2 * dim))
-    return max(most // num_lanes, _FEWEST)
+    """Number of draws of every lane in one call, within limits of number and memory."""
+    most = min(_MAX_DRAWS, _MAX_NUMBERS // (2 * dim))
+    return max(most // num_lanes, _MIN_DRAWS_PER_LANE)
 
 
 def draw_with_log_weights(
@@ -45,7 +45,7 @@ def draw_with_log_weights(
     num: int,
     common: bool = False,
 ) -> Drawn:
-    """`num` draws of the q of every row of `phis`; `common` ones are made of the same noise."""
+    """`num` weighted draws of q for every row of `phis`; `common`: all lanes use the same noise."""
     first = jax.tree.leaves(phis)[0]
     noise = draw_noise(key, family, len(first) * num, target.dim, first.dtype)
     choices: dict[str, Any] = {"target": target, "family": family, "common": common}
@@ -56,10 +56,10 @@ def draw_with_log_weights(
 def draw_noise(
     key: Key[Array, ""], family: Family, num: int, dim: int, dtype: jnp.dtype
 ) -> Float[Array, "num noise"]:
-    """A family's base noise.
+    """Draw a family's base noise, `num` rows of it.
 
-    A program of its own: it knows nothing of the density, so that the others have less to compile,
-    and this one is compiled while the density is being traced.
+    A separate program: it does not depend on the density, so that other programs have less to
+    compile, and it is compiled while the density is traced.
     """
     return family.draw_noise(key, num, dim, dtype)
 
@@ -73,7 +73,7 @@ def weigh_draws(
     family: Family,
     common: bool = False,
 ) -> Drawn:
-    """Draws made of these rows of noise, as many of each lane; `common` ones of the first."""
+    """Weighted draws from noise that is split among lanes; `common`: all use the first part."""
     return _weigh_draws(noise, np.bool_(common), phis, data, target, family)
 
 
@@ -86,6 +86,7 @@ def _weigh_draws(
     target: Target,
     family: Family,
 ) -> Drawn:
+    """`weigh_draws` as a compiled program."""
     first = jax.tree.leaves(phis)[0]
     noise = noise.reshape(len(first), -1, noise.shape[1])
     noise = jnp.where(common, noise[:1], noise)
@@ -97,7 +98,7 @@ def _weigh_draws(
 
     def of_lane(phi_and_noise: tuple[Phi, Array]) -> Drawn:
         phi, rows = phi_and_noise
-        return lax.map(partial(one, phi), rows, batch_size=min(_SLICE, len(rows)))
+        return lax.map(partial(one, phi), rows, batch_size=min(_SLICE_DRAWS, len(rows)))
 
     # lane by lane: mapped over both axes at once, products of matrices compile for longer
     return lax.map(of_lane, (phis, noise))
@@ -106,7 +107,7 @@ def _weigh_draws(
 def lower_draws(
     key: Key[Array, ""], phis: Any, data: Data, target: Target, family: Family, num: int
 ) -> jax.stages.Lowered:
-    """The program for `phis` of these shapes, but for its noise; as `draw_with_log_weights`."""
+    """Lower the program of `draw_with_log_weights` for `phis` of these shapes, without noise."""
     first = jax.tree.leaves(phis)[0]
     rows, dim = len(first) * num, target.dim
     noise = jax.eval_shape(lambda key: draw_noise(key, family, rows, dim, first.dtype), key)
@@ -114,6 +115,6 @@ def lower_draws(
 
 
 def tiled(phi: Phi, num: int) -> Phi:
-    """As many copies of one phi, so that a program of as many lanes serves it."""
+    """`num` copies of one phi, so that a program for as many lanes can be used."""
     copies = jax.tree.map(lambda leaf: np.broadcast_to(np.asarray(leaf), (num, *leaf.shape)), phi)
-    return jax.device_put(copies)  # nothing is compiled for it
+    return jax.device_put(copies)  # without compiling

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxvi._numerics import fold_in
-from jaxvi._sampling import MOST_LEAPS, fewest_leaps
+from jaxvi._sampling import MAX_LEAPFROG_STEPS, min_leapfrog_steps
 from jaxvi.autopilot._base import Context, Stage, State
 from jaxvi.diagnostics import (
     Drift,
@@ -23,9 +23,9 @@ from jaxvi.diagnostics import (
     ShortChains,
     acceptance,
     compare,
+    describe_drift,
     is_still,
     largest_start_correlation,
-    of_drift,
     short_chains,
     whitening,
 )
@@ -66,7 +66,7 @@ class Chains(Stage):
         key_look, key_polish = jax.random.split(context.key(self.name))
         look = self._look(context, state, key_look)
         drift, accepted, draws = look.drift, look.acceptance, state.draws
-        note, weights = of_drift(drift), state.weights
+        note, weights = describe_drift(drift), state.weights
         assert weights is not None
         at_rest = self.polish is not True and is_still(drift, _MIN_DRIFT_SE)
         if self.polish is not False and not at_rest:
@@ -75,7 +75,7 @@ class Chains(Stage):
             )
             drift, accepted = polished.drift, polished.acceptance
             draws = CorrectedDraws(polished.z, None, "chains")
-            note = f"q: {note}; end: {of_drift(drift)}"
+            note = f"q: {note}; end: {describe_drift(drift)}"
         context.record(self.name, weights, note)
         if state.nested is not None:
             drift = drift.less_sure(state.nested.of_values.error)
@@ -156,9 +156,8 @@ def polish(
 
 def _thin(groups: Groups, thin: int) -> int:
     """Transitions per state kept: more if they are short, for equal numbers of leapfrog steps."""
-    return max(
-        1, round(thin * 2 * MOST_LEAPS / (MOST_LEAPS + int(fewest_leaps(groups[0].log_step))))
-    )
+    shortest = int(min_leapfrog_steps(groups[0].log_step))
+    return max(1, round(thin * 2 * MAX_LEAPFROG_STEPS / (MAX_LEAPFROG_STEPS + shortest)))
 
 
 def _is_sure(drift: Drift) -> bool:

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxvi._compilation import BLOCK, ONCE, Lowering, light_jit
+from jaxvi._compilation import BLOCK_ROWS, ONCE, Lowering, light_jit
 from jaxvi._engine import Setup
-from jaxvi._sampling import _values, values_of
+from jaxvi._sampling import values_of, values_of_block
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 from jaxvi.families import Family, HasCovariance, HasMoments
@@ -92,9 +92,9 @@ def separate_lanes(fits: Sequence[Fit], target: Target, data: Data) -> list[tupl
 
 def lower_separation(setup: Setup, phis: Any, data: Data, values: bool = True) -> list[Lowering]:
     """Programs that compare lanes and, with `values`, evaluate the density; `phis` are shapes."""
-    z = jax.ShapeDtypeStruct((BLOCK, setup.target.dim), jax.tree.leaves(phis)[0].dtype)
+    z = jax.ShapeDtypeStruct((BLOCK_ROWS, setup.target.dim), jax.tree.leaves(phis)[0].dtype)
     places = partial(_places.lower, phis, family=setup.family)
-    return [places, partial(_values.lower, setup.target, z, data)] if values else [places]
+    return [places, partial(values_of_block.lower, setup.target, z, data)] if values else [places]
 
 
 def _distance(step: Float[np.ndarray, "dim"], spread: Float[np.ndarray, "..."]) -> float:

@@ -12,9 +12,9 @@ from jaxvi._numerics import on_device
 from jaxvi._sampling import has_heavy_tailed_draws
 from jaxvi.autopilot._base import Context, Stage, State, percent
 from jaxvi.diagnostics import (
-    ALIKE,
+    MAX_NEGLIGIBLE_DRIFT_SD,
     MIN_RELATIVE_ESS,
-    SMALL,
+    UNIFORM_RELATIVE_ESS,
     ImportanceWeights,
     drift_from,
     importance_weights,
@@ -65,7 +65,7 @@ class WeightCheck(Stage):
             return _by_weights(state, weights)
         inner = q.family.family if isinstance(q.family, Transformed) else q.family
         if context.target.dim > self.heavy_max_dim or not has_heavy_tailed_draws(inner):
-            uniform = weights.ok and weights.relative_ess >= ALIKE
+            uniform = weights.ok and weights.relative_ess >= UNIFORM_RELATIVE_ESS
             return _by_weights(state, weights) if uniform else state
         if weights.relative_ess < MIN_RELATIVE_ESS:
             return state
@@ -81,7 +81,10 @@ class WeightCheck(Stage):
         if not may_replace(weights, heavy):
             return state
         drift = drift_from(weights, heavy)
-        if weights.relative_ess >= ALIKE and max(drift.at_least(_MIN_DRIFT_SE)) < SMALL:
+        if (
+            weights.relative_ess >= UNIFORM_RELATIVE_ESS
+            and max(drift.at_least(_MIN_DRIFT_SE)) < MAX_NEGLIGIBLE_DRIFT_SD
+        ):
             return replace(state, errors=errors_of(drift, "weights"), draws=None)
         errors = errors_of(heavy.error, "weights")
         return replace(state, errors=errors, draws=weighted_draws(heavy))
@@ -93,7 +96,7 @@ def may_replace(weights: ImportanceWeights, heavy: ImportanceWeights) -> bool:
     The limit is lower if q's own weights are nearly uniform, stricter if q's k-hat exceeds 0.5:
     both have then seen the same tail.
     """
-    uniform = weights.relative_ess >= ALIKE
+    uniform = weights.relative_ess >= UNIFORM_RELATIVE_ESS
     limit = heavy.khat_limit if weights.khat <= _STRICT_KHAT_LIMIT else _STRICT_KHAT_LIMIT
     enough = heavy.relative_ess >= (MIN_RELATIVE_ESS if uniform else _MIN_HEAVY_RELATIVE_ESS)
     # densities may overflow far out, where only heavy-tailed draws reach

@@ -1,7 +1,7 @@
-"""Rows of data: minibatches, streams, column files, and rows dealt out to devices."""
+"""Rows of data: minibatches, streams, column files, and rows spread over devices."""
 
-from jaxvi.data._batches import Batch as Batch
 from jaxvi.data._batches import Chunk as Chunk
+from jaxvi.data._batches import ScaledRows as ScaledRows
 from jaxvi.data._batches import at_block as at_block
 from jaxvi.data._batches import at_blocks as at_blocks
 from jaxvi.data._batches import at_comparison as at_comparison

@@ -1,7 +1,7 @@
-"""Data of which a step sees a batch: on the device, or a chunk of batches that came there.
+"""The minibatch of each step: from rows on the device, or from a chunk of a stream.
 
-Everything here is the data of a target's `scaled`, whose log density takes `(scale, rows)`. What
-the loop is handed as data may be plain, and passes through unchanged.
+Batches are data for a target's `scaled`, whose log density takes `(scale, rows)`. Data without
+minibatches pass through all functions unchanged.
 """
 
 from dataclasses import dataclass, field
@@ -16,13 +16,13 @@ from jaxvi._types import Data, Scalar
 from jaxvi.data._minibatch import shifted, shuffle_seeds, shuffled_rows
 from jaxvi.target import num_rows
 
-_STEPS_A_COMPARISON = 800
-_COMPARED_AHEAD = 64  # steps, no fewer than a block has
-_STREAM = 2**32 - 1  # folded into the noise's key: no step and no lane has this number
+_STEPS_PER_COMPARED_BATCH = 800
+_COMPARISON_STEPS_AHEAD = 64  # steps, no fewer than a block has
+_BATCHES_KEY_NUMBER = 2**32 - 1  # folded into the noise's key: no step and no lane has this number
 
 
-class Batch(NamedTuple):
-    """Rows of a step, and the number of all rows over theirs."""
+class ScaledRows(NamedTuple):
+    """A minibatch: some rows, and the number of all rows over theirs."""
 
     scale: Scalar
     rows: Any
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Resident:
-    """All rows on the device, of which each step takes `size`, by shuffles of these seeds."""
+    """All rows, on the device; each step sees `size` of them, in an order shuffled by `seeds`."""
 
     seeds: Any
     scale: Any
@@ -40,7 +40,7 @@ class Resident:
 
 
 class Chunk(NamedTuple):
-    """The batches of the steps from `first` on, steps leading: what of a stream is here now."""
+    """Minibatches of a stream that are on the device: those of the steps from `first` on."""
 
     first: Int[Array, ""]
     scale: Scalar
@@ -48,27 +48,27 @@ class Chunk(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """Where the batches of a block are: its first step, and which rows its steps see."""
+    """Source of a block's minibatches, the block's first step, and the rows that its steps see."""
 
     source: Resident | Chunk
     first: Int[Array, ""]
-    indices: Int[Array, "steps size"] | None  # of a resident source
+    indices: Int[Array, "steps size"] | None  # only for a resident source
 
 
 def stream_key(key: Key[Array, ""]) -> Key[Array, ""]:
-    """The key of the batches of a run, from that of its noise."""
-    return jax.random.fold_in(key, jnp.uint32(_STREAM))
+    """Key of a run's minibatches, from the key of its noise."""
+    return jax.random.fold_in(key, jnp.uint32(_BATCHES_KEY_NUMBER))
 
 
 def resident(key: Key[Array, ""], rows: Any, size: int, dtype: Any) -> Resident:
-    """Rows in memory as data of the loop; `key` is that of the run's noise."""
+    """Data of the loop from rows in memory; `key` is that of the run's noise."""
     rows = jax.tree.map(jnp.asarray, rows)
     scale = jnp.asarray(num_rows(rows) / size, dtype)
     return Resident(shuffle_seeds(stream_key(key)), scale, rows, size)
 
 
 def at_block(data: Data, step: Int[Array, ""], length: int) -> Data:
-    """What the steps of the block that begins with `step` need; the same for all lanes."""
+    """Data for the block of steps that begins with `step`, the same for all lanes."""
     if isinstance(data, Resident):
         steps = step + jnp.arange(length, dtype=jnp.int32)
         indices = shuffled_rows(data.seeds, steps, num_rows(data.rows), data.size)
@@ -81,8 +81,7 @@ def at_block(data: Data, step: Int[Array, ""], length: int) -> Data:
 def at_blocks(
     data: Data, steps: Int[Array, "cohorts"], cohort: Int[Array, "lanes"], length: int
 ) -> tuple[Data, Any]:
-    """The same for lanes of cohorts at steps of their own; and, as `vmap` has it, which axes of it
-    are the lanes'."""
+    """Data for a block of lanes whose cohorts are at different steps, and its axes for `vmap`."""
     if not isinstance(data, Resident):
         return data, None
     indices = jax.vmap(lambda step: at_block(data, step, length).indices)(steps)
@@ -90,50 +89,51 @@ def at_blocks(
 
 
 def at_step(block: Data, step: int | Int[Array, ""]) -> Data:
-    """The data of a step, counted from the block's first."""
+    """Data of one step, counted from the block's first."""
     if not isinstance(block, _Block):
         return block
     if block.indices is not None:
-        return _pick(block.source, block.indices[step])
-    return _ahead(block, step)
+        return _batch_of_rows(block.source, block.indices[step])
+    return _batch_of_chunk(block, step)
 
 
 def num_compared(block: Data) -> int | Int[Array, ""]:
-    """Batches on which a value of the bound is taken where two phi are compared.
+    """Number of minibatches over which bounds are averaged when two phi are compared.
 
-    One has a gradient's noise, so that the differences that matter late in a run take more. By
-    the time of step t the number is t / 800, which costs the run about a fifth of its time.
+    One minibatch is as noisy as a gradient, and differences that matter late in a run are smaller.
+    At step t the number is t / 800, which costs a run about a fifth of its time.
     """
     if not isinstance(block, _Block):
         return 1
-    return jnp.maximum(block.first // _STEPS_A_COMPARISON, 1)
+    return jnp.maximum(block.first // _STEPS_PER_COMPARED_BATCH, 1)
 
 
 def at_comparison(block: Data, step: int | Int[Array, ""], turn: Int[Array, ""]) -> Data:
-    """Data for a step's comparisons, another batch each turn: not those that phi has just seen."""
+    """Data for comparing bounds: each turn another minibatch, but not that of phi's last step."""
     if not isinstance(block, _Block):
         return block
     if block.indices is not None:
         total = num_rows(block.source.rows)
-        return _pick(block.source, shifted(block.indices[step], turn, total))
-    return _ahead(block, step + _COMPARED_AHEAD * (turn + 1))
+        return _batch_of_rows(block.source, shifted(block.indices[step], turn, total))
+    return _batch_of_chunk(block, step + _COMPARISON_STEPS_AHEAD * (turn + 1))
 
 
-def _pick(data: Any, chosen: Int[Array, "size"]) -> Batch:
+def _batch_of_rows(data: Any, chosen: Int[Array, "size"]) -> ScaledRows:
+    """The minibatch of the chosen rows."""
     rows = jax.tree.map(lambda leaf: leaf.at[chosen].get(mode="clip"), data.rows)
-    return Batch(data.scale, rows)
+    return ScaledRows(data.scale, rows)
 
 
-def _ahead(block: _Block, step: int | Int[Array, ""]) -> Batch:
-    """The batch of a chunk's step; beyond its last, from its beginning again."""
+def _batch_of_chunk(block: _Block, step: int | Int[Array, ""]) -> ScaledRows:
+    """The minibatch of a step in a chunk, which is repeated from its beginning."""
     chunk: Any = block.source
     place = (block.first - chunk.first + step) % num_rows(chunk.rows)
     rows = jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, place, 0, False), chunk.rows)
-    return Batch(chunk.scale, rows)
+    return ScaledRows(chunk.scale, rows)
 
 
 def first_batch(data: Data) -> Data:
-    """Some rows, at which starts are looked for; plain data as they are."""
+    """A first minibatch, on which starting points are searched for; other data unchanged."""
     if isinstance(data, Resident):
-        return Batch(data.scale, jax.tree.map(lambda leaf: leaf[: data.size], data.rows))
+        return ScaledRows(data.scale, jax.tree.map(lambda leaf: leaf[: data.size], data.rows))
     return data

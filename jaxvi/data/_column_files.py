@@ -1,4 +1,4 @@
-"""Parquet and Arrow files as blocks of columns; pyarrow is imported on use."""
+"""Reading Parquet and Arrow files in blocks of columns; pyarrow is imported on use."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +10,12 @@ _PARQUET, _ARROW = (".parquet", ".pq"), (".arrow", ".feather", ".ipc")
 
 
 def is_column_file(path: str | Path) -> bool:
-    """Whether its name says that it is a file of columns."""
+    """Whether the file's extension is that of Parquet or Arrow."""
     return Path(path).suffix.lower() in (*_PARQUET, *_ARROW)
 
 
 class ColumnFile:
-    """A file whose row groups or record batches can be read in any order."""
+    """A Parquet or Arrow file whose row groups or record batches are read in any order."""
 
     def __init__(self, path: str | Path) -> None:
         try:
@@ -38,7 +38,7 @@ class ColumnFile:
             self.num_rows = sum(file.get_batch(i).num_rows for i in range(self._num_parts))
 
     def blocks(self, rng: np.random.Generator | None) -> Iterator[dict[str, np.ndarray]]:
-        """A dictionary of columns for each part of the file."""
+        """A dictionary of columns for each part of the file, in shuffled order given `rng`."""
         parts = np.arange(self._num_parts)
         for part in parts if rng is None else rng.permutation(parts):
             table = self._read(int(part))
@@ -47,7 +47,7 @@ class ColumnFile:
 
 
 def _column(name: str, column: Any) -> np.ndarray:
-    """Numbers, or rows of numbers where a column holds lists of a fixed length."""
+    """A column as an array; a column of lists of a fixed length as a matrix."""
     import pyarrow
 
     if isinstance(column, pyarrow.ChunkedArray):

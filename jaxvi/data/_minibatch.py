@@ -1,4 +1,4 @@
-"""Rows of data a few at a time: which ones a step sees."""
+"""Minibatches: which rows of the data each step sees, by shuffles on the device."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from jaxtyping import Array, Int, Key, UInt32
 
 from jaxvi._arguments import check_field, integer
 
-_ROUNDS = 6  # of the permutation
+_FEISTEL_ROUNDS = 6
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,18 @@ class Minibatch:
 
 
 def shuffle_seeds(key: Key[Array, ""]) -> UInt32[Array, "rounds"]:
-    """What a key's shuffles are made of: a generator in the loop's program compiles for long."""
-    return jax.random.bits(key, (_ROUNDS,), jnp.uint32)
+    """Seeds of a key's shuffles, so that the loop compiles no random generator."""
+    return jax.random.bits(key, (_FEISTEL_ROUNDS,), jnp.uint32)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
 def shuffled_rows(
     seeds: UInt32[Array, "rounds"], steps: Int[Array, "steps"], num_rows: int, size: int
 ) -> Int[Array, "steps size"]:
-    """Rows that `steps` see: of a stream in which all rows come once in each epoch.
+    """Indices of the rows that `steps` see; every row is seen once in each epoch.
 
-    Step t takes the places from t * size on, and a place's epoch and its place in the epoch say
-    which row it is. Cost: a few integer operations a row; nothing as long as the data is made.
+    Step t takes places t * size, t * size + 1, ...; a place's epoch, and its number within the
+    epoch, give the row. Cost: a few integer operations a row, and no array as long as the data.
     """
     epoch, place = _divide(steps.astype(jnp.uint32), size, num_rows)
     places = place[:, None] + jnp.arange(size, dtype=jnp.uint32)[None]
@@ -76,8 +76,8 @@ def _permuted(
 ) -> UInt32[Array, "steps size"]:
     """The row at each place, by a permutation of 0 to num_rows - 1 for each set of seeds.
 
-    Rounds of a Feistel network on pairs of digits, of two bases whose product is little more than
-    `num_rows`; numbers beyond are taken round again (Black and Rogaway 2002).
+    A Feistel network on pairs of digits, in two bases whose product is little more than
+    `num_rows`; numbers beyond `num_rows` are permuted again (Black and Rogaway 2002).
     """
     base = math.isqrt(num_rows - 1) + 1 if num_rows > 1 else 1
     other = -(-num_rows // base)  # base * other < num_rows + base
@@ -106,9 +106,9 @@ def _permuted(
 
 
 def shifted(rows: Int[Array, "size"], turn: Int[Array, ""], num_rows: int) -> Int[Array, "size"]:
-    """Rows at a distance from those given, another one each turn: as random, without a shuffle.
+    """Rows shifted cyclically, by another distance each turn: as random, without a shuffle.
 
-    Distances are multiples of the golden ratio, round the circle of all rows.
+    Distances are multiples of the golden ratio of the number of rows.
     """
     share = (turn.astype(jnp.uint32) + jnp.uint32(1)) * jnp.uint32(0x9E3779B9)
     way = jnp.floor(share.astype(jnp.float32) * 2.0**-32 * num_rows).astype(jnp.uint32)
@@ -117,7 +117,7 @@ def shifted(rows: Int[Array, "size"], turn: Int[Array, ""], num_rows: int) -> In
 
 
 def _mixed(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-    """A bijection of 32 bits in which every bit depends on all (MurmurHash3's last step)."""
+    """A bijection of 32-bit integers that mixes all bits (MurmurHash3's last step)."""
     x = (x ^ (x >> jnp.uint32(16))) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> jnp.uint32(13))) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> jnp.uint32(16))
@@ -126,7 +126,7 @@ def _mixed(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
 def _divide(
     steps: UInt32[Array, "steps"], size: int, num_rows: int
 ) -> tuple[UInt32[Array, "steps"], UInt32[Array, "steps"]]:
-    """Quotient and rest of steps * size by num_rows, bit by bit: the product has 62 bits."""
+    """Quotient and remainder of steps * size by num_rows, bit by bit: the product has 62 bits."""
 
     def reduce(quotient: Array, rest: Array) -> tuple[Array, Array]:
         over = rest >= num_rows

@@ -1,4 +1,4 @@
-"""Rows of data that are dealt out to the devices of a mesh."""
+"""Rows of data spread over the devices of a mesh, and the log density as a sum over devices."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -19,11 +19,11 @@ from jaxvi.target import Target
 
 @dataclass(frozen=True)
 class RowsHere:
-    """log prior + the sum over devices of the log likelihood of each one's rows.
+    """The log prior plus the log likelihood summed over devices, each with its own rows.
 
     For use inside `shard_map` over the axis `axis`, where `data` holds the rows of one device.
-    Rows from `num_rows` on are there for the shapes only and count nothing. Differentiable by
-    parameters once in reverse, and forward over that; not by data.
+    Rows from `num_rows` on are padding and do not count. Differentiable in the parameters, once in
+    reverse mode and forward over that; not in the data.
     """
 
     log_prior: Any
@@ -32,11 +32,11 @@ class RowsHere:
     num_rows: int
 
     def __call__(self, params: Any, data: Data) -> Float[Array, ""]:
-        """The whole log density, the same on every device."""
+        """The log density of all rows, the same on every device."""
         return self.log_prior(params) + _over_devices(self, params, lax.stop_gradient(data))
 
     def of_these_rows(self, params: Any, data: Data) -> Float[Array, ""]:
-        """The log likelihood of the rows of this device."""
+        """Log likelihood of this device's rows, without padding."""
         values = self.log_likelihood(params, data)
         if values.ndim == 0:
             return values
@@ -46,20 +46,21 @@ class RowsHere:
 
 
 def rows_here(target: Target, axis: str, num_rows: int) -> Target:
-    """The same target for use inside `shard_map`, with the rows of one device for data."""
+    """The target for use inside `shard_map`, where `data` are the rows of one device."""
     density = RowsHere(target.log_prior, target.log_likelihood, axis, num_rows)
     return Target(density, target.supports)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _over_devices(density: RowsHere, params: Any, data: Data) -> Float[Array, ""]:
+    """Log likelihood summed over devices."""
     return lax.psum(density.of_these_rows(params, data), density.axis)
 
 
-# Left to JAX, the sum over devices would be transposed to a sum over devices again, inside a
-# shard_map that does not track what varies: gradients as many times too large as there are
-# devices, of each device's own rows. Here value and gradient are summed in one go, and what is
-# linear in the tangent says nothing to other devices.
+# JAX would transpose the sum over devices to another sum over devices, inside a shard_map that does
+# not track what varies: gradients would be too large by the number of devices, and of each device's
+# own rows. Here value and gradient are summed together, and the part that is linear in the tangent
+# has no communication.
 @_over_devices.defjvp
 def _over_devices_jvp(density: RowsHere, primals: Any, tangents: Any) -> tuple[Array, Array]:
     params, data = primals
@@ -70,10 +71,10 @@ def _over_devices_jvp(density: RowsHere, primals: Any, tangents: Any) -> tuple[A
 
 
 def check_rows(target: Target, data: Data, mesh: Mesh) -> int:
-    """The number of rows, where a mesh spreads them; else 0.
+    """Number of rows if the mesh spreads them over devices, else 0.
 
     Raises:
-        ValueError: where target or data can't be spread over this mesh.
+        ValueError: target or data cannot be spread over this mesh.
     """
     parts = mesh.shape.get(ROWS, 1)
     if parts == 1:
@@ -118,7 +119,7 @@ def check_rows(target: Target, data: Data, mesh: Mesh) -> int:
 
 
 def is_spread(leaf: Any) -> bool:
-    """Whether parts of an array are with other processes alone."""
+    """Whether parts of an array are held by other processes only."""
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
         return False
     return not leaf.is_fully_replicated
@@ -126,9 +127,9 @@ def is_spread(leaf: Any) -> bool:
 
 @jax.jit
 def checksum(leaf: Array) -> UInt32[Array, "2"]:
-    """Of an array that no process has whole: another one where its content is another."""
-    whole = leaf.astype(jnp.uint8) if leaf.dtype == bool else leaf
-    parts = lax.bitcast_convert_type(whole, jnp.uint8).astype(jnp.uint32)
+    """Checksum of an array that no process holds completely; equal contents give equal sums."""
+    numbers = leaf.astype(jnp.uint8) if leaf.dtype == bool else leaf
+    parts = lax.bitcast_convert_type(numbers, jnp.uint8).astype(jnp.uint32)
     place = jnp.zeros(parts.shape, jnp.uint32)
     for axis, length in enumerate(parts.shape):
         place = place * jnp.uint32(length) + lax.broadcasted_iota(jnp.uint32, parts.shape, axis)
@@ -138,9 +139,9 @@ def checksum(leaf: Array) -> UInt32[Array, "2"]:
 
 
 def placed(target: Target, data: Data, mesh: Any) -> tuple[Data, Mesh | None, int]:
-    """Data as the rest of a fit sees them, the mesh checked, and the rows that it spreads, or 0.
+    """Data on devices, the checked mesh, and the number of rows that it spreads over devices or 0.
 
-    Spread rows stay where they are: no one device may have room for them.
+    Spread rows stay where they are: no single device may have room for them.
     """
     if mesh is None:
         # so that every call sees the same types
@@ -152,19 +153,20 @@ def placed(target: Target, data: Data, mesh: Any) -> tuple[Data, Mesh | None, in
 
 
 def _copy_of_this_process(leaf: Any) -> Any:
+    """This process's copy of an array that all processes hold."""
     here = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or is_spread(leaf)
     return leaf if here else leaf.addressable_data(0)
 
 
 def require_all_rows(data: Data) -> Data:
-    """The data as they are, checked to be on this process in full, as importance weights need.
+    """The data, for importance weights, if this process holds all rows.
 
     Raises:
-        ValueError: rows that are with other processes.
+        ValueError: some rows are held by other processes only.
     """
     if any(map(is_spread, jax.tree.leaves(data))):
         raise ValueError(
-            "expected data that this process has whole, to weigh draws by the density; got rows "
+            "expected data of which this process has all rows, for importance weights; got rows "
             "that are spread over processes; try dataclasses.replace(fit, data=...)."
         )
     return data

@@ -1,4 +1,4 @@
-"""Rows of data that don't fit in memory, read in blocks and shuffled within a window."""
+"""Streams: data that do not fit in memory, read in blocks and shuffled within windows."""
 
 import threading
 from collections.abc import Iterable, Iterator
@@ -13,22 +13,23 @@ from jaxvi._arguments import check_field, integer
 from jaxvi.data._column_files import ColumnFile, is_column_file
 from jaxvi.target import num_rows
 
-_BLOCK = 4_096  # rows of an array that are read together
+_BLOCK_ROWS = 4_096  # rows of an array that are read together
 
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Data for `jaxvi.fit(..., data=Stream(source), minibatch=Minibatch(256))`.
+    """Data too large for memory: `jaxvi.fit(..., data=Stream(source), minibatch=Minibatch(256))`.
 
     A thread reads the batches of the next chunk of steps and hands them to the device while the
-    chunk before is computed, so that memory there is that of two chunks (of 32 MiB at most, unless
-    8 batches take more) and on the host that of a window besides, however many rows there are.
+    previous chunk is used. The device holds two chunks (of 32 MiB at most, unless 8 batches take
+    more), and the host a window besides, however many rows there are.
 
-    Rows are shuffled within windows, anew in each epoch: blocks of rows, in shuffled order where
-    the source can be read in any, fill a window; its rows are dealt out in random order; then
-    comes the next. Every row comes once an epoch. Rows that lie far apart in a source that can
-    only be read in order never share a window: shuffle such a source once, beforehand. What a
-    step sees depends on key and step alone, if the source gives the same blocks each time.
+    Rows are shuffled within windows, anew in each epoch. Blocks of rows fill a window, in shuffled
+    order where the source can be read in any order; the window's rows are used in random order;
+    then comes the next window. Every row is used once an epoch. Rows that lie far apart in a
+    source that can only be read in order never share a window: shuffle such a source once,
+    beforehand. What a step sees depends on key and step alone, if the source gives the same blocks
+    each time.
 
     Args:
         source: one of
@@ -63,7 +64,7 @@ class Stream:
         object.__setattr__(self, "_reader", _reader_of(self.source))
 
     def count(self) -> int:
-        """Rows of one epoch: as given, as the source says, or counted by going through it."""
+        """Rows in one epoch: given, known by the source, or counted by reading it once."""
         known = self._reader.num_rows
         if known is not None and self.num_rows not in (None, known):
             raise ValueError(
@@ -78,19 +79,21 @@ class Stream:
         return known
 
     def arrays(self) -> Any:
-        """The source, where it is arrays of which any rows can be read; else None."""
+        """The source if it is arrays, of which any rows can be read; else None."""
         return self._reader.arrays if isinstance(self._reader, _Arrays) else None
 
     def blocks(self, rng: np.random.Generator | None = None) -> Iterator[Any]:
-        """One epoch's blocks, as pytrees of NumPy arrays; in shuffled order where that is possible
-        and `rng` given.
-        """
+        """One epoch's blocks as pytrees of NumPy arrays, shuffled by `rng` if possible."""
         for block in self._reader.blocks(rng):
             yield jax.tree.map(_canonical, block)
 
 
 def in_memory(data: Any, what: str) -> Any:
-    """Data as they are, unless they are a stream, which `what` can't go through."""
+    """The data, if they are in memory and not a stream, as `what` needs them.
+
+    Raises:
+        TypeError: a stream.
+    """
     if isinstance(data, Stream):
         raise TypeError(
             f"{what}: expected a fit to data in memory; got one to a {type(data).__name__}; try "
@@ -100,27 +103,27 @@ def in_memory(data: Any, what: str) -> Any:
 
 
 def _canonical(leaf: Any) -> np.ndarray:
-    """As JAX would have it: float32 for float64 unless 64-bit types are on."""
+    """An array in JAX's dtype: float32 in place of float64 unless 64-bit types are on."""
     array = np.asarray(leaf)
     return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
 
 
 class _Arrays:
-    """Arrays of which any rows can be read."""
+    """Source of blocks: arrays, of which any rows can be read."""
 
     def __init__(self, arrays: Any) -> None:
         self.arrays = arrays
         self.num_rows: int | None = num_rows(arrays)
 
     def blocks(self, rng: np.random.Generator | None) -> Iterator[Any]:
-        """Neighbouring rows."""
-        firsts = np.arange(0, self.num_rows or 0, _BLOCK)
+        """Blocks of neighbouring rows, in shuffled order given `rng`."""
+        firsts = np.arange(0, self.num_rows or 0, _BLOCK_ROWS)
         for first in firsts if rng is None else rng.permutation(firsts):
-            yield jax.tree.map(lambda leaf, i=int(first): leaf[i : i + _BLOCK], self.arrays)
+            yield jax.tree.map(lambda leaf, i=int(first): leaf[i : i + _BLOCK_ROWS], self.arrays)
 
 
 class _Blocks:
-    """Blocks in the order in which they come."""
+    """Source of blocks: an iterable, read in its own order."""
 
     num_rows: int | None = None
 
@@ -128,11 +131,12 @@ class _Blocks:
         self.source = blocks
 
     def blocks(self, rng: np.random.Generator | None) -> Iterator[Any]:
-        """As they come."""
+        """Blocks in the source's order."""
         return iter(self.source)
 
 
 def _reader_of(source: Any) -> Any:
+    """The reader for a source: an object with `num_rows` and `blocks(rng)`."""
     if isinstance(source, str | Path):
         if not is_column_file(source):
             raise TypeError(
@@ -158,14 +162,14 @@ def _is_array(leaf: Any) -> bool:
 
 
 class WrongCount(ValueError):
-    """An epoch of other than the promised number of rows."""
+    """Error: an epoch of the stream had another number of rows than expected."""
 
 
 class ShuffledRows:
-    """The rows of a stream from the one numbered `skip` on, epoch after epoch, as many at a time
-    as are asked for. Those before it in its epoch are read when the first are taken.
+    """Shuffled rows of a stream, epoch after epoch, from the row numbered `skip` on.
 
-    Once `stopped` is set, from another thread, taking raises `InterruptedError`.
+    The earlier rows of its epoch are read and dropped when the first rows are taken. Once another
+    thread sets `stopped`, `take` raises `InterruptedError`.
     """
 
     def __init__(self, stream: Stream, seed: int, total: int, skip: int = 0) -> None:
@@ -191,14 +195,14 @@ class ShuffledRows:
         return out
 
     def _next(self, most: int) -> tuple[Any, np.ndarray]:
-        """Some rows of the window, at most so many: the window and indices in it."""
+        """The window, and indices of at most `most` of its rows."""
         if not len(self._order):
             self._rows, self._order = next(self._pieces)
         chosen, self._order = self._order[:most], self._order[most:]
         return self._rows, chosen
 
     def _windows(self, epoch: int) -> Iterator[tuple[Any, np.ndarray]]:
-        """Windows of rows and the order in which they are dealt out, for ever."""
+        """Windows of rows and the order of rows in each, without end."""
         while True:
             rng = np.random.default_rng([self._seed, epoch])
             seen, held = 0, []
@@ -225,12 +229,13 @@ class ShuffledRows:
 
 
 def _shuffled(blocks: list[Any], rng: np.random.Generator) -> tuple[Any, np.ndarray]:
+    """The blocks joined to one window, and a random order of its rows."""
     rows = jax.tree.map(lambda *parts: np.concatenate(parts), *blocks)
     return rows, rng.permutation(num_rows(rows))
 
 
 def regular(blocks: Iterable[Any], size: int) -> Iterator[Any]:
-    """The same rows in the same order, in blocks of `size` rows and a last one of what is left."""
+    """Regroup rows, in their order, into blocks of `size` rows; the last block may be smaller."""
     held: list[Any] = []
     count = 0
     for block in blocks:
@@ -239,10 +244,10 @@ def regular(blocks: Iterable[Any], size: int) -> Iterator[Any]:
         if count < size:
             continue
         rows = jax.tree.map(lambda *parts: np.concatenate(parts), *held)
-        whole = count // size * size
-        for first in range(0, whole, size):
+        full = count // size * size
+        for first in range(0, full, size):
             yield jax.tree.map(lambda leaf, i=first: leaf[i : i + size], rows)
-        count -= whole
-        held = [jax.tree.map(lambda leaf, i=whole: leaf[i:], rows)] if count else []
+        count -= full
+        held = [jax.tree.map(lambda leaf, i=full: leaf[i:], rows)] if count else []
     if held:
         yield jax.tree.map(lambda *parts: np.concatenate(parts), *held)

@@ -1,11 +1,11 @@
-"""Do the restarts agree?"""
+"""Agreement of restarts: lanes grouped by the optimum that they reached."""
 
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-_WORST_TOLD = 1.0  # nats
+_MAX_MCSE_NATS = 1.0  # of a lane's bound: a larger error counts as this one
 
 
 class Agreement(NamedTuple):
@@ -25,13 +25,13 @@ def agreement(
     difference_mcse: Float[np.ndarray, "lanes"],
     tolerance: float = 0.2,
 ) -> Agreement:
-    """Group restarts whose bounds cannot be told apart.
+    """Group restarts whose bounds differ by no more than their error.
 
     A lane belongs to the best group whose largest bound exceeds its own by no more than
-    `tolerance + 3 difference_mcse`, of which no more than 1 nat counts: a lane whose bound is told
-    worse than that has failed, and doesn't agree with the best. Optima are told apart by their
-    bounds, so that copies that differ only in the order of exchangeable parameters (the labels of a
-    mixture) count as one; so do different optima of equal height.
+    `tolerance + 3 difference_mcse`. An error above 1 nat counts as 1 nat: a lane whose bound is
+    known worse than that has failed, and does not agree with the best. Optima are distinguished by
+    their bounds. So copies that differ only in the order of exchangeable parameters (the labels of
+    a mixture) count as one optimum; so do different optima of equal height.
 
     Args:
         bounds: bound of every lane, nats; not finite where a lane failed.
@@ -49,7 +49,7 @@ def agreement(
     for lane in np.argsort(-bounds, kind="stable"):
         if not np.isfinite(bounds[lane]):
             continue
-        reach = tolerance + 3.0 * min(difference_mcse[lane], _WORST_TOLD)
+        reach = tolerance + 3.0 * min(difference_mcse[lane], _MAX_MCSE_NATS)
         within = [group for group, top in enumerate(tops) if top - bounds[lane] <= reach]
         if not within:
             within = [len(tops)]

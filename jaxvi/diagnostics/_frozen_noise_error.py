@@ -1,4 +1,4 @@
-"""A q that is a maximum on frozen draws, and how far those draws are to blame for where it is."""
+"""The optimum of a bound on frozen draws, and its Monte Carlo error by a jackknife."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,26 +14,26 @@ from jaxvi.families import Family, HasMirror
 from jaxvi.noise import Antithetic, Frozen, MomentMatched, NoiseSource, match_moments
 from jaxvi.objectives import ELBO
 from jaxvi.solvers import (
-    Newton,
     Problem,
+    TrustRegionSearch,
     check_num_draws,
     frozen_source,
     is_certain,
     local_map,
-    newton_step,
     num_draws_for,
-    start_newton,
+    start_trust_region_search,
+    trust_region_step,
 )
 from jaxvi.target import Target
 
-_GROUPS = 16  # of draws, at least, of which one at a time is left out
-_MOST_STEPS = 30  # of the polish
-_GOOD_ENOUGH = 1e-4  # nats
+_MIN_GROUPS = 16  # of draws, of which the jackknife leaves out one at a time
+_MAX_NEWTON_STEPS = 30
+_CONVERGED_NATS = 1e-4
 
 
 @dataclass(frozen=True)
 class Design:
-    """What is frozen: the bound of a family and a target, and how its draws are made."""
+    """A frozen bound: target, family, objective, and the noise source of its draws."""
 
     target: Target
     family: Family
@@ -41,22 +41,22 @@ class Design:
     source: NoiseSource
 
     def problem(self, data: Data) -> Problem:
-        """What may be evaluated."""
+        """The bound and the log density as a solver's problem."""
         return Problem(self.target, self.family, self.objective, data)
 
     def draw(self, key: Key[Array, ""], dtype: jnp.dtype) -> Noise:
-        """The frozen draws."""
+        """The frozen draws' noise."""
         num, dim = self.objective.num_draws, self.target.dim
         return self.source.draw(key, 0, self.family, num, dim, dtype)
 
     @property
     def is_mirrored(self) -> bool:
-        """Whether the second half of the rows mirrors the first."""
+        """Whether the second half of the noise mirrors the first."""
         return isinstance(self.source, Antithetic | MomentMatched)
 
 
 class Optimum(NamedTuple):
-    """phi where the frozen bound is highest, the draws, coordinates around it, and how it went."""
+    """phi at the maximum of the frozen bound, the noise, and how the search ended."""
 
     phi: Phi
     noise: Noise
@@ -64,10 +64,10 @@ class Optimum(NamedTuple):
 
 
 def design_of(owner: str, fit: Any, num_draws: int | None) -> Design:
-    """The fit's own frozen draws, or the best that its family can take.
+    """The fit's own frozen bound, or one on the best frozen noise that its family allows.
 
     Raises:
-        TypeError, ValueError: an objective that is no ELBO, or draws that are too few.
+        TypeError, ValueError: an objective that is no ELBO, or too few draws.
     """
     setup = fit.setup
     if not isinstance(setup.objective, ELBO):
@@ -91,13 +91,13 @@ def design_of(owner: str, fit: Any, num_draws: int | None) -> Design:
 
 
 def find_optimum(design: Design, phi: Phi, key: Key[Array, ""], data: Data) -> Optimum:
-    """A few Newton steps on the design's draws; none are needed where phi came from them."""
+    """Maximise the frozen bound from phi by Newton steps; few if phi was fitted to these draws."""
     problem = design.problem(data)
     noise = design.draw(key, jax.tree.leaves(phi)[0].dtype)
     enough = 10.0 * float(jnp.finfo(noise.dtype).eps)
 
-    def step(carry: tuple[Array, Newton]) -> tuple[Array, Newton]:
-        search = newton_step(
+    def step(carry: tuple[Array, TrustRegionSearch]) -> tuple[Array, TrustRegionSearch]:
+        search = trust_region_step(
             carry[1],
             lambda phi: problem.loss(phi, noise),
             lambda phi: local_map(design.family, phi, noise),
@@ -105,28 +105,31 @@ def find_optimum(design: Design, phi: Phi, key: Key[Array, ""], data: Data) -> O
         )
         return carry[0] + 1, search
 
-    def unfinished(carry: tuple[Array, Newton]) -> Array:
+    def unfinished(carry: tuple[Array, TrustRegionSearch]) -> Array:
         steps, search = carry
-        return (steps < _MOST_STEPS) & ~is_certain(search, enough)
+        return (steps < _MAX_NEWTON_STEPS) & ~is_certain(search, enough)
 
-    _, search = lax.while_loop(unfinished, step, (jnp.zeros((), jnp.int32), start_newton(phi)))
+    _, search = lax.while_loop(
+        unfinished, step, (jnp.zeros((), jnp.int32), start_trust_region_search(phi))
+    )
     status = jnp.where(search.flat, Status.SINGULAR, Status.STALLED)
-    status = jnp.where(is_certain(search, _GOOD_ENOUGH), Status.CONVERGED, status)
+    status = jnp.where(is_certain(search, _CONVERGED_NATS), Status.CONVERGED, status)
     status = jnp.where(search.started, status, Status.NOT_FINITE)
     return Optimum(search.phi, noise, status.astype(jnp.int32))
 
 
 def leave_out(design: Design, noise: Noise) -> tuple[Float[Array, "groups left noise"], float]:
-    """The draws without one group of them at a time, and the factor of the jackknife's variance.
+    """Jackknife samples of the noise, and the factor of the jackknife's variance.
 
-    Mirrored pairs stay together, and what is left is matched again: the matching is part of
-    what is being judged. No groups, where what is left would be too few.
+    Each sample leaves out one group of draws. Mirrored pairs stay together, and moments are matched
+    again, since the matching is part of the estimator. There are no samples if too few draws would
+    be left.
     """
     mirrored, matched = design.is_mirrored, isinstance(design.source, MomentMatched)
     rows = noise[: len(noise) // 2] if mirrored else noise
     num, size = rows.shape
     least = size if matched and num >= size else 2
-    group = max(1, min(num // _GROUPS, num - least))
+    group = max(1, min(num // _MIN_GROUPS, num - least))
     groups = num // group
     if num - group < least:
         return jnp.zeros((0, *noise.shape), noise.dtype), 0.0
@@ -141,13 +144,13 @@ def leave_out(design: Design, noise: Noise) -> tuple[Float[Array, "groups left n
         assert isinstance(design.family, HasMirror)
         return jnp.concatenate([left, design.family.mirror(left)])
 
-    # rows that are in no group never vary: the factor makes up for them
+    # rows in no group never vary, which the factor corrects
     factor = (num - group) / (group * groups)
     return jax.vmap(without)(first), factor
 
 
 def jackknife_error(values: Float[Array, "groups size"], factor: float) -> Float[Array, "size"]:
-    """Standard errors by the spread over left-out groups; NaN where there are none."""
+    """Jackknife standard errors from estimates without each group; NaN if there are no groups."""
     if values.shape[0] == 0:
         return jnp.full(values.shape[1:], jnp.nan, values.dtype)
     return jnp.sqrt(factor * jnp.sum((values - values.mean(axis=0)[None]) ** 2, axis=0))

@@ -1,4 +1,4 @@
-"""What importance weights say about q, and about its marginals."""
+"""Importance weights of draws of q, and how weighted marginal moments differ from q's own."""
 
 from typing import Any, NamedTuple
 
@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxvi._numerics import fold_in
+from jaxvi._numerics import fold_in, softmax
 from jaxvi._sampling import (
     draw_noise,
     draws_each,
     features,
     has_heavy_tailed_draws,
+    heavy_tailed_noise,
     tiled,
     weigh_draws,
-    widened,
 )
 from jaxvi._types import Data, Phi
 from jaxvi.diagnostics._drift import Drift
@@ -24,17 +24,17 @@ from jaxvi.diagnostics._short_chains import Space
 from jaxvi.families import Family
 from jaxvi.target import Target
 
-ALIKE = 0.95  # relative effective sample size
-MIN_RELATIVE_ESS = 0.3  # of weights that are to say anything of marginals
+UNIFORM_RELATIVE_ESS = 0.95  # from here on weights count as nearly uniform
+MIN_RELATIVE_ESS = 0.3  # of weights on which statements about marginals can rest
 
 
 class ImportanceWeights(NamedTuple):
-    """Draws z of q, the parameters they stand for, their smoothed log weights, what these say.
+    """Draws z of q, their parameters and smoothed log weights, and the diagnostics of the weights.
 
-    `relative_ess` is the share of equally weighted draws that they are worth, before smoothing;
-    `drift` how far the weighted marginals are from q's own, `error` the same but for what is left
-    where weighted draws are handed out, `bad_share` the share of draws at which the log density
-    was not finite (they weigh nothing).
+    `relative_ess` is the effective sample size before smoothing, relative to the number of draws.
+    `drift` is how far the weighted marginals are from q's own; `error` is the Monte Carlo error
+    that remains in weighted draws. `bad_share` is the share of draws at which the log density was
+    not finite (their weight is 0).
     """
 
     z: Float[np.ndarray, "draws dim"]
@@ -53,11 +53,11 @@ class ImportanceWeights(NamedTuple):
     def ok(self) -> bool:
         """Whether weighted means and standard deviations can be relied on.
 
-        Where nearly all weights are alike, a tail that khat condemns holds next to nothing.
+        If the weights are nearly uniform, a tail with a large khat has negligible mass.
         """
-        alike = self.relative_ess >= ALIKE and self.khat <= 1.0
+        uniform = self.relative_ess >= UNIFORM_RELATIVE_ESS and self.khat <= 1.0
         good = self.khat <= 0.5 and self.relative_ess >= MIN_RELATIVE_ESS
-        return (alike or good) and self.bad_share == 0.0
+        return (uniform or good) and self.bad_share == 0.0
 
 
 def importance_weights(
@@ -71,9 +71,9 @@ def importance_weights(
     num_batches: int = 1,
     heavy_tailed: bool = False,
 ) -> ImportanceWeights:
-    """Weigh draws of q by p / q, and compare weighted with plain moments.
+    """Importance weights p / q of draws of q, and weighted against unweighted moments.
 
-    Where q is `Transformed`, draws are made and weighed in the coordinates of the family within.
+    Where q is `Transformed`, draws and weights are made in the coordinates of the family within.
 
     Args:
         key: a random key.
@@ -83,25 +83,25 @@ def importance_weights(
         data: handed to the log density.
         num_draws: draws; standard errors fall with their root. By default 8,192, or as many as
             take 256 MiB.
-        num_batches: of which they are made; with the number of a fit's restarts, and as many draws
-            as by default, the program that has ranked these may serve again.
-        heavy_tailed: of a `FullRank`, `MeanField` or `CouplingFlow`, or of one within a
-            `Transformed`, with t's of 5 degrees of freedom in its normal base, which see mass that
-            q's own tails miss: half of the draws with a multivariate one, half with one in a
-            coordinate each.
+        num_batches: batches in which draws are made; with the number of a fit's restarts, and the
+            default number of draws, the program that ranked the restarts is used again.
+        heavy_tailed: draw from a heavy-tailed proposal, for a `FullRank`, `MeanField` or
+            `CouplingFlow`, or one within a `Transformed`. Its normal base is replaced by t's of 5
+            degrees of freedom, which reach mass that q's own tails miss: a multivariate t in half
+            of the draws, a t in one coordinate in the others.
 
     Raises:
         TypeError: `heavy_tailed` of another family.
 
     Example:
         >>> fit = jaxvi.fit(key, target, solver=jaxvi.NaturalGradient())
-        >>> weighed = jaxvi.diagnostics.importance_weights(key, target, fit.q.family, fit.q.phi)
-        >>> weighed.relative_ess > 0.9
+        >>> weights = jaxvi.diagnostics.importance_weights(key, target, fit.q.family, fit.q.phi)
+        >>> weights.relative_ess > 0.9
         True
     """
-    each = draws_each(num_batches, target.dim)
+    per_batch = draws_each(num_batches, target.dim)
     if num_draws is not None:
-        each = max(num_draws // num_batches, 1)
+        per_batch = max(num_draws // num_batches, 1)
     space = Space.of(target, family, phi, data)
     if heavy_tailed and not has_heavy_tailed_draws(space.family):
         raise TypeError(
@@ -109,10 +109,10 @@ def importance_weights(
             f"{space.family!r:.80}; try heavy_tailed=False."
         )
     dtype = jax.tree.leaves(space.phi)[0].dtype
-    noise = draw_noise(key, space.family, num_batches * each, target.dim, dtype)
-    over: Any = 0.0
+    noise = draw_noise(key, space.family, num_batches * per_batch, target.dim, dtype)
+    log_ratio: Any = 0.0  # of the proposal's density to q's
     if heavy_tailed:
-        noise, over = widened(fold_in(key, 1), space.phi, noise)
+        noise, log_ratio = heavy_tailed_noise(fold_in(key, 1), space.phi, noise)
     drawn = weigh_draws(
         noise,
         tiled(space.phi, num_batches),
@@ -124,20 +124,20 @@ def importance_weights(
     if space.outer is not None:
         z = np.asarray(space.seen(jnp.asarray(z)))
         params = features(target, z)[:, z.shape[1] :]
-    weights = (weights - over).astype(weights.dtype)
+    weights = (weights - log_ratio).astype(weights.dtype)
     if heavy_tailed:
-        z, params = without_lost(z, params, weights)
+        z, params = zero_weightless_draws(z, params, weights)
     return importance_weights_of(z, params, weights)
 
 
-def without_lost(
+def zero_weightless_draws(
     z: Float[np.ndarray, "draws dim"],
     params: Float[np.ndarray, "draws params"],
     weights: Float[np.ndarray, "draws"],
 ) -> tuple[Float[np.ndarray, "draws dim"], Float[np.ndarray, "draws params"]]:
-    """Far out maps overflow: what weighs nothing leaves no trace (0 x inf would)."""
+    """Set draws of weight 0 to 0, since they may be infinite, and 0 x inf is NaN."""
     with np.errstate(invalid="ignore"):
-        kept = _softmax(np.where(np.isfinite(weights), weights, -np.inf))[:, None] > 0.0
+        kept = softmax(np.where(np.isfinite(weights), weights, -np.inf))[:, None] > 0.0
     return np.where(kept, z, np.zeros_like(z)), np.where(kept, params, np.zeros_like(params))
 
 
@@ -146,12 +146,12 @@ def importance_weights_of(
     params: Float[np.ndarray, "draws params"],
     raw: Float[np.ndarray, "draws"],
 ) -> ImportanceWeights:
-    """Of draws, the parameters they stand for, and log p - log q."""
+    """Smoothed weights and diagnostics from draws, their parameters, and raw log p - log q."""
     weights = np.where(np.isfinite(raw), raw, -np.inf).astype(raw.dtype)
     smoothed, khat = smooth_on_host(weights)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        drift, error = _drift(np.concatenate([z, params], axis=1), _softmax(smoothed))
-        share = _softmax(weights)
+        drift, error = _drift(np.concatenate([z, params], axis=1), softmax(smoothed))
+        share = softmax(weights)
         return ImportanceWeights(
             z=z,
             params=params,
@@ -168,13 +168,13 @@ def importance_weights_of(
 
 
 def drift_from(plain: ImportanceWeights, better: ImportanceWeights) -> Drift:
-    """How far q's own marginals are from the weighted ones of other draws of the same target."""
+    """Drift from q's own marginals to the weighted marginals of other draws of the same target."""
     one, other = (np.concatenate([seen.z, seen.params], axis=1) for seen in (plain, better))
     centre, scale = one.mean(axis=0), one.std(axis=0)
     constant = scale == 0.0
     scale = np.where(constant, 1.0, scale)
     one, other = (one - centre[None]) / scale[None], (other - centre[None]) / scale[None]
-    share = _softmax(better.log_weights)
+    share = softmax(better.log_weights)
     mean = share @ other
     size = float(len(one))
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
@@ -191,17 +191,13 @@ def drift_from(plain: ImportanceWeights, better: ImportanceWeights) -> Drift:
     )
 
 
-def _softmax(log_weights: Float[np.ndarray, "draws"]) -> Float[np.ndarray, "draws"]:
-    plain = np.exp(log_weights - log_weights.max())
-    return plain / plain.sum()
-
-
 def _drift(
     rows: Float[np.ndarray, "draws coordinates"], share: Float[np.ndarray, "draws"]
 ) -> tuple[Drift, Drift]:
-    """Of weighted moments from plain ones, and from the truth, with errors of the delta method.
+    """Drift of weighted from unweighted moments, and the weighted moments' own Monte Carlo error.
 
-    Plain ones are of the same draws, so that where all weights are equal no error is left.
+    Errors are those of the delta method. Both moments are of the same draws, so that equal weights
+    give a drift without error.
     """
     size = float(len(rows))
     scale = rows.std(axis=0)
@@ -218,8 +214,8 @@ def _drift(
 
     none = np.zeros_like(mean)
     apart, own = errors(share - 1.0 / size), errors(share)
-    told = np.ones(len(mean), bool)  # of weights that are nearly alike
+    sd_known = np.ones(len(mean), bool)
     half = 0.5 * np.log(variance)
-    drift = Drift(mean, apart[0], half, apart[1], none, told)
-    # in sds of the weighted: those of draws with heavy tails would make it look small
-    return drift, Drift(none, own[0] / np.sqrt(variance), none, own[1], none, told)
+    drift = Drift(mean, apart[0], half, apart[1], none, sd_known)
+    # in sds of the weighted draws, since those of a heavy-tailed proposal are larger
+    return drift, Drift(none, own[0] / np.sqrt(variance), none, own[1], none, sd_known)

@@ -26,12 +26,12 @@ from jaxvi.diagnostics._frozen_noise_error import (
 )
 from jaxvi.families import HasMoments
 from jaxvi.noise import Frozen
-from jaxvi.solvers import Move, Path, local_map, solve_within
+from jaxvi.solvers import ConjugateGradientResult, Move, local_map, solve_within
 
-_ROUGH = 1e-3  # relative residual where only an error is at stake
-_MOST_PRODUCTS = 2_000
-_AT_ONCE = 64  # right-hand sides
-_FREE = 1e15  # radius of a region that is none
+_ROUGH_RELATIVE_RESIDUAL = 1e-3  # where only a standard error depends on it
+_MAX_PRODUCTS = 2_000
+_MAX_SYSTEMS_AT_ONCE = 64
+_UNBOUNDED_RADIUS = 1e15  # of a trust region that never binds
 
 
 class LinearResponse(NamedTuple):
@@ -41,8 +41,8 @@ class LinearResponse(NamedTuple):
     dense, over the value's numbers in the order of `jax.tree.leaves`, row-major.
 
     The Monte Carlo standard errors are those of the frozen draws: how far mean and sd would
-    come out elsewhere on other draws of the same kind. NaN where draws are too few to leave
-    some out. What linear response itself misses is not in them.
+    differ on other draws of the same kind. NaN where draws are too few to leave some out. The
+    bias of linear response itself is not in them.
     """
 
     mean: Any
@@ -55,7 +55,7 @@ class LinearResponse(NamedTuple):
 
     @property
     def covariance_tree(self) -> Any:
-        """Covariances of leaf by leaf: for leaves a and b an array of shape a.shape + b.shape."""
+        """Covariances between leaves: for leaves a and b an array of shape a.shape + b.shape."""
         leaves, treedef = jax.tree.flatten(self.mean)
         cuts = np.cumsum([np.size(leaf) for leaf in leaves])[:-1]
         rows = [
@@ -86,7 +86,7 @@ def linear_response(
     num_draws: Any = None,
     lane: Any = None,
 ) -> LinearResponse:
-    r"""Posterior covariances from how q's means answer to a change of the log density.
+    r"""Posterior covariances from the response of q's means to a change of the log density.
 
     Where $\log p$ is tilted by $t \cdot g$, the posterior mean of g moves by its covariance
     times t. A fitted q answers too, by $J H^{-1} J^T$ with H the Hessian of the negative bound
@@ -181,13 +181,13 @@ def frozen_error(fit: Any, *, key: Array | None = None, lane: Any = None) -> Fro
 
 
 def _check_fit(owner: str, fit: Any) -> None:
-    """A `Fit` by its looks, since results are built on diagnostics."""
+    """Raise unless `fit` has the attributes of a `Fit`, whose module cannot be imported here."""
     if not all(hasattr(fit, name) for name in ("setup", "lane", "best", "data")):
         raise TypeError(f"{owner}: expected what jaxvi.fit returns; got {fit!r:.80}.")
 
 
 def _check_function(function: Any, fit: Any) -> None:
-    """A function of the parameters, which gives some numbers."""
+    """Raise unless `function` takes the constrained parameters and returns arrays."""
     target, phi = fit.setup.target, fit.phi
     z = jax.ShapeDtypeStruct((target.dim,), jax.tree.leaves(phi)[0].dtype)
     made = jax.eval_shape(lambda z: function(target.constrain(z)), z) if callable(function) else ()
@@ -201,7 +201,7 @@ def _check_function(function: Any, fit: Any) -> None:
 def _prepare(
     owner: str, fit: Any, key: Array | None, num_draws: int | None, lane: int | None
 ) -> tuple[Design, Phi, Array]:
-    """Checked parts: what is frozen, the lane's phi, and the key of its draws."""
+    """The frozen bound, the phi of a lane that has converged, and the key of its draws."""
     index = fit.best if lane is None else lane
     result = fit.lane(index)
     status = Status(int(result.status))
@@ -216,6 +216,8 @@ def _prepare(
 
 
 class _Found(NamedTuple):
+    """A `LinearResponse` inside the compiled program."""
+
     mean: Any
     sd: Any
     covariance: Float[Array, "size size"]
@@ -227,6 +229,7 @@ class _Found(NamedTuple):
 
 @partial(jax.jit, static_argnames=("design", "function"))
 def _respond(phi: Phi, key: Key[Array, ""], data: Data, *, design: Design, function: Any) -> _Found:
+    """`linear_response` as a compiled program."""
     optimum = find_optimum(design, phi, key, data)
     system = _System(design, function, local_map(design.family, optimum.phi, optimum.noise), data)
     origin = jnp.zeros_like(ravel_pytree(phi)[0])
@@ -260,6 +263,7 @@ def _respond(phi: Phi, key: Key[Array, ""], data: Data, *, design: Design, funct
 def _moment_errors(
     phi: Phi, key: Key[Array, ""], data: Data, *, design: Design
 ) -> tuple[Array, Array, Array, Array, Array]:
+    """Mean and sd of q, their jackknife errors, and the status, as a compiled program."""
     family = design.family
     assert isinstance(family, HasMoments)
     optimum = find_optimum(design, phi, key, data)
@@ -268,7 +272,9 @@ def _moment_errors(
     draws, factor = leave_out(design, optimum.noise)
     nothing = jnp.zeros((0, origin.size), origin.dtype)
     system = _System(design, None, move, data)
-    _, steps = system.solve_with_steps(origin, optimum.noise, nothing, _ROUGH, draws)
+    _, steps = system.solve_with_steps(
+        origin, optimum.noise, nothing, _ROUGH_RELATIVE_RESIDUAL, draws
+    )
 
     def moments(at: Float[Array, "size"]) -> tuple[Array, Array]:
         mean, variance = family.moments(move(at))
@@ -281,7 +287,7 @@ def _moment_errors(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _System:
-    """The frozen bound and a function's mean in local coordinates of the optimum."""
+    """The frozen bound, and a function's mean, in local coordinates around the optimum."""
 
     design: Design
     function: Callable[[Any], Any] | None
@@ -289,26 +295,26 @@ class _System:
     data: Data
 
     def gradient(self, at: Float[Array, "size"], noise: Noise) -> Float[Array, "size"]:
-        """Of the frozen loss."""
+        """Gradient of the frozen loss."""
         problem = self.design.problem(self.data)
         return jax.grad(lambda at: problem.loss(self.move(at), noise).loss)(at)
 
     def values(self, at: Float[Array, "size"], row: Float[Array, "noise"]) -> Any:
-        """The function at one draw."""
+        """Value of the function at one draw."""
         z = self.design.family.transform(self.move(at), row)
         if self.function is None:
             return z
         return self.function(self.design.target.constrain(z))
 
     def mean(self, at: Float[Array, "size"], noise: Noise) -> Float[Array, "outputs"]:
-        """The function's mean over the draws, flat."""
+        """The function's mean over the draws, as a flat vector."""
         flat = jax.vmap(lambda row: ravel_pytree(self.values(at, row))[0])(noise)
         return flat.mean(axis=0)
 
     def product(
         self, at: Float[Array, "size"], noise: Noise, vector: Float[Array, "size"]
     ) -> Float[Array, "size"]:
-        """The frozen loss's Hessian times a vector."""
+        """Hessian of the frozen loss times a vector."""
         return jax.jvp(lambda at: self.gradient(at, noise), (at,), (vector,))[1]
 
     def solve(
@@ -317,16 +323,16 @@ class _System:
         noise: Noise,
         right: Float[Array, "systems size"],
         target: Float[Array, "systems"],
-    ) -> Path:
-        """H x = right for many right-hand sides at once, to residuals of norm `target`."""
+    ) -> ConjugateGradientResult:
+        """Solve H x = right for many right-hand sides, to residuals of norm `target`."""
 
-        def one(row: tuple[Array, Array]) -> Path:
+        def one(row: tuple[Array, Array]) -> ConjugateGradientResult:
             product = partial(self.product, at, noise)
-            return solve_within(product, -row[0], _FREE, row[1], _MOST_PRODUCTS)
+            return solve_within(product, -row[0], _UNBOUNDED_RADIUS, row[1], _MAX_PRODUCTS)
 
-        if len(right) <= _AT_ONCE:
+        if len(right) <= _MAX_SYSTEMS_AT_ONCE:
             return jax.vmap(one)((right, target))
-        return lax.map(one, (right, target), batch_size=_AT_ONCE)
+        return lax.map(one, (right, target), batch_size=_MAX_SYSTEMS_AT_ONCE)
 
     def solve_with_steps(
         self,
@@ -335,10 +341,12 @@ class _System:
         right: Float[Array, "outputs size"],
         relative: float,
         draws: Float[Array, "groups left noise"],
-    ) -> tuple[Path, Float[Array, "groups size"]]:
-        """H x = right, and Newton's steps to the optima of other draws, in one go."""
+    ) -> tuple[ConjugateGradientResult, Float[Array, "groups size"]]:
+        """Solve H x = right, together with the Newton steps to the jackknife samples' optima."""
         slopes = jax.vmap(self.gradient, (None, 0))(at, draws)
-        target = jnp.concatenate([relative * _norms(right), _ROUGH * _norms(slopes)])
+        target = jnp.concatenate(
+            [relative * _norms(right), _ROUGH_RELATIVE_RESIDUAL * _norms(slopes)]
+        )
         path = self.solve(at, noise, jnp.concatenate([right, -slopes]), target)
         num = len(right)
         return jax.tree.map(lambda leaf: leaf[:num], path), path.step[num:]
@@ -346,10 +354,10 @@ class _System:
     def variances(
         self, at: Float[Array, "size"], noise: Noise, guess: Float[Array, "outputs size"]
     ) -> Float[Array, "outputs"]:
-        """Of linear response, from a guess of H^-1 J^T: as exactly as an error bar needs."""
+        """Variances by linear response from a guess of H^-1 J^T, exact enough for an error bar."""
         slopes = jax.jacrev(self.mean)(at, noise)
         known = jax.vmap(partial(self.product, at, noise))(guess)
-        path = self.solve(at, noise, slopes - known, _ROUGH * _norms(slopes))
+        path = self.solve(at, noise, slopes - known, _ROUGH_RELATIVE_RESIDUAL * _norms(slopes))
         return jnp.diagonal(_covariance(slopes, guess + path.step, path.residual))
 
 
@@ -364,11 +372,11 @@ def _covariance(
 
 
 def _norms(rows: Float[Array, "rows size"]) -> Float[Array, "rows"]:
-    """Lengths of the rows, where they are not zero."""
+    """Norms of the rows, and 1 for rows of zeros."""
     square = jnp.sum(rows * rows, axis=1)
     return jnp.sqrt(jnp.where(square > 0.0, square, 1.0))
 
 
 def _root(variance: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Standard deviations; NaN where a variance came out negative."""
+    """Standard deviations from variances; NaN where an estimated variance is negative."""
     return jnp.sqrt(variance)

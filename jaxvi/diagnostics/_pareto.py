@@ -1,4 +1,4 @@
-"""Pareto smoothed importance weights, and how heavy their tail is."""
+"""Pareto smoothed importance sampling: smoothed weights and the tail shape k-hat."""
 
 import math
 from typing import Any, NamedTuple
@@ -9,17 +9,17 @@ from jaxtyping import Array, Float, Int
 
 from jaxvi._types import Scalar
 
-# The functions below are written once for both array libraries: `xp` is jax.numpy where they are
-# to be compiled and mapped, NumPy where numbers lie on the host and compiling would cost more.
+# The functions below are written once for two array libraries: `xp` is jax.numpy where they are
+# compiled and mapped, NumPy for arrays on the host, where compiling would cost more.
 
-_FEWEST = 5  # draws of a tail that a fit needs
-_FLAT = 0.01  # nats that a tail too small for a fit may span and still be called flat
+_MIN_TAIL_DRAWS = 5  # for a fit
+_MAX_FLAT_TAIL_NATS = 0.01  # range of a tail of fewer draws that counts as flat
 _PRIOR_SIZE, _PRIOR_K = 10.0, 0.5  # the shape's prior: ten draws' worth of k = 1/2
 _PRIOR_SCALE = 3.0  # of Zhang and Stephens, in units of the first quartile
 
 
 class ParetoSmoothed(NamedTuple):
-    """Smoothed log weights on the scale of the raw ones, and what they are worth.
+    """Smoothed log weights on the scale of the raw ones, their tail shape and effective size.
 
     `khat` is the shape of the generalised Pareto tail: the weights have about 1 / khat finite
     moments. Above `khat_threshold(num_draws)` nothing estimated from them can be trusted.
@@ -36,7 +36,7 @@ class ParetoSmoothed(NamedTuple):
 
 
 def khat_threshold(num_draws: int) -> float:
-    r"""The largest khat at which `num_draws` weights do, $\min(1 - 1 / \log_{10} S, 0.7)$.
+    r"""The largest reliable khat for `num_draws` weights, $\min(1 - 1 / \log_{10} S, 0.7)$.
 
     Up to it the error of a smoothed estimate falls with the draws at a practical rate: 0.5 at
     100 draws, 0.67 at 1,000, 0.7 from 2,155 on (Vehtari et al. 2024).
@@ -73,7 +73,7 @@ def pareto_smooth(log_weights: Float[Array, "draws"], *, smooth: bool = True) ->
 
     Args:
         log_weights: log p - log q at draws of q, up to a constant.
-        smooth: False leaves the weights as they are and tells khat alone.
+        smooth: False leaves the weights unchanged, and estimates khat only.
 
     Example:
         >>> light = pareto_smooth(jax.random.uniform(key, (1000,)))
@@ -86,13 +86,14 @@ def pareto_smooth(log_weights: Float[Array, "draws"], *, smooth: bool = True) ->
 def smooth_on_host(
     log_weights: Float[np.ndarray, "draws"],
 ) -> tuple[Float[np.ndarray, "draws"], float]:
-    """Smoothed weights and khat of numbers that lie on the host: nothing is compiled."""
+    """Smoothed log weights and khat, computed on the host without compiling."""
     with np.errstate(all="ignore"):
         found = _smooth(np, log_weights, smooth=True)
     return np.asarray(found.log_weights), float(found.khat)
 
 
 def _smooth(xp: Any, log_weights: Any, smooth: bool) -> ParetoSmoothed:
+    """`pareto_smooth` by either array library."""
     num_draws, dtype = log_weights.size, log_weights.dtype
     broken = xp.any(xp.isnan(log_weights) | (log_weights == xp.inf))
     largest = xp.max(log_weights)
@@ -108,8 +109,10 @@ def _smooth(xp: Any, log_weights: Any, smooth: bool) -> ParetoSmoothed:
     inside = (xp.arange(most) >= most - wanted) & (tail > below)
     tail_size = xp.sum(inside)
     khat, sigma = _fit(xp, _excess(xp, tail, below, inside), inside, tail_size)
-    flat = (wanted >= _FEWEST) & (tail_size < _FEWEST) & (below > -_FLAT)
-    fitted = (tail_size >= _FEWEST) & ~broken & xp.isfinite(khat) & (sigma > 0.0)
+    flat = (
+        (wanted >= _MIN_TAIL_DRAWS) & (tail_size < _MIN_TAIL_DRAWS) & (below > -_MAX_FLAT_TAIL_NATS)
+    )
+    fitted = (tail_size >= _MIN_TAIL_DRAWS) & ~broken & xp.isfinite(khat) & (sigma > 0.0)
     unfitted = xp.where(flat & ~broken, xp.zeros_like(top), xp.full_like(top, xp.inf))
     khat = xp.where(fitted, khat, unfitted)
     if not smooth:
@@ -126,7 +129,7 @@ def _smooth(xp: Any, log_weights: Any, smooth: bool) -> ParetoSmoothed:
 
 
 def _summary(xp: Any, log_weights: Any, khat: Any, broken: Any, tail_size: Any) -> ParetoSmoothed:
-    """What the weights are worth as they stand."""
+    """Effective sample size and mean weight, together with the weights and their khat."""
     total = _logsumexp(xp, log_weights)
     ess = xp.exp(2.0 * total - _logsumexp(xp, 2.0 * log_weights))
     ess = xp.where(total == -xp.inf, xp.zeros_like(ess), ess)
@@ -141,17 +144,20 @@ def _summary(xp: Any, log_weights: Any, khat: Any, broken: Any, tail_size: Any) 
 
 
 def _logsumexp(xp: Any, x: Any) -> Any:
+    """log sum exp(x) without overflow."""
     largest = xp.max(x)
     top = xp.where(xp.isfinite(largest), largest, xp.zeros_like(largest))
     return xp.log(xp.sum(xp.exp(x - top))) + top
 
 
 def _tail_size(num_draws: int) -> int:
+    """Number of weights in the tail, min(S / 5, 3 sqrt(S))."""
     return int(min(num_draws / 5, 3.0 * math.sqrt(num_draws)))
 
 
 def _tail_size_of(xp: Any, num_positive: Any, most: int) -> Any:
-    # whole numbers: 3 sqrt(S) = sqrt(9 S), whose rounding no squares of float32 disturb
+    """`_tail_size` of a number that is known at run time only."""
+    # in whole numbers: 3 sqrt(S) = sqrt(9 S), whose rounding is exact for float32 squares too
     root = xp.sqrt(9.0 * num_positive.astype(float) + 0.5).astype(xp.int32)
     return xp.minimum(xp.minimum(num_positive // 5, root), most)
 
@@ -192,6 +198,7 @@ def _fit(xp: Any, excess: Any, inside: Any, tail_size: Any) -> tuple[Any, Any]:
 
 
 def _quantile(xp: Any, probability: Any, k: Any, sigma: Any) -> Any:
+    """Quantiles of the generalised Pareto distribution."""
     exponent = -xp.log1p(-probability)
     safe = xp.where(k == 0.0, xp.ones_like(k), k)
     return sigma * xp.where(k == 0.0, exponent, xp.expm1(safe * exponent) / safe)

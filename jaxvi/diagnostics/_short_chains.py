@@ -1,4 +1,4 @@
-"""Do draws of q stay where they are when the density moves them?"""
+"""Short-chain MCMC diagnostic: whether Hamiltonian chains from draws of q drift away from q."""
 
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -21,20 +21,20 @@ from jaxvi.diagnostics._drift import Drift, compare
 from jaxvi.families import Bijector, Family, Transformed
 from jaxvi.target import Target, pullback, push
 
-_DENSE_UP_TO = 500
-_GROUPS = 4  # of chains, on a processor
-KEPT = 8  # states, after as many transitions to settle
+_MAX_DENSE_WHITENING_DIM = 500
+_NUM_GROUPS = 4  # of chains, on a CPU
+KEPT_STATES = 8  # of each chain, after as many transitions of warm-up
 Groups: TypeAlias = tuple[Any, ...]
-"""All chains: on a processor in parts that threads move, so that one program serves any of them.
+"""All chains, on a CPU in groups that run in parallel threads by one program.
 
-Each is a `Chains` or of another kind that has its fields z, value, log_step and acceptance.
+Each group is a `Chains`, or another type with the fields z, value, log_step and acceptance.
 """
 
 
 class Space(NamedTuple):
-    """Where chains move: the target's own coordinates, or those of the family within q's.
+    """Coordinates in which chains run: the target's own, or those of the family within q's.
 
-    Where q is `Transformed`, chains move in x and are seen in z = f(x).
+    Where q is `Transformed`, chains run in x and are reported in z = f(x).
     """
 
     target: Target
@@ -45,7 +45,7 @@ class Space(NamedTuple):
 
     @classmethod
     def of(cls, target: Target, family: Family, phi: Phi, data: Data) -> "Space":
-        """That of q."""
+        """The coordinates for chains from a q."""
         if not isinstance(family, Transformed):
             return cls(target, family, phi, data)
         within = pullback(target, family.bijector)
@@ -53,23 +53,23 @@ class Space(NamedTuple):
         return cls(within, family.family, phi.inner, (phi.bijector, data), outer)
 
     def seen(self, x: Float[Array | np.ndarray, "*rows dim"]) -> Float[Array, "*rows dim"]:
-        """In the target's coordinates."""
+        """Points in the target's coordinates."""
         x = jnp.asarray(x)
         return x if self.outer is None else push(self.outer[0], self.outer[1], x)
 
     def start(self, x: Float[Array, "chains dim"], scale: Float[Array, "..."]) -> Groups:
-        """Chains at the rows of x."""
-        num = _GROUPS if on_processor(x) and len(x) % _GROUPS == 0 else 1
+        """Chains that start at the rows of x."""
+        num = _NUM_GROUPS if is_on_cpu(x) and len(x) % _NUM_GROUPS == 0 else 1
         starts = [
-            partial(start_chains, self.target, some, scale, self.data, num_kept=KEPT)
+            partial(start_chains, self.target, some, scale, self.data, num_kept=KEPT_STATES)
             for some in jnp.split(x, num)
         ]
-        return starts[0](), *side_by_side(starts[1:])  # the first has the program compiled
+        return starts[0](), *side_by_side(starts[1:])  # the first call compiles the program
 
     def advance(
         self, key: Key[Array, ""], groups: Groups, scale: Float[Array, "..."], thin: int = 1
     ) -> tuple[Groups, Float[Array, "kept chains dim"]]:
-        """States of every chain, `thin` transitions apart; as they are, not as they are seen."""
+        """Chains after some transitions, and their states, `thin` apart, in this space."""
         calls = [
             partial(
                 advance_chains,
@@ -78,7 +78,7 @@ class Space(NamedTuple):
                 scale,
                 self.data,
                 target=self.target,
-                num_kept=KEPT,
+                num_kept=KEPT_STATES,
                 thin=thin,
             )
             for i, chains in enumerate(groups)
@@ -87,18 +87,18 @@ class Space(NamedTuple):
         return ends, jnp.concatenate(states, axis=1) if len(states) > 1 else states[0]
 
 
-def on_processor(x: Array) -> bool:
-    """Not on an accelerator."""
+def is_on_cpu(x: Array) -> bool:
+    """Whether an array lies on CPUs only."""
     return all(device.platform == "cpu" for device in x.devices())
 
 
 class ShortChains(NamedTuple):
-    """What chains that start at draws of q do.
+    """Result of short chains that started at draws of q.
 
-    `drift` is of their last states against q, `x` those states (kept, chains, dim) where the
-    chains move, `start` where they began, both in `space`; `acceptance` is the mean over chains
-    in the last transition, `num_bad` counts draws of q that had no finite density, `groups` is
-    where they are, `scale` what whitened them.
+    `drift` is that of their last states from q. `x` are those states (kept, chains, dim) and
+    `start` the starting points, both in the coordinates of `space`. `acceptance` is the mean over
+    chains in the last transition, `num_bad` the number of draws of q without a finite density,
+    `groups` the chains' state, `scale` the factor that whitened them.
     """
 
     drift: Drift
@@ -121,15 +121,16 @@ def short_chains(
     num_chains: int = 500,
     num_batches: int = 1,
 ) -> ShortChains:
-    r"""Start short Hamiltonian chains at draws of q, and see whether their marginals drift.
+    r"""Start short Hamiltonian chains at draws of q, and test whether their marginals drift.
 
-    Where q is the posterior, draws of it stay so under transitions that leave the posterior as it
-    is. The change of a mean or standard deviation is a lower bound on q's error there, up to its
-    Monte Carlo error (Wang, Kasprzak and Huggins 2023). Importance weights fail in high dimension,
-    where they condemn every q; this doesn't. It sees nothing of modes that q has missed.
+    If q is the posterior, its draws keep their distribution under transitions that leave the
+    posterior invariant. The change of a mean or standard deviation is a lower bound on q's error
+    there, up to its Monte Carlo error (Wang, Kasprzak and Huggins 2023). In high dimension
+    importance weights reject every q; this diagnostic does not. It cannot find modes that q has
+    missed.
 
-    8 transitions of 2 to 8 leapfrog steps settle, the states of 8 more are compared with q. Where q
-    is `Transformed`, the chains move in the coordinates of the family within.
+    After 8 transitions of 2 to 8 leapfrog steps, the states of 8 more are compared with q. Where q
+    is `Transformed`, the chains run in the coordinates of the family within.
 
     Args:
         key: a random key.
@@ -138,13 +139,13 @@ def short_chains(
         phi: q's parameters.
         data: handed to the log density.
         num_chains: chains; standard errors fall with their root.
-        num_batches: of which draws of q are made, as for `importance_weights`, whose program
-            serves.
+        num_batches: batches in which draws of q are made, as for `importance_weights`, whose
+            program is used.
 
     Example:
         >>> fit = jaxvi.fit(key, target, solver=jaxvi.NaturalGradient())
-        >>> moved = jaxvi.diagnostics.short_chains(key, target, fit.q.family, fit.q.phi)
-        >>> max(moved.drift.at_least()) < 0.1
+        >>> chains = jaxvi.diagnostics.short_chains(key, target, fit.q.family, fit.q.phi)
+        >>> max(chains.drift.at_least()) < 0.1
         True
     """
     space = Space.of(target, family, phi, data)
@@ -159,10 +160,10 @@ def short_chains(
     )
     pool = np.asarray(drawn.z).reshape(-1, target.dim)
     start = jnp.asarray(pool[:num_chains])
-    return move((keys[1], keys[2]), target, space, pool, start, whitening(pool))
+    return run_short_chains((keys[1], keys[2]), target, space, pool, start, whitening(pool))
 
 
-def move(
+def run_short_chains(
     keys: tuple[Key[Array, ""], Key[Array, ""]],
     target: Target,
     space: Any,
@@ -170,7 +171,10 @@ def move(
     start: Float[Array, "chains dim"],
     scale: Float[Array, "..."],
 ) -> ShortChains:
-    """Chains from some draws, held against all of them; `space` is a `Space` or one like it."""
+    """Run chains from `start`, and compare their states with the draws `pool`.
+
+    `space` is a `Space`, or another object with its methods.
+    """
     groups = space.start(start, scale)
     num_bad = sum(int(np.sum(~np.isfinite(np.asarray(chains.value)))) for chains in groups)
     groups, _ = space.advance(keys[0], groups, scale)
@@ -180,14 +184,14 @@ def move(
 
 
 def acceptance(groups: Groups) -> float:
-    """The mean over all chains in the last transition."""
+    """Mean acceptance of all chains in the last transition."""
     return float(np.mean([float(chains.acceptance) for chains in groups]))
 
 
 def whitening(pool: Float[np.ndarray, "pool dim"]) -> Float[Array, "..."]:
-    """A factor of the covariance of draws; above dimension 500 their standard deviations."""
+    """Cholesky factor of the draws' covariance; above dimension 500 their standard deviations."""
     sd = pool.std(axis=0)
-    if pool.shape[1] > _DENSE_UP_TO or not np.isfinite(sd).all():
+    if pool.shape[1] > _MAX_DENSE_WHITENING_DIM or not np.isfinite(sd).all():
         return jnp.asarray(sd)
     covariance = np.cov(pool, rowvar=False).reshape(sd.size, sd.size)
     try:

@@ -8,10 +8,8 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, Key
 
-from jaxvi._numerics import normals
+from jaxvi._numerics import LOG_2PI, normals
 from jaxvi._types import Noise, Phi, Scalar
-
-LOG_2PI = 1.8378770664093453
 
 
 class Moments(NamedTuple):

@@ -10,9 +10,9 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Key
 
 from jaxvi._arguments import check_field, number
+from jaxvi._numerics import LOG_2PI
 from jaxvi._types import Scalar
 from jaxvi.families._base import (
-    LOG_2PI,
     Moments,
     NormalNoiseFamily,
     standard_normal_log_prob,

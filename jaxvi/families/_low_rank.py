@@ -11,10 +11,9 @@ from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float, Key
 
 from jaxvi._arguments import check_field, integer, number
-from jaxvi._numerics import normals
+from jaxvi._numerics import LOG_2PI, normals
 from jaxvi._types import Scalar
 from jaxvi.families._base import (
-    LOG_2PI,
     Moments,
     NormalNoiseFamily,
     marginal_scales,

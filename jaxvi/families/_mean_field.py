@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxvi._arguments import check_field, number
+from jaxvi._numerics import LOG_2PI
 from jaxvi._types import Scalar
 from jaxvi.families._base import (
-    LOG_2PI,
     Moments,
     NormalNoiseFamily,
     marginal_scales,

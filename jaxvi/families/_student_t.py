@@ -12,6 +12,7 @@ from jax.scipy.special import digamma, gammaln
 from jaxtyping import Array, Float, Key
 
 from jaxvi._arguments import check_field, flag, number, one_of
+from jaxvi._numerics import softmax
 from jaxvi._types import Scalar
 from jaxvi.families._base import (
     Moments,
@@ -184,9 +185,7 @@ def _log_scale_for_normal(df: float, dim: int) -> float:
     """
     centre = math.sqrt(dim)
     r = np.linspace(max(centre - 9.0, 0.0), centre + 9.0, 801)[1:]
-    log_weight = (dim - 1) * np.log(r) - 0.5 * r**2
-    weight = np.exp(log_weight - log_weight.max())
-    weight /= weight.sum()
+    weight = softmax((dim - 1) * np.log(r) - 0.5 * r**2)
     low, high = -20.0, 20.0
     for _ in range(60):
         middle = 0.5 * (low + high)

@@ -17,9 +17,17 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxvi._compilation import STEPS, light_jit
 from jaxvi._numerics import fold_in, normals
-from jaxvi._sampling import LONGEST, MOST_LEAPS, SHORTEST, adapted, chance_of, fewest_leaps
+from jaxvi._sampling import (
+    MAX_LEAPFROG_STEPS,
+    MAX_STEP_FACTOR,
+    MIN_STEP_FACTOR,
+    acceptance_probability,
+    adapted_log_step,
+    leapfrog,
+    min_leapfrog_steps,
+)
 from jaxvi._types import Scalar
-from jaxvi.diagnostics import KEPT, Groups, ShortChains, move
+from jaxvi.diagnostics import KEPT_STATES, Groups, ShortChains, run_short_chains
 from jaxvi.hierarchical._conditional_laplace import Conditional
 from jaxvi.hierarchical._nested_family import NestedLaplaceParams
 from jaxvi.hierarchical._nested_laplace import Nested
@@ -94,7 +102,9 @@ def nested_short_chains(
     """
     space, pool = NestedSpace.of(target, nested), nested.weighed.z
     keys = fold_in(key, 1), fold_in(key, 2)
-    return move(keys, target, space, pool, jnp.asarray(pool[:num_chains]), jnp.zeros(()))
+    return run_short_chains(
+        keys, target, space, pool, jnp.asarray(pool[:num_chains]), jnp.zeros(())
+    )
 
 
 @light_jit(STEPS, static_argnames="target")
@@ -116,7 +126,7 @@ def _advance(
         chains = lax.fori_loop(0, thin, transition, chains)
         return chains, chains.z
 
-    return lax.scan(kept_state, chains, jax.random.split(key, KEPT))
+    return lax.scan(kept_state, chains, jax.random.split(key, KEPT_STATES))
 
 
 def _unwhitened(
@@ -147,33 +157,29 @@ def _move_latents(
         found.scale[which],
     )
     momentum = normals(key_momentum, shape, dtype)
-    lengths = jax.random.uniform(key_length, (shape[0], 1), dtype, SHORTEST, LONGEST)
+    lengths = jax.random.uniform(key_length, (shape[0], 1), dtype, MIN_STEP_FACTOR, MAX_STEP_FACTOR)
     step = jnp.exp(chains.log_step) * lengths
-    leaps = jax.random.randint(key_leaps, (), fewest_leaps(chains.log_step), MOST_LEAPS + 1)
+    leaps = jax.random.randint(
+        key_leaps, (), min_leapfrog_steps(chains.log_step), MAX_LEAPFROG_STEPS + 1
+    )
 
-    def value_and_force(noise: Array) -> tuple[Array, Array]:
+    def evaluate(noise: Array) -> tuple[Array, Array]:
         z = _unwhitened(phi.at, hyperparameters, mode, scale, noise)
         value, gradient = values_and_gradients(target, z, phi.data)
         force = jnp.einsum("cij,ci->cj", scale, gradient @ phi.at.rest.T)
         finite = jnp.isfinite(value) & jnp.isfinite(force).all(axis=-1)
-        return jnp.where(finite, value, -jnp.inf), jnp.where(finite[:, None], force, 0.0)
+        value = jnp.where(finite, value, -jnp.inf)
+        return jnp.where(finite[:, None], force, 0.0), value
 
-    def leap(_: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        noise, momentum, force, _ = carry
-        momentum = momentum + 0.5 * step * force
-        noise = noise + step * momentum
-        value, force = value_and_force(noise)
-        return noise, momentum + 0.5 * step * force, force, value
-
-    before, force = value_and_force(chains.noise)
-    state = (chains.noise, momentum, force, before)
-    noise, last, _, value = lax.fori_loop(0, leaps, leap, state)
-    chance = chance_of(before, value, momentum, last)
+    force, before = evaluate(chains.noise)
+    start = (chains.noise, momentum, force, before)
+    noise, last, _, value = leapfrog(start, step, lambda momentum: momentum, evaluate, leaps)
+    chance = acceptance_probability(before, value, momentum, last)
     accepted = jax.random.uniform(key_accept, (shape[0],), dtype) < chance
     acceptance = jnp.mean(chance)
     return chains._replace(
         noise=jnp.where(accepted[:, None], noise, chains.noise),
-        log_step=adapted(chains.log_step, chains.num_transitions, acceptance),
+        log_step=adapted_log_step(chains.log_step, chains.num_transitions, acceptance),
         num_transitions=chains.num_transitions + 1,
         value=jnp.where(accepted, value, before),
         acceptance=acceptance,

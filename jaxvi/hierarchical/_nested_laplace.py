@@ -9,10 +9,10 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxvi._arguments import instance, typed_key
 from jaxvi._compilation import one_thread
-from jaxvi._numerics import fold_in, generator_of, on_device
+from jaxvi._numerics import fold_in, generator_of, on_device, relative_weights
 from jaxvi._sampling import features, values_of
 from jaxvi._types import Data
-from jaxvi.diagnostics import ImportanceWeights, importance_weights_of, without_lost
+from jaxvi.diagnostics import ImportanceWeights, importance_weights_of, zero_weightless_draws
 from jaxvi.families import FullRankParams, scale_tril_on_host
 from jaxvi.hierarchical._conditional_laplace import Conditional
 from jaxvi.hierarchical._mode_search import BLOCK, Search, nearest
@@ -168,7 +168,7 @@ def _weighed(
 ) -> Nested:
     """Draws of q, as many as there are values, with importance weights against log p."""
     generator, num = generator_of(key), len(values)
-    share = np.exp(weights - weights.max())
+    share = relative_weights(weights)
     log_evidence = float(weights.max()) + math.log(share.mean())
     # systematic resampling: each value is taken as often as its weight says, give or take one
     places = (np.arange(num) + generator.uniform()) / num
@@ -188,11 +188,11 @@ def _weighed(
     return Nested(
         phi,
         found,
-        importance_weights_of(*without_lost(z, params, raw), raw),
+        importance_weights_of(*zero_weightless_draws(z, params, raw), raw),
         which,
         noise,
         value,
-        importance_weights_of(*without_lost(of_values[0], of_values[2], weights), weights),
+        importance_weights_of(*zero_weightless_draws(of_values[0], of_values[2], weights), weights),
     )
 
 
@@ -250,7 +250,7 @@ def _kept_weights(
     weights = _weights(proposals, values, _masses(values, found, sd))
     if not np.isfinite(weights.max()):
         return None
-    share = np.exp(weights - weights.max())
+    share = relative_weights(weights)
     if share[found.indefinite].sum() > _MAX_INDEFINITE_MASS * share.sum():
         return None
     return np.where(found.indefinite, -math.inf, weights)

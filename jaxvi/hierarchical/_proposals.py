@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from jaxvi._numerics import relative_weights, softmax
+
 _NUM_KERNELS, _NUM_WIDE_KERNELS, _NUM_LONG_KERNELS = 100, 8, 30  # all, and of them
 _DF, _WIDE_DF = 5.0, 2.0  # degrees of freedom: of narrow kernels, of wide and long ones
 _WIDE_SDS = 1.3  # width of wide kernels, in sds of all values
@@ -45,8 +47,7 @@ class Proposal(NamedTuple):
         scale near zero has a long tail, along which the other hyperparameters hardly change.
         """
         dim = values.shape[1]
-        share = np.exp(weights - weights.max())
-        share /= share.sum()
+        share = softmax(weights)
         mean = share @ values
         covariance = (share[:, None] * (values - mean)).T @ (values - mean)
         effectively_few = effective_sample_size(weights) < _MIN_ESS
@@ -93,5 +94,5 @@ class Proposal(NamedTuple):
 
 def effective_sample_size(weights: Float[np.ndarray, "values"]) -> float:
     """Kish's effective sample size of log weights."""
-    share = np.exp(weights - weights.max())
+    share = relative_weights(weights)
     return float(share.sum() ** 2 / np.sum(share**2))

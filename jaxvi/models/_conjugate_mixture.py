@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxvi._numerics import betaln, digamma, gammaln
+from jaxvi._numerics import LOG_2PI, betaln, digamma, gammaln
 from jaxvi._types import Scalar
 from jaxvi.models._covariances import KINDS, Covariance
 
-_LOG_2, _LOG_2PI = math.log(2.0), math.log(2.0 * math.pi)
+_LOG_2 = math.log(2.0)
 _EMPTY_SIZE_EPS = 10.0  # size of an empty component in units of eps: its mean stays finite
 
 
@@ -157,7 +157,7 @@ class ConjugateGaussianMixture:
             self._log_weights(phi)
             + log_det
             + 0.5 * (log_lambda - dim / phi.mean_precision)
-            - 0.5 * dim * _LOG_2PI
+            - 0.5 * dim * LOG_2PI
             - 0.5 * jnp.sum(phi.means * linear, axis=1)
         )
         return jnp.concatenate([quadratic, linear, constant[:, None]], axis=1)

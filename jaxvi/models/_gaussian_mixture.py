@@ -10,11 +10,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from jaxvi._arguments import integer, number
+from jaxvi._numerics import LOG_2PI
 from jaxvi._types import Data, Scalar
 from jaxvi.supports import Positive, Real, Simplex
 from jaxvi.target import Target
-
-_LOG_2PI = math.log(2.0 * math.pi)
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class GaussianMixtureDensity:
     def _log_normaliser(self) -> float:
         count, total = self.num_components, self.num_components * self.concentration
         dirichlet = math.lgamma(total) - count * math.lgamma(self.concentration)
-        normals = _LOG_2PI + math.log(self.mean_sd) + math.log(self.scale_log_sd)
+        normals = LOG_2PI + math.log(self.mean_sd) + math.log(self.scale_log_sd)
         return dirichlet - count * self.num_features * normals
 
 
@@ -189,7 +188,7 @@ def _log_joint(params: Any, rows: Float[Array, "rows features"]) -> Float[Array,
     features = jnp.concatenate([centred**2, centred], axis=1).T
     coefficients = jnp.concatenate([-0.5 * precisions, means * precisions], axis=1)
     constants = jnp.sum(
-        -0.5 * means**2 * precisions - jnp.log(params["scales"]) - 0.5 * _LOG_2PI, axis=1
+        -0.5 * means**2 * precisions - jnp.log(params["scales"]) - 0.5 * LOG_2PI, axis=1
     )
     if "weights" in params:
         constants += jnp.log(params["weights"])

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxvi import _arguments
 from jaxvi._engine import History, LaneResult, PoolUse, Setup
-from jaxvi._numerics import fold_in, generator_of, pytrees
+from jaxvi._numerics import fold_in, generator_of, pytrees, softmax
 from jaxvi._sampling import Approximation, constrain_rows, draw_with_log_weights, draws_each
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
@@ -273,9 +273,7 @@ def _pick(key: Key[Array, ""], corrected: CorrectedDraws, num: int) -> Float[Arr
     generator = generator_of(key)
     z, share = np.asarray(corrected.z), None
     if corrected.log_weights is not None:
-        weights = np.asarray(corrected.log_weights, float)
-        share = np.exp(weights - weights.max())
-        share /= share.sum()
+        share = softmax(np.asarray(corrected.log_weights, float))
     replace = share is not None or num > len(z)
     return pytrees.on_device(z[generator.choice(len(z), num, replace=replace, p=share)])
 

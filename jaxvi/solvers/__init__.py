@@ -1,4 +1,4 @@
-"""Solvers: what drives phi."""
+"""Solvers: algorithms that optimise the variational parameters phi."""
 
 from jaxvi.solvers._base import (
     BlockTrace,
@@ -24,12 +24,16 @@ from jaxvi.solvers._deterministic.frozen_draws import frozen_source as frozen_so
 from jaxvi.solvers._deterministic.frozen_draws import num_draws_for as num_draws_for
 from jaxvi.solvers._deterministic.local_coordinates import Move as Move
 from jaxvi.solvers._deterministic.local_coordinates import local_map as local_map
-from jaxvi.solvers._deterministic.trust_region import Newton as Newton
-from jaxvi.solvers._deterministic.trust_region import Path as Path
+from jaxvi.solvers._deterministic.trust_region import (
+    ConjugateGradientResult as ConjugateGradientResult,
+)
+from jaxvi.solvers._deterministic.trust_region import TrustRegionSearch as TrustRegionSearch
 from jaxvi.solvers._deterministic.trust_region import is_certain as is_certain
-from jaxvi.solvers._deterministic.trust_region import newton_step as newton_step
 from jaxvi.solvers._deterministic.trust_region import solve_within as solve_within
-from jaxvi.solvers._deterministic.trust_region import start_newton as start_newton
+from jaxvi.solvers._deterministic.trust_region import (
+    start_trust_region_search as start_trust_region_search,
+)
+from jaxvi.solvers._deterministic.trust_region import trust_region_step as trust_region_step
 from jaxvi.solvers._frozen_noise import FrozenNoise, FrozenNoiseState
 from jaxvi.solvers._laplace import Laplace, LaplaceState
 from jaxvi.solvers._natural_gradient import NaturalGradient, NaturalGradientState

@@ -1,4 +1,4 @@
-"""What a solver is."""
+"""The interface of a solver, the problem that it evaluates, and what the loop tells it."""
 
 import abc
 from collections.abc import Callable
@@ -16,17 +16,16 @@ from jaxvi.target import Target, hessian_products, log_probs, values_and_gradien
 
 
 class StepInfo(NamedTuple):
-    """What one step tells an observer."""
+    """The bound at one step, as progress reports and histories show it."""
 
     bound: Scalar
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What a solver may evaluate: the bound of phi, and the log density at points z.
+    """The functions that a solver evaluates: the bound of phi, and the log density at points z.
 
-    Everything is pure and made for one lane; under `vmap` the points of all lanes become one
-    flat batch.
+    All are pure and for one lane; under `vmap` the points of all lanes become one flat batch.
     """
 
     target: Target
@@ -61,13 +60,13 @@ class Problem:
 
 
 class BlockTrace(NamedTuple):
-    """What the loop hands to `review` after a block of steps.
+    """Record of a block of steps, which the loop passes to `review`.
 
     A failed block was not finite, or fell far below the lane's first bound; the state is then
     the one from before the block. `step` counts the steps of the run so far.
     `bounds(phi)` evaluates the objective's bound at phi on the noise of steps of the block:
-    common random numbers, on which differences between two phi's show that a noisy history
-    would hide. `noise` is the block's, a row a step.
+    common random numbers, which show small differences between two phi that a noisy history
+    hides. `noise` is the block's, a row a step.
     """
 
     num_steps: Int[Array, ""]
@@ -79,13 +78,13 @@ class BlockTrace(NamedTuple):
 
 
 class Solver(abc.ABC):
-    """An algorithm that drives phi; a frozen dataclass. The loop is not in it.
+    """An algorithm that optimises phi: a frozen dataclass, without the loop over steps.
 
     `step` runs inside the compiled inner loop and does no bookkeeping; `review` runs once a block
     of `block_steps` steps, and there a solver adapts and stops. A state is a NamedTuple of
-    arrays with a field `phi`. A solver that `guards_itself` never takes a step to where things
-    are not finite, and may report a bound that falls: the loop undoes none of its blocks. One that
-    is `conjugate` is run on a `ConjugateModel`, not on a log density.
+    arrays with a field `phi`. A solver that `guards_itself` never steps to a phi that is not
+    finite, and may report a bound that falls: the loop undoes none of its blocks. A `conjugate`
+    solver is run on a `ConjugateModel`, not on a log density.
 
     Example:
         A few steps by hand; `jaxvi.engine` has what a loop of blocks needs besides.
@@ -110,11 +109,11 @@ class Solver(abc.ABC):
 
     @abc.abstractmethod
     def init(self, phi: Phi, problem: Problem) -> Any:
-        """State before the first step."""
+        """State of a lane before the first step, at phi."""
 
     @abc.abstractmethod
     def step(self, state: Any, noise: Noise, problem: Problem) -> tuple[Any, StepInfo]:
-        """One step for one lane."""
+        """State and bound after one step of one lane, on these rows of noise."""
 
     @abc.abstractmethod
     def review(self, state: Any, trace: BlockTrace) -> tuple[Any, Int[Array, ""]]:
@@ -125,16 +124,16 @@ class Solver(abc.ABC):
         """The parameters to report, such as averaged iterates."""
 
 
-_DENSE_UP_TO = 100
+_MAX_DEFAULT_FULL_RANK_DIM = 100
 
 
 def default_family(dim: int) -> Family:
     """A dense Gaussian up to dimension 100, an independent one above."""
-    return FullRank() if dim <= _DENSE_UP_TO else MeanField()
+    return FullRank() if dim <= _MAX_DEFAULT_FULL_RANK_DIM else MeanField()
 
 
 class Defaults(NamedTuple):
-    """What a fit takes where nothing is given."""
+    """Default family, objective and noise of a fit with a solver."""
 
     family: Family
     objective: Objective
@@ -143,23 +142,23 @@ class Defaults(NamedTuple):
 
 @runtime_checkable
 class HasDefaults(Protocol):
-    """The solver has a say in what goes with it."""
+    """A solver that has its own default family, objective and noise."""
 
     def defaults(self, family: Family | None, dim: int) -> Defaults:
-        """Parts that suit it; `family` is the user's, or None."""
+        """Defaults that suit the solver; `family` is the user's, or None."""
 
 
 @runtime_checkable
 class HasRequirements(Protocol):
-    """The solver doesn't go with everything."""
+    """A solver that works only with some families, objectives or noise sources."""
 
     def check(self, family: Family, objective: Objective, noise: NoiseSource, dim: int) -> None:
-        """Raise before tracing where the parts don't fit, with a sentence."""
+        """Raise, before anything is traced, if the parts do not fit the solver."""
 
 
 @runtime_checkable
 class HasPreparation(Protocol):
-    """The solver looks at the problem once, before anything is compiled for it."""
+    """A solver that examines the problem once, before anything is compiled for it."""
 
     def prepare(self, problem: Problem, dtype: jnp.dtype) -> Solver:
-        """The solver to run, with what it has found; equal finds must compare equal."""
+        """The solver to run, with its findings; equal findings must compare equal."""

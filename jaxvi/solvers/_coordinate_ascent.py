@@ -14,39 +14,39 @@ from jaxvi.solvers._base import BlockTrace, Solver, StepInfo
 
 @runtime_checkable
 class ConjugateModel(Protocol):
-    """A model in which both halves of coordinate ascent are closed formulas; hashable.
+    """A conditionally conjugate model: both steps of coordinate ascent have closed forms; hashable.
 
     Local variables belong to rows of data, such as the component that a row comes from; global
-    ones, with parameters phi, to all rows. `expect` makes the local half and says all that the
-    global half needs to know of it, as sums over rows: they may be had in blocks and added.
+    ones, with parameters phi, to all rows. `expect` is the local step. Its result is all that the
+    global step needs, as sums over rows: they may be computed in blocks and added.
     """
 
     def expect(self, phi: Phi, data: Data) -> Any:
-        """Expected sufficient statistics, and the entropy, of the best q of local variables."""
+        """Expected sufficient statistics and entropy of the optimal q of the local variables."""
 
     def maximise(self, stats: Any, data: Data) -> Phi:
-        """The best q of global variables."""
+        """Parameters of the optimal q of the global variables."""
 
     def bound(self, phi: Phi, stats: Any, data: Data) -> Scalar:
-        """The bound in nats, up to a constant, where phi is `maximise(stats)`."""
+        """The bound in nats, up to a constant, if phi is `maximise(stats)`."""
 
 
 class Ascent(NamedTuple):
-    """What a conjugate run is given as data: the model's own, and the change at which to stop."""
+    """Data of a conjugate run: the model's data, and the change of the bound at which to stop."""
 
     data: Data
     tolerance: Scalar
 
 
 class ConjugateProblem(NamedTuple):
-    """What the solver may evaluate."""
+    """Model and data that the solver evaluates."""
 
     model: ConjugateModel
     given: Ascent
 
 
 class CoordinateAscentState(NamedTuple):
-    """Global parameters, the bound there, and by how much the last step raised it."""
+    """Parameters of the global variables, the bound, and its change in the last step."""
 
     phi: Phi
     bound: Scalar
@@ -55,7 +55,7 @@ class CoordinateAscentState(NamedTuple):
 
 @dataclass(frozen=True)
 class CoordinateAscent(Solver):
-    r"""The best q of the local variables, then of the global ones, in turn (Bishop 2006, 10.1.1).
+    r"""Optimises q of the local and of the global variables in turn (Bishop 2006, 10.1.1).
 
     Each half maximises the bound over its own factor, so that it never falls. A lane has converged
     where a step changes the bound by less than the `tolerance` of its `Ascent`; one whose bound
@@ -69,25 +69,25 @@ class CoordinateAscent(Solver):
 
     @property
     def block_steps(self) -> int:
-        """Every step is judged."""
+        """One: convergence is tested after every step."""
         return 1
 
     def check(self, family: Any, objective: Any, noise: Any, dim: int) -> None:
-        """A log density will not do."""
+        """Raise: a log density is not a conjugate model."""
         raise TypeError(
             "CoordinateAscent: expected a conjugate model; got a target; try "
             "jaxvi.estimators.BayesianGaussianMixture, or another solver."
         )
 
     def init(self, phi: Phi, problem: Any) -> CoordinateAscentState:
-        """At phi, whose bound is not known yet."""
+        """A state at phi, whose bound is not known yet."""
         infinite = jnp.full((), jnp.inf, problem.given.tolerance.dtype)
         return CoordinateAscentState(phi, -infinite, infinite)
 
     def step(
         self, state: CoordinateAscentState, noise: Array, problem: Any
     ) -> tuple[CoordinateAscentState, StepInfo]:
-        """Both halves once."""
+        """Update local and global variables once."""
         model, data = problem.model, problem.given.data
         stats = model.expect(state.phi, data)
         phi = model.maximise(stats, data)
@@ -98,12 +98,12 @@ class CoordinateAscent(Solver):
     def review(
         self, state: CoordinateAscentState, trace: BlockTrace
     ) -> tuple[CoordinateAscentState, Int[Array, ""]]:
-        """Lost, at its end, or going on."""
+        """Converged if the bound changed by less than the tolerance, failed if it is not finite."""
         done = jnp.abs(state.change) < trace.problem.given.tolerance
         status = jnp.where(done, Status.CONVERGED, Status.RUNNING)
         status = jnp.where(jnp.isfinite(state.bound), status, Status.NOT_FINITE)
         return state, status.astype(jnp.int32)
 
     def result(self, state: CoordinateAscentState) -> Phi:
-        """The last."""
+        """The last parameters."""
         return state.phi

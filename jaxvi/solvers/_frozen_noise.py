@@ -1,4 +1,4 @@
-"""Deterministic variational inference: the bound on frozen noise, maximised to the end."""
+"""Deterministic variational inference: maximising the bound on frozen noise to convergence."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -25,32 +25,37 @@ from jaxvi.solvers._deterministic.lbfgs import (
     trial_point,
 )
 from jaxvi.solvers._deterministic.local_coordinates import local_map
-from jaxvi.solvers._deterministic.trust_region import Newton, is_certain, newton_step, start_newton
+from jaxvi.solvers._deterministic.trust_region import (
+    TrustRegionSearch,
+    is_certain,
+    start_trust_region_search,
+    trust_region_step,
+)
 
-_IDLE = 20  # steps without a gain after which nothing more will come
-_FAR = 1e12  # spread of q, and bound, beyond any posterior's
-_UNSEEN = 1e4  # times the frozen draws' spread: q grows where they don't see it
-_WATCHED = 8  # draws that show q's spread
-_MEMORY = 20  # pairs of L-BFGS
-_FAILURES = 3  # line searches of L-BFGS in a row that ended where they began
-_HEURISTIC = 0.01  # of the tolerance, as pairs see less curvature than there is
-_CALM = 3  # accepted points in a row that L-BFGS must find good enough
+_MAX_IDLE_STEPS = 20  # steps in a row without a gain
+_MAX_SPREAD = 1e12  # of q, and of the bound: beyond any posterior's
+_MAX_RELATIVE_SPREAD = 1e4  # to that of the frozen draws: beyond, q grows between them
+_SPREAD_DRAWS = 8  # fresh draws that measure q's spread
+_NUM_PAIRS = 20  # of L-BFGS
+_MAX_FAILURES = 3  # line searches of L-BFGS in a row that ended where they began
+_LBFGS_TOLERANCE_FACTOR = 0.01  # since the pairs show less curvature than there is
+_MIN_CALM_POINTS = 3  # accepted points in a row within the tolerance by L-BFGS's estimate
 
 
 class FrozenNoiseState(NamedTuple):
-    """Where a lane is, and what its last steps were like.
+    """State of a lane: phi, the search, the bound, and counts of idle steps and of work.
 
     `work` counts evaluations of the whole batch of draws: a gradient or a Hessian-vector
     product is one.
     """
 
     phi: Phi
-    search: Newton | Lbfgs
+    search: TrustRegionSearch | Lbfgs
     bound: Scalar
     done: Bool[Array, ""]
     idle: Int[Array, ""]  # steps without a gain
-    calm: Int[Array, ""]  # accepted points in a row that were good enough; L-BFGS
-    finite: Bool[Array, ""]  # what the last step evaluated
+    calm: Int[Array, ""]  # accepted points in a row within the tolerance; L-BFGS
+    finite: Bool[Array, ""]  # whether the last evaluation was
     flat: Bool[Array, ""]  # a direction without curvature was met
     work: Int[Array, ""]
 
@@ -59,17 +64,17 @@ class FrozenNoiseState(NamedTuple):
 class FrozenNoise(Solver):
     r"""Maximises the bound on noise that is drawn once, by Newton's method or L-BFGS.
 
-    With frozen noise the bound is a plain function (sample average approximation; as DADVI by
-    Giordano, Ingram and Broderick 2024): it is maximised to many digits in a few steps, no noise
-    hides whether it has been, and `linear_response` then gives corrected covariances. What it
-    misses is the error of the frozen draws, O(1 / sqrt(num_draws)) and far less with
-    `MomentMatched()`, the default: `frozen_error` states it.
+    With frozen noise the bound is a deterministic function (sample average approximation; as DADVI
+    by Giordano, Ingram and Broderick 2024): it is maximised to many digits in a few steps,
+    convergence can be verified, and `linear_response` gives corrected covariances. What remains is
+    the error of the frozen draws, O(1 / sqrt(num_draws)) and far less with `MomentMatched()`, the
+    default: `frozen_error` estimates it.
 
     "newton" takes trust-region steps by conjugate gradients on Hessian-vector products, in
     coordinates relative to q itself: a dense family's progress does not depend on scales or
-    correlations. "lbfgs" wants gradients only, for log densities without second derivatives,
-    or dear ones; on correlated posteriors it takes several times the evaluations, and its stop
-    is a heuristic.
+    correlations. "lbfgs" needs gradients only, for log densities whose second derivatives are
+    missing or expensive; on correlated posteriors it takes several times the evaluations, and its
+    stopping rule is a heuristic.
 
     Args:
         method: "newton" or "lbfgs".
@@ -94,17 +99,17 @@ class FrozenNoise(Solver):
 
     @property
     def block_steps(self) -> int:
-        """One Newton step, which costs far more than a review; a few evaluations of L-BFGS."""
+        """One Newton step, which costs far more than a review, or eight evaluations of L-BFGS."""
         return 1 if self.method == "newton" else 8
 
     def defaults(self, family: Family | None, dim: int) -> Defaults:
-        """Frozen draws, matched where noise is normal, and enough of them for the family."""
+        """Frozen draws, moment-matched if noise is normal, and enough of them for the family."""
         family = default_family(dim) if family is None else family
         source = frozen_source(family)
         return Defaults(family, ELBO(num_draws=num_draws_for(family, source, dim)), source)
 
     def check(self, family: Family, objective: Objective, noise: NoiseSource, dim: int) -> None:
-        """Frozen noise, a loss whose gradient is its gradient, and enough draws."""
+        """Raise unless noise is frozen, the loss has its own gradient, and draws are enough."""
         if not isinstance(noise, Frozen):
             raise TypeError(
                 f"FrozenNoise: expected noise that is drawn once; got {noise!r}; try "
@@ -118,14 +123,16 @@ class FrozenNoise(Solver):
         check_num_draws("FrozenNoise", family, objective.num_draws, noise, dim)
 
     def init(self, phi: Phi, problem: Problem) -> FrozenNoiseState:
-        """Nothing evaluated yet: noise comes with the first step."""
+        """A state with nothing evaluated yet, since noise comes with the first step."""
         flat = ravel_pytree(phi)[0]
         zero, count, no = jnp.zeros((), flat.dtype), jnp.zeros((), jnp.int32), jnp.zeros((), bool)
         newton = self.method == "newton"
         still = jnp.zeros_like(flat)
         return FrozenNoiseState(
             phi=phi,
-            search=start_newton(phi) if newton else start_search(flat, zero, still, _MEMORY),
+            search=start_trust_region_search(phi)
+            if newton
+            else start_search(flat, zero, still, _NUM_PAIRS),
             bound=zero,
             done=no,
             idle=count,
@@ -147,42 +154,47 @@ class FrozenNoise(Solver):
     def review(
         self, state: FrozenNoiseState, trace: BlockTrace
     ) -> tuple[FrozenNoiseState, Int[Array, ""]]:
-        """How the lane ended, if it did."""
+        """Status: converged, unbounded, singular, stalled, not finite, or still running."""
         elsewhere, here = _spreads(state.phi, trace.noise[0], trace.problem)
-        runaway = (elsewhere > _FAR) | (state.bound > _FAR) | (elsewhere > _UNSEEN * here)
+        runaway = (
+            (elsewhere > _MAX_SPREAD)
+            | (state.bound > _MAX_SPREAD)
+            | (elsewhere > _MAX_RELATIVE_SPREAD * here)
+        )
         why = jnp.where(state.flat, Status.SINGULAR, Status.STALLED)
         why = jnp.where(state.finite, why, Status.NOT_FINITE)
-        status = jnp.where(state.idle >= _IDLE, why, Status.RUNNING)
+        status = jnp.where(state.idle >= _MAX_IDLE_STEPS, why, Status.RUNNING)
         status = jnp.where(state.done, Status.CONVERGED, status)
         return state, jnp.where(runaway, Status.UNBOUNDED, status).astype(jnp.int32)
 
     def result(self, state: FrozenNoiseState) -> Phi:
-        """The last point."""
+        """The last accepted phi."""
         return state.phi
 
     def _tolerance(self, loss: Scalar, share: float = 1.0) -> Scalar:
-        """As asked for, or what rounding leaves of it."""
+        """The tolerance times `share`, or the rounding error of the loss if that is larger."""
         rounding = 10.0 * jnp.finfo(loss.dtype).eps * (1.0 + jnp.abs(loss))
         return jnp.maximum(share * self.tolerance, rounding)
 
     def _newton(self, state: FrozenNoiseState, noise: Noise, problem: Problem) -> FrozenNoiseState:
-        assert isinstance(state.search, Newton)
-        search = newton_step(
+        """One trust-region Newton step."""
+        assert isinstance(state.search, TrustRegionSearch)
+        search = trust_region_step(
             state.search,
             lambda phi: problem.loss(phi, noise),
             lambda phi: local_map(problem.family, phi, noise),
             state.done,
         )
         tolerance = self._tolerance(search.loss)
-        # the trial that was to be the last has been evaluated
-        due = is_certain(state.search, tolerance)
-        idle = jnp.where(search.started, state.idle + 1, _IDLE)
+        # the trial predicted to be within the tolerance has now been evaluated
+        done = is_certain(state.search, tolerance)
+        idle = jnp.where(search.started, state.idle + 1, _MAX_IDLE_STEPS)
         return state._replace(
             phi=search.phi,
             search=search,
             bound=search.bound,
-            done=due,
-            idle=jnp.where(search.gain > 0.01 * tolerance, 0, idle).astype(jnp.int32),
+            done=done,
+            idle=jnp.where(search.actual_gain > 0.01 * tolerance, 0, idle).astype(jnp.int32),
             finite=search.finite,
             flat=search.flat,
             work=search.num_products + state.work - state.search.num_products + 1,
@@ -191,7 +203,7 @@ class FrozenNoise(Solver):
     def _evaluate(
         self, state: FrozenNoiseState, noise: Noise, problem: Problem
     ) -> FrozenNoiseState:
-        """One evaluation of L-BFGS, which climbs minus the loss over phi as one flat vector."""
+        """One evaluation of L-BFGS, which maximises minus the loss over phi as one flat vector."""
         before = state.search
         assert isinstance(before, Lbfgs)
         _, unravel = ravel_pytree(state.phi)
@@ -200,10 +212,10 @@ class FrozenNoise(Solver):
             estimate = problem.loss(unravel(flat), noise)
             return -estimate.loss, estimate.bound
 
-        (height, bound), grad = jax.value_and_grad(value, has_aux=True)(trial_point(before))
-        first, finite = state.work == 0, jnp.isfinite(height) & jnp.isfinite(grad).all()
-        started = start_search(before.at.z, height, grad, _MEMORY)
-        search = pytrees.where(first & finite, started, absorb(before, height, grad))
+        (negative_loss, bound), grad = jax.value_and_grad(value, has_aux=True)(trial_point(before))
+        first, finite = state.work == 0, jnp.isfinite(negative_loss) & jnp.isfinite(grad).all()
+        started = start_search(before.at.z, negative_loss, grad, _NUM_PAIRS)
+        search = pytrees.where(first & finite, started, absorb(before, negative_loss, grad))
         phi = unravel(search.at.z)
         ended = search.accepted | (search.failures > before.failures)
         slopes = jax.vjp(local_map(problem.family, phi, noise), jnp.zeros_like(grad))[1]
@@ -211,15 +223,17 @@ class FrozenNoise(Solver):
         nats = jnp.maximum(
             nats, 0.5 * search.at.grad @ inverse_product(search.pairs, search.at.grad)
         )
-        lost = (search.failures >= _FAILURES) | (first & ~finite) | (state.idle >= _IDLE)
-        good = (nats < self._tolerance(search.at.value, _HEURISTIC)) & ~lost
+        lost = (
+            (search.failures >= _MAX_FAILURES) | (first & ~finite) | (state.idle >= _MAX_IDLE_STEPS)
+        )
+        good = (nats < self._tolerance(search.at.value, _LBFGS_TOLERANCE_FACTOR)) & ~lost
         calm = jnp.where(ended, jnp.where(good, state.calm + 1, 0), state.calm)
         return state._replace(
             phi=phi,
             search=search,
             bound=jnp.where(search.accepted | first, _finite_or(bound, state.bound), state.bound),
-            done=calm >= _CALM,
-            idle=jnp.where(lost, _IDLE, 0).astype(jnp.int32),
+            done=calm >= _MIN_CALM_POINTS,
+            idle=jnp.where(lost, _MAX_IDLE_STEPS, 0).astype(jnp.int32),
             calm=calm.astype(jnp.int32),
             finite=finite,
             work=state.work + 1,
@@ -227,13 +241,13 @@ class FrozenNoise(Solver):
 
 
 def _finite_or(value: Scalar, other: Scalar) -> Scalar:
-    """A state holds finite numbers only."""
+    """The value, or the other one if it is not finite, since a state must be finite."""
     return jnp.where(jnp.isfinite(value), value, other)
 
 
 def _spreads(phi: Phi, noise: Noise, problem: Problem) -> tuple[Scalar, Scalar]:
-    """How far a few other draws of q lie apart, and how far the frozen ones do."""
-    others = problem.family.draw_noise(jax.random.key(0), _WATCHED, problem.dim, noise.dtype)
+    """Largest distances among a few fresh draws of q, and among the frozen draws."""
+    others = problem.family.draw_noise(jax.random.key(0), _SPREAD_DRAWS, problem.dim, noise.dtype)
     z = jax.vmap(problem.family.transform, (None, 0))(phi, jnp.concatenate([others, noise]))
     far = jnp.max(jnp.abs(z - z[:1]), axis=1)
-    return jnp.max(far[:_WATCHED]), jnp.max(jnp.abs(z[_WATCHED:] - z[_WATCHED:][:1]))
+    return jnp.max(far[:_SPREAD_DRAWS]), jnp.max(jnp.abs(z[_SPREAD_DRAWS:] - z[_SPREAD_DRAWS:][:1]))

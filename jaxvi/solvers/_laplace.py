@@ -1,4 +1,4 @@
-"""Laplace's approximation: the Gaussian at a mode."""
+"""Laplace's approximation: the Gaussian at a mode, found by L-BFGS and Newton's method."""
 
 import math
 from dataclasses import dataclass
@@ -35,26 +35,26 @@ from jaxvi.solvers._deterministic.newton import (
     unfinished,
 )
 
-_BLOCK = 25  # evaluations
-_NEAR = 0.1  # nats that L-BFGS still sees to gain when Newton's method takes over
-_LONGEST_WAIT = 8  # blocks between two tries of Newton's method
-_FAR = 1e12  # a coordinate beyond it has run away
-_HIGH = 1e15  # so has a log density
-_MOST = 1e30
-_MOST_IDLE = 2  # blocks in a row without a gain that is more than rounding
+_BLOCK_STEPS = 25
+_MAX_NEWTON_START_NATS = 0.1  # gain that L-BFGS still predicts when Newton's method takes over
+_MAX_WAIT_BLOCKS = 8  # between two attempts by Newton's method
+_MAX_COORDINATE = 1e12  # beyond it a search has run away
+_MAX_LOG_PROB = 1e15  # likewise
+_MAX_REPORTED_BOUND = 1e30
+_MAX_IDLE_BLOCKS = 2  # blocks in a row without a gain above rounding
 
 
 class LaplaceState(NamedTuple):
-    """A search for a mode, and once it has ended what came of it.
+    """State of a lane: the search for a mode, and its result once it has ended.
 
-    `extra` is what the bound has besides log p at the point: entropy of q minus dim / 2, once
-    curvature is known. `ended` is the status to report a block later.
+    `extra` is the bound less log p at the point: entropy of q minus dim / 2, once curvature is
+    known. `ended` is the status to report a block later.
     """
 
     phi: Phi
     search: Lbfgs
     extra: Scalar
-    decrement: Scalar  # g^T |H|^-1 g where Newton's method last was
+    decrement: Scalar  # g^T |H|^-1 g at the last point of Newton's method
     wait: Int[Array, ""]  # blocks until Newton's method is tried next
     turns: Int[Array, ""]  # of Newton's method
     best: Scalar  # log p after the last block
@@ -111,15 +111,15 @@ class Laplace(Solver):
 
     @property
     def block_steps(self) -> int:
-        """Evaluations between two looks at whether the mode is near."""
-        return _BLOCK
+        """Evaluations of L-BFGS between two decisions whether Newton's method takes over."""
+        return _BLOCK_STEPS
 
     def defaults(self, family: Family | None, dim: int) -> Defaults:
-        """A dense Gaussian; the objective only ranks."""
+        """A full-rank Gaussian; the objective is used for ranking only."""
         return Defaults(FullRank(), ELBO(num_draws=2), Fresh())
 
     def check(self, family: Family, objective: Objective, noise: NoiseSource, dim: int) -> None:
-        """The family takes a Gaussian, and its Hessian is not too large."""
+        """Raise unless the family can be set to a Gaussian, and the Hessian is not too large."""
         if not (isinstance(family, HasGaussianInit) and isinstance(family, HasMoments)):
             raise TypeError(
                 "Laplace: expected a family with init_gaussian and moments; got "
@@ -133,7 +133,7 @@ class Laplace(Solver):
             )
 
     def init(self, phi: Phi, problem: Problem) -> LaplaceState:
-        """A search at the mean of q."""
+        """A search that starts at the mean of q."""
         assert isinstance(problem.family, HasMoments)
         z = problem.family.moments(phi).mean
         values, grads = problem.values_and_gradients(z[None])
@@ -157,21 +157,23 @@ class Laplace(Solver):
         values, grads = problem.values_and_gradients(trial_point(state.search)[None])
         search = absorb(state.search, values[0], grads[0])
         search = pytrees.where(state.ended == Status.RUNNING, search, state.search)
-        bound = jnp.clip(search.at.value, -_MOST, _MOST)  # so that a block's sum is finite too
+        bound = jnp.clip(
+            search.at.value, -_MAX_REPORTED_BOUND, _MAX_REPORTED_BOUND
+        )  # so that a block's sum is finite too
         return state._replace(search=search), StepInfo(bound + state.extra)
 
     def review(self, state: LaplaceState, trace: BlockTrace) -> tuple[LaplaceState, Int[Array, ""]]:
-        """Newton's method where the mode is near or L-BFGS is stuck; a lane ends a block later.
+        """Run Newton's method if the mode is near or L-BFGS is stuck; a lane ends a block later.
 
-        The block between has the final bound.
+        The block between reports the final bound.
         """
         search, status = state.search, state.ended
         status = jnp.where(trace.failed, Status.NOT_FINITE, status).astype(jnp.int32)
-        near = (search.direction @ search.at.grad < _NEAR) | (search.failures > 0)
-        due = (near & (state.wait <= 0)) | (state.wait <= -_LONGEST_WAIT)
+        near = (search.direction @ search.at.grad < _MAX_NEWTON_START_NATS) | (search.failures > 0)
+        due = (near & (state.wait <= 0)) | (state.wait <= -_MAX_WAIT_BLOCKS)
         idle = jnp.where(search.at.value > state.best + rounding(state.best), 0, state.idle + 1)
         state = state._replace(idle=idle.astype(jnp.int32))
-        due |= idle >= _MOST_IDLE
+        due |= idle >= _MAX_IDLE_BLOCKS
         due &= status == Status.RUNNING
         tolerance = self._tolerance(search.at.z.dtype)
         # a loop of no turn where no lane is due: unlike a `cond`, it stays a branch under `vmap`
@@ -181,7 +183,9 @@ class Laplace(Solver):
             start_newton(search.at),
         )
         state = pytrees.where(due, self._after_newton(state, newton), state)
-        gone = (jnp.abs(state.search.at.z).max() > _FAR) | (state.search.at.value > _HIGH)
+        gone = (jnp.abs(state.search.at.z).max() > _MAX_COORDINATE) | (
+            state.search.at.value > _MAX_LOG_PROB
+        )
         gone &= state.ended != Status.CONVERGED
         ended = jnp.where(gone, Status.UNBOUNDED, state.ended).astype(jnp.int32)
         ended = jnp.where(status == Status.RUNNING, ended, state.ended)
@@ -190,26 +194,27 @@ class Laplace(Solver):
         return self._with_phi(state, newton, found, trace.problem), status
 
     def result(self, state: LaplaceState) -> Phi:
-        """The Gaussian at the mode; around the last point, at the family's first scale, if none."""
+        """The Gaussian at the mode; without a mode, the family's initial q at the last point."""
         return state.phi
 
     def _tolerance(self, dtype: Any) -> float:
+        """The tolerance given, or eps^(2/3)."""
         return float(jnp.finfo(dtype).eps) ** (2 / 3) if self.tolerance is None else self.tolerance
 
     def _after_newton(self, state: LaplaceState, newton: Newton) -> LaplaceState:
-        """The point that Newton's method has found, and whether that is the end."""
+        """The state at the point of Newton's method, and whether the search has ended."""
         search = state.search
         gained = newton.at.value > search.at.value
         idle = newton.at.value <= state.best + rounding(state.best)
         ended = newton.status
-        stuck = (state.idle >= _MOST_IDLE) & idle & (ended == Status.RUNNING)
+        stuck = (state.idle >= _MAX_IDLE_BLOCKS) & idle & (ended == Status.RUNNING)
         ended = jnp.where(stuck, _why_stuck(search, newton), ended)
         fresh = start_search(newton.at.z, newton.at.value, newton.at.grad, self.memory)
         moved = gained | (ended == Status.CONVERGED)
         return state._replace(
             search=pytrees.where(moved, fresh, search),
-            decrement=jnp.where(jnp.isfinite(newton.decrement), newton.decrement, _HIGH),
-            wait=jnp.minimum(2 ** jnp.minimum(state.turns, 3), _LONGEST_WAIT).astype(jnp.int32),
+            decrement=jnp.where(jnp.isfinite(newton.decrement), newton.decrement, _MAX_LOG_PROB),
+            wait=jnp.minimum(2 ** jnp.minimum(state.turns, 3), _MAX_WAIT_BLOCKS).astype(jnp.int32),
             turns=state.turns + 1,
             ended=ended.astype(jnp.int32),
         )
@@ -217,7 +222,7 @@ class Laplace(Solver):
     def _with_phi(
         self, state: LaplaceState, newton: Newton, found: Bool[Array, ""], problem: Problem
     ) -> LaplaceState:
-        """q at the mode where one is found; around the point at the family's first scale else."""
+        """The state with q at the mode if found, else with the family's initial q at the point."""
         family, z = problem.family, state.search.at.z
         assert isinstance(family, HasGaussianInit)
         key = jax.random.key(0)  # breaks ties between equal columns, and no more
@@ -236,21 +241,21 @@ class Laplace(Solver):
 
 
 def _why_stuck(search: Lbfgs, newton: Newton) -> Int[Array, ""]:
-    """What keeps both methods from moving."""
+    """Status of a search that neither L-BFGS nor Newton's method can continue."""
     why = jnp.where(newton.curvature.flat.any(), Status.SINGULAR, Status.STALLED)
-    why = jnp.where(search.walled | newton.walled, Status.NOT_FINITE, why)
+    why = jnp.where(search.not_finite | newton.not_finite, Status.NOT_FINITE, why)
     why = jnp.where(newton.usable, why, Status.SINGULAR)
-    # still pushed outwards where its exponential has no number: a scale at 0 or at infinity
+    # still driven outwards where exp(z) over- or underflows: a scale at 0 or at infinity
     at = newton.at
-    edge = 0.45 * math.log(float(jnp.finfo(at.z.dtype).max))
-    outwards = (jnp.abs(at.z) > edge) & (at.z * at.grad > 0.0)
-    runs = outwards.any() & (search.walled | newton.walled | ~newton.usable)
-    unbounded = search.overflowed | newton.overflowed | runs
+    max_exponent = 0.45 * math.log(float(jnp.finfo(at.z.dtype).max))
+    outwards = (jnp.abs(at.z) > max_exponent) & (at.z * at.grad > 0.0)
+    runs_away = outwards.any() & (search.not_finite | newton.not_finite | ~newton.usable)
+    unbounded = search.overflowed | newton.overflowed | runs_away
     return jnp.where(unbounded, Status.UNBOUNDED, why)
 
 
 def _factor(family: Family, newton: Newton) -> Float[Array, "dim dim"]:
-    """Cholesky factor of the covariance that the family gets."""
+    """Cholesky factor of the covariance for the family, diagonal for diagonal families."""
     diagonal = isinstance(family, MeanField)
     if isinstance(family, StudentT):
         diagonal = family.structure == "diagonal"
@@ -260,7 +265,7 @@ def _factor(family: Family, newton: Newton) -> Float[Array, "dim dim"]:
 
 
 def _entropy(family: Family, phi: Phi, newton: Newton) -> Scalar:
-    """Of q where the family knows it, else of the Gaussian."""
+    """Entropy of q if the family has it in closed form, else of the Gaussian."""
     if isinstance(family, HasEntropy):
         return family.entropy(phi)
     loc = newton.at.z

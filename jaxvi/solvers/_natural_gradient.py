@@ -18,40 +18,46 @@ from jaxvi.objectives import ELBO, Objective
 from jaxvi.solvers._base import BlockTrace, Defaults, Problem, Solver, StepInfo
 from jaxvi.solvers._gaussian.convergence import (
     Monitor,
-    Verdict,
+    WindowOutcome,
     close_window,
     rate,
     record,
     start_monitor,
 )
 from jaxvi.solvers._gaussian.hessian_sparsity import Sparsity, find_sparsity
-from jaxvi.solvers._gaussian.step_control import Trust, bound_and_error, judge, settle, start_trust
+from jaxvi.solvers._gaussian.step_control import (
+    TrustRegion,
+    accept_or_undo,
+    bound_and_error,
+    start_trust_region,
+    update_trust_region,
+)
 from jaxvi.solvers._gaussian.updates import update_for
 
-_BLOCK = 5  # steps
-_DENSE_UP_TO = 500
-_HIGH_DIM = 50
-_FEWEST_HESSIANS, _PRODUCTS = 4, 100  # a step
-_FAR = 1e10  # where no posterior in sane units has mass
-_KINK = 5.0  # standard errors between the two estimates of the curvature
+_BLOCK_STEPS = 5
+_MAX_FULL_RANK_DIM = 500  # of the default family
+_MAX_FEW_DRAWS_DIM = 50  # above it the default is twice as many draws, and sparsity is searched
+_MIN_HESSIANS, _HESSIAN_PRODUCTS = 4, 100  # in a step
+_MAX_COORDINATE = 1e10  # no posterior in reasonable units has mass beyond
+_KINK_STANDARD_ERRORS = 5.0  # between the two estimates of the curvature
 
 
 class NaturalGradientState(NamedTuple):
-    """What the next step needs."""
+    """State of a lane: q, the q before, trust region, monitor and curvature estimates."""
 
     phi: Flat
     last: Flat  # before the last step
-    trust: Trust
+    trust: TrustRegion
     monitor: Monitor
     estimates: "Estimates | None"  # None where gradients serve from the start
 
 
 class Estimates(NamedTuple):
-    """How the curvature is estimated, and how the two ways to do it compare."""
+    """Comparison of the curvature's estimates by Hessians and by gradients, and which is used."""
 
     sums: Float[Array, "5 dim"]  # over the window, see `_tally`
     apart: Bool[Array, "dim"]  # where the two disagreed in the last window
-    by_gradient: Bool[Array, ""]
+    by_gradient: Bool[Array, ""]  # whether gradients are used
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class NaturalGradient(Solver):
 
     $$P \leftarrow (1 - r) P + r A, \qquad m \leftarrow m + r P^{-1} g$$
 
-    (Khan and Rue 2023). It doesn't depend on the coordinates, so it needs no tuning to them. The
+    (Khan and Rue 2023). It does not depend on the coordinates, so it needs no tuning to them. The
     precision stays positive definite by the second-order update of Lin, Schmidt and Khan
     (2020), with its eigenvalues relative to the current ones bounded; steps of the mean are
     bounded too. Steps are full ones while q is far, then shorter, so that they average.
@@ -119,23 +125,23 @@ class NaturalGradient(Solver):
 
     @property
     def block_steps(self) -> int:
-        """Few: a step costs far more than a review."""
-        return _BLOCK
+        """Five, few since a step costs far more than a review."""
+        return _BLOCK_STEPS
 
     def defaults(self, family: Family | None, dim: int) -> Defaults:
-        """Dense up to dimension 500, low rank above; 32 mirrored draws, above 50 twice as many.
+        """Full rank up to dimension 500, low rank above; 32 mirrored draws, 64 above dimension 50.
 
-        Of more coordinates the worst is noisier. A dense q gets two draws for every dimension at
-        least: gradients at so many tell its curvature, and no Hessian is traced or taken.
+        Of more coordinates the worst is noisier. A dense q gets at least two draws for every
+        dimension: their gradients determine its curvature, and no Hessian is traced or evaluated.
         """
-        family = family or (FullRank() if dim <= _DENSE_UP_TO else LowRank(20))
-        num_draws = 32 if dim <= _HIGH_DIM else 64
+        family = family or (FullRank() if dim <= _MAX_FULL_RANK_DIM else LowRank(20))
+        num_draws = 32 if dim <= _MAX_FEW_DRAWS_DIM else 64
         if isinstance(family, FullRank):
             num_draws = max(num_draws, 2 * dim)
         return Defaults(family, ELBO(num_draws=num_draws), Antithetic())
 
     def check(self, family: Family, objective: Objective, noise: NoiseSource, dim: int) -> None:
-        """Gaussian families, and the ELBO, whose natural gradient this is."""
+        """Raise unless the family is Gaussian, and the objective the ELBO."""
         if not isinstance(family, FullRank | MeanField | LowRank):
             raise TypeError(
                 "NaturalGradient: expected FullRank(), MeanField() or LowRank(); got "
@@ -147,31 +153,31 @@ class NaturalGradient(Solver):
             )
 
     def prepare(self, problem: Problem, dtype: jnp.dtype) -> "NaturalGradient":
-        """With the zeros of the Hessian, where they save enough."""
+        """The solver with the Hessian's sparsity pattern, if that saves enough."""
         if self.sparsity != "auto":
             return self
-        wanted = self.curvature != "gradient" and not self._enough(problem)
-        wanted &= problem.dim > _HIGH_DIM and not isinstance(problem.family, LowRank)
+        wanted = self.curvature != "gradient" and not self._by_gradients_alone(problem)
+        wanted &= problem.dim > _MAX_FEW_DRAWS_DIM and not isinstance(problem.family, LowRank)
         return replace(self, sparsity=find_sparsity(problem, dtype) if wanted else None)
 
-    def _enough(self, problem: Problem) -> bool:
-        """Whether gradients alone serve from the start."""
+    def _by_gradients_alone(self, problem: Problem) -> bool:
+        """Whether the curvature is estimated from gradients alone, from the start."""
         spans = not isinstance(problem.family, MeanField)
         many = spans and problem.objective.num_draws >= 2 * problem.dim
         return self.curvature == "gradient" or (self.curvature == "auto" and many)
 
     def init(self, phi: Phi, problem: Problem) -> NaturalGradientState:
-        """Empty windows."""
+        """A state with an empty window."""
         dtype = jax.tree.leaves(phi)[0].dtype
         num = update_for(problem.family).num_innovations(problem.dim)
         estimates = None
-        if not self._enough(problem):
+        if not self._by_gradients_alone(problem):
             zeros = jnp.zeros((5, problem.dim), dtype)
             estimates = Estimates(zeros, jnp.zeros(problem.dim, bool), jnp.zeros((), bool))
         return NaturalGradientState(
             Flat.of(phi),
             Flat.of(phi),
-            start_trust(dtype),
+            start_trust_region(dtype),
             start_monitor(num, dtype),
             estimates,
         )
@@ -179,25 +185,25 @@ class NaturalGradient(Solver):
     def step(
         self, state: NaturalGradientState, noise: Noise, problem: Problem
     ) -> tuple[NaturalGradientState, StepInfo]:
-        """One natural-gradient step; where a draw is not finite, a narrower q instead."""
-        family, update = problem.family, update_for(problem.family, self._known())
+        """One natural-gradient step; if a draw is not finite, a narrower q instead."""
+        family, update = problem.family, update_for(problem.family, self._known_sparsity())
         at = state.phi.tree
         z, log_q = jax.vmap(lambda row: transform_and_log_prob(family, at, row))(noise)
         values, gradients = problem.values_and_gradients(z)
         good = jnp.isfinite(values) & jnp.isfinite(gradients).all(axis=-1)
         curvature, tally = self._curvature(state, z, noise, gradients, problem)
         bound, error = bound_and_error(values - log_q)
-        trust, fell = judge(state.trust, bound, error)
-        pace = trust.pace * rate(state.monitor)
-        moved, innovation, promised = update.apply(
-            at, gradients.mean(axis=0), curvature, pace, trust.radius
+        trust, fell = update_trust_region(state.trust, bound, error)
+        step_rate = trust.step_fraction * rate(state.monitor)
+        moved, innovation, predicted_gain = update.apply(
+            at, gradients.mean(axis=0), curvature, step_rate, trust.radius
         )
         moved = Flat.of(moved)
         usable = good.all() & pytrees.all_finite((moved, innovation))
         bad = 1.0 - good.mean(dtype=values.dtype)
         narrower = Flat.of(update.narrow(at, jnp.exp(-0.1 - bad)))
-        here, seen = (state.phi, state.last, trust), (usable, fell, bound, error, promised)
-        phi, last, trust = settle(here, moved, narrower, seen)
+        here, seen = (state.phi, state.last, trust), (usable, fell, bound, error, predicted_gain)
+        phi, last, trust = accept_or_undo(here, moved, narrower, seen)
         monitor = record(state.monitor, innovation, usable)
         estimates = state.estimates
         if estimates is not None and tally is not None:
@@ -210,7 +216,7 @@ class NaturalGradient(Solver):
     def review(
         self, state: NaturalGradientState, trace: BlockTrace
     ) -> tuple[NaturalGradientState, Int[Array, ""]]:
-        """Lower the rate, choose the curvature's estimate and stop at the end of a window."""
+        """At the end of a window, adapt the rate, choose the curvature's estimate, or stop."""
         monitor, seen = close_window(state.monitor, self.tolerance)
         switch, estimates = jnp.zeros((), bool), state.estimates
         if estimates is not None:
@@ -220,20 +226,20 @@ class NaturalGradient(Solver):
         state = state._replace(monitor=monitor, estimates=estimates)
         largest = jnp.abs(trace.problem.family.transform(state.phi.tree, trace.noise[0, 0])).max()
         status = jnp.where(seen.converged & ~switch, Status.CONVERGED, Status.RUNNING)
-        status = jnp.where(largest > _FAR, Status.UNBOUNDED, status)
+        status = jnp.where(largest > _MAX_COORDINATE, Status.UNBOUNDED, status)
         return state, jnp.where(seen.lost, Status.NOT_FINITE, status).astype(jnp.int32)
 
     def result(self, state: NaturalGradientState) -> Phi:
-        """The last q: falling rates have averaged it."""
+        """The last q, which is an average since the rate decreases."""
         return state.phi.tree
 
     def _choose(
-        self, estimates: Estimates, steps: Scalar, seen: Verdict, trace: BlockTrace
+        self, estimates: Estimates, steps: Scalar, seen: WindowOutcome, trace: BlockTrace
     ) -> tuple[Bool[Array, ""], Estimates]:
-        """Whether kinks were found, and the estimates after a window's end."""
+        """Whether gradients take over because of kinks, and the estimates after a window's end."""
         apart, quieter = _compare(estimates.sums, steps, self.tolerance)
-        kinked = jnp.any(apart & estimates.apart)  # once, of many coordinates, may be chance
-        # the diagonal doesn't show that too few gradients leave directions without curvature
+        kinked = jnp.any(apart & estimates.apart)  # one window may be chance
+        # too few gradients leave directions without curvature, which the diagonal does not show
         num_draws, problem = trace.noise.shape[1], trace.problem
         spans = num_draws >= update_for(problem.family).num_axes(problem.dim)
         better = kinked | (quieter & seen.near & spans)
@@ -253,8 +259,11 @@ class NaturalGradient(Solver):
         gradients: Float[Array, "draws dim"],
         problem: Problem,
     ) -> tuple[Any, Float[Array, "5 dim"] | None]:
-        """Of Hessians, unless gradients serve better or Hessians aren't finite; and the tally."""
-        update = update_for(problem.family, self._known())
+        """Curvature from Hessians, or from gradients if those are chosen or Hessians not finite.
+
+        Also the sums for comparing the two, None without Hessians.
+        """
+        update = update_for(problem.family, self._known_sparsity())
         slope = (gradients.mean(axis=0), state.trust.radius)
         phi = state.phi.tree
         by_gradient = update.from_gradients(phi, noise, gradients)
@@ -262,8 +271,8 @@ class NaturalGradient(Solver):
             return by_gradient, None
         nothing = jnp.zeros_like(state.estimates.sums)
 
-        def look(_: Any) -> tuple[Bool[Array, ""], Any, Float[Array, "5 dim"]]:
-            by_hessian = update.from_hessians(phi, self._few(z), noise, slope, problem)
+        def by_both(_: Any) -> tuple[Bool[Array, ""], Any, Float[Array, "5 dim"]]:
+            by_hessian = update.from_hessians(phi, self._hessian_draws(z), noise, slope, problem)
             smooth = pytrees.all_finite(by_hessian)
             tally = _tally(update.diagonal(by_hessian), update.diagonal(by_gradient))
             chosen = pytrees.where(smooth, by_hessian, by_gradient)
@@ -271,34 +280,34 @@ class NaturalGradient(Solver):
 
         # a loop of no or one turn: under `vmap` still skipped where no lane wants Hessians
         wanted = ~state.estimates.by_gradient
-        _, chosen, tally = lax.while_loop(lambda c: c[0], look, (wanted, by_gradient, nothing))
+        _, chosen, tally = lax.while_loop(lambda c: c[0], by_both, (wanted, by_gradient, nothing))
         return chosen, tally
 
-    def _known(self) -> Sparsity | None:
-        """The zeros that are known; a solver that was not prepared knows none."""
+    def _known_sparsity(self) -> Sparsity | None:
+        """The known sparsity pattern; None for a solver that was not prepared."""
         return None if self.sparsity == "auto" else self.sparsity
 
-    def _few(self, z: Float[Array, "draws dim"]) -> Float[Array, "some dim"]:
-        """Draws for Hessians, in mirrored pairs: the first rows of both halves."""
+    def _hessian_draws(self, z: Float[Array, "draws dim"]) -> Float[Array, "some dim"]:
+        """Draws at which Hessians are taken, in mirrored pairs: the first rows of both halves."""
         num, dim = z.shape
-        sparsity = self._known()
+        sparsity = self._known_sparsity()
         products = dim if sparsity is None else sparsity.num_colours
-        few = self.num_hessians or max(_FEWEST_HESSIANS, _PRODUCTS // products)
+        few = self.num_hessians or max(_MIN_HESSIANS, _HESSIAN_PRODUCTS // products)
         if few >= num:
             return z
         return jnp.concatenate([z[: (few + 1) // 2], z[num // 2 : num // 2 + few // 2]])
 
 
 def _tally(h: Float[Array, "dim"], g: Float[Array, "dim"]) -> Float[Array, "5 dim"]:
-    """What means and variances of two estimates and of their difference need."""
+    """Summands for means and variances of two estimates and of their difference."""
     return jnp.stack([h, g, h * h, g * g, (h - g) ** 2])
 
 
 def _compare(
     sums: Float[Array, "5 dim"], steps: Scalar, tolerance: float
 ) -> tuple[Bool[Array, "dim"], Bool[Array, ""]]:
-    """Where Hessians miss kinks that gradients see, and whether gradients are less noisy."""
+    """Where the two estimates disagree because of kinks, and whether gradients are less noisy."""
     h, g, hh, gg, gap = sums / jnp.maximum(steps, 1.0)
     error = jnp.sqrt(jnp.maximum(gap - (h - g) ** 2, 0.0) / jnp.maximum(steps, 1.0))
-    apart = jnp.abs(h - g) > jnp.maximum(_KINK * error, 2.0 * tolerance)
+    apart = jnp.abs(h - g) > jnp.maximum(_KINK_STANDARD_ERRORS * error, 2.0 * tolerance)
     return apart, jnp.sum(gg - g * g) < jnp.sum(hh - h * h)

@@ -1,4 +1,4 @@
-"""Pathfinder: the best of the Gaussians along a quasi-Newton path."""
+"""Pathfinder: the best Gaussian along a quasi-Newton path to a mode."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -26,22 +26,22 @@ from jaxvi.solvers._deterministic.path_gaussian import (
     path_gaussian,
 )
 
-_BLOCK = 10  # evaluations between two looks at the iterates
-_QUIET = 3  # steps in a row that gain nothing
-_FAILURES = 2  # line searches in a row that find nothing
-_STALE = 20  # blocks in a row without a better Gaussian: the path goes on to an infinite density
-_DENSE_UP_TO = 300
-_FEWEST_PAIRS, _MOST_PAIRS = 10, 30  # remembered by default
-_WAY = 5  # pairs
-_ERRORS = 4.0  # standard errors that a bound is marked down by: else luck of bad ones wins
+_BLOCK_STEPS = 10  # evaluations between two comparisons of Gaussians
+_MAX_QUIET_STEPS = 3  # steps in a row that gain less than the tolerance
+_MAX_FAILURES = 2  # line searches in a row that fail
+_MAX_STALE_BLOCKS = 20  # in a row without a better Gaussian, as on a path to an infinite density
+_MAX_FULL_RANK_DIM = 300  # of the default family
+_MIN_PAIRS, _MAX_PAIRS = 10, 30  # of the default memory
+_DIRECTION_PAIRS = 5  # last pairs that define the path's direction
+_SCORE_STANDARD_ERRORS = 4.0  # subtracted from a bound, lest a bad Gaussian win by luck
 
 
 class Trail(NamedTuple):
-    """What a block left behind: its iterates, and the pairs of steps and gradient changes.
+    """Iterates of a block, with their pairs of steps and gradient changes.
 
     Rows of `steps` and `changes` are the `memory` pairs from before the block, then the block's
-    own `num_pairs`; `newest` says how many of those an iterate knows, and `usable` which rows
-    hold an iterate with a pair.
+    own `num_pairs`. `newest` is the number of the block's pairs before an iterate, and `usable`
+    says which rows hold an iterate with a pair.
     """
 
     z: Float[Array, "block dim"]
@@ -56,21 +56,21 @@ class Trail(NamedTuple):
 
 
 class PathfinderState(NamedTuple):
-    """The path, what the block left of it, and the best Gaussian so far."""
+    """State of a lane: the path's search, the block's iterates, and the best Gaussian so far."""
 
-    phi: Phi  # the best as the family has it; the start while no Gaussian has a finite bound
+    phi: Phi  # the family's member for the best; the start if there is none
     search: Lbfgs
     trail: Trail
     best: PathGaussian
     bound: Float[Array, ""]  # of the best; log p at the path's end before there is one
-    score: Float[Array, ""]  # of the best: its bound, less what may be luck
+    score: Float[Array, ""]  # of the best: its bound less four standard errors
     found: Bool[Array, ""]
-    last: Bool[Array, ""]  # the best is one of the newest that were looked at
-    paired: Bool[Array, ""]  # curvature was seen at all
-    felt: Bool[Array, "dim"]  # coordinates whose slope was ever other than zero
-    quiet: Int[Array, ""]  # steps in a row that gained nothing
+    last: Bool[Array, ""]  # the best is one of the last block's
+    paired: Bool[Array, ""]  # whether any pair was found
+    felt: Bool[Array, "dim"]  # coordinates whose slope was ever non-zero
+    quiet: Int[Array, ""]  # steps in a row that gained less than the tolerance
     stale: Int[Array, ""]  # blocks in a row without a new best
-    gone: Bool[Array, ""]  # farther out than any scale explains
+    gone: Bool[Array, ""]  # a coordinate is beyond any reasonable scale
     level: Bool[Array, ""]  # log p is no lower far beyond the path's end
     ended: Bool[Array, ""]
 
@@ -137,21 +137,22 @@ class Pathfinder(Solver):
 
     @property
     def block_steps(self) -> int:
-        """Evaluations between two looks at the Gaussians."""
-        return _BLOCK
+        """Evaluations between two comparisons of Gaussians."""
+        return _BLOCK_STEPS
 
     def defaults(self, family: Family | None, dim: int) -> Defaults:
-        """Dense up to dimension 300; one set of mirrored draws for all iterates."""
+        """Full rank up to dimension 300; one set of mirrored draws for all iterates."""
         if family is None:
-            family = FullRank() if dim <= _DENSE_UP_TO else LowRank(self._memory(dim))
+            family = FullRank() if dim <= _MAX_FULL_RANK_DIM else LowRank(self._memory(dim))
         source = Fresh() if self.num_draws % 2 else Antithetic()
         return Defaults(family, ELBO(self.num_draws), Frozen(source))
 
     def _memory(self, dim: int) -> int:
-        return self.memory or min(max(2 * dim, _FEWEST_PAIRS), _MOST_PAIRS)
+        """Number of pairs that are kept."""
+        return self.memory or min(max(2 * dim, _MIN_PAIRS), _MAX_PAIRS)
 
     def check(self, family: Family, objective: Objective, noise: NoiseSource, dim: int) -> None:
-        """A family on normals that can be set to a Gaussian, and the evidence lower bound."""
+        """Raise unless the family has normal noise and can be set to a Gaussian, by the ELBO."""
         normal = isinstance(family, NormalNoiseFamily) and family.noise_size(dim) >= dim
         if not (normal and isinstance(family, HasGaussianInit) and isinstance(family, HasMoments)):
             raise TypeError(
@@ -165,8 +166,8 @@ class Pathfinder(Solver):
             )
 
     def init(self, phi: Phi, problem: Problem) -> PathfinderState:
-        """At the mean of phi."""
-        assert isinstance(problem.family, HasMoments)  # `check` said so
+        """A path that starts at the mean of q."""
+        assert isinstance(problem.family, HasMoments)  # `check` has ensured it
         z = problem.family.moments(phi).mean
         value, grad = (rows[0] for rows in problem.values_and_gradients(z[None]))
         memory = self._memory(problem.dim)
@@ -194,7 +195,7 @@ class Pathfinder(Solver):
     def step(
         self, state: PathfinderState, noise: Noise, problem: Problem
     ) -> tuple[PathfinderState, StepInfo]:
-        """One evaluation of the density and its gradient; the path moves when it is accepted."""
+        """One evaluation of the density and its gradient, and a step of the path if accepted."""
         old = state.search
         values, grads = problem.values_and_gradients(trial_point(old)[None])
         new = absorb(old, values[0], grads[0])
@@ -210,12 +211,12 @@ class Pathfinder(Solver):
             quiet=quiet.astype(jnp.int32),
             gone=jnp.max(jnp.abs(new.at.z)) > limit,
         )
-        ended = (quiet >= _QUIET) | (new.failures >= _FAILURES) | moved.gone
+        ended = (quiet >= _MAX_QUIET_STEPS) | (new.failures >= _MAX_FAILURES) | moved.gone
         state = pytrees.where(state.ended, state, moved._replace(ended=ended))
         return state, StepInfo(state.bound)
 
     def _gains_little(self, old: Lbfgs, new: Lbfgs) -> Bool[Array, ""]:
-        """The step gained little, and so will the next by its slope."""
+        """Whether the step gained less than the tolerance, as the next one will by its slope."""
         to_come = 0.5 * (new.direction @ new.at.grad)
         gained = new.at.value - old.at.value
         rounding = 2.0 * jnp.finfo(gained.dtype).eps * jnp.maximum(jnp.abs(new.at.value), 1.0)
@@ -225,9 +226,9 @@ class Pathfinder(Solver):
     def review(
         self, state: PathfinderState, trace: BlockTrace
     ) -> tuple[PathfinderState, Int[Array, ""]]:
-        """All bounds of the block's iterates in one batch; the best joins the comparison."""
+        """Estimate the bounds of the block's Gaussians in one batch, and keep the best so far."""
         trail, problem = state.trail, trace.problem
-        candidates = jax.vmap(partial(_gaussians, trail))(jnp.arange(_BLOCK))
+        candidates = jax.vmap(partial(_gaussians, trail))(jnp.arange(_BLOCK_STEPS))
         candidates = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), candidates)
         noise = trace.noise[0][:, : problem.dim]
         z, log_q = jax.vmap(draw_path, (0, None))(candidates, noise)
@@ -239,7 +240,7 @@ class Pathfinder(Solver):
         errors = jnp.std(log_p - log_q, axis=-1) / len(noise) ** 0.5
         # a bound is finite only where all parts of its Gaussian are
         usable = jnp.repeat(trail.usable, 2) & jnp.isfinite(bounds)
-        scores = jnp.where(usable, bounds - _ERRORS * errors, -jnp.inf)
+        scores = jnp.where(usable, bounds - _SCORE_STANDARD_ERRORS * errors, -jnp.inf)
         first = jnp.argmax(scores)
         better = usable[first] & (~state.found | (scores[first] > state.score))
         best = pytrees.where(better, jax.tree.map(lambda leaf: leaf[first], candidates), state.best)
@@ -258,13 +259,13 @@ class Pathfinder(Solver):
         return state, status.astype(jnp.int32)
 
     def result(self, state: PathfinderState) -> Phi:
-        """The best Gaussian as the family has it; the start where there is none."""
+        """The family's member for the best Gaussian, or the start if there is none."""
         return state.phi
 
 
 def _gaussians(trail: Trail, row: Array) -> PathGaussian:
-    """Two of one iterate: by the pairs as they come, and by conjugate combinations of them."""
-    memory = len(trail.steps) - _BLOCK
+    """Two Gaussians of one iterate: by its pairs, and by conjugate combinations of them."""
+    memory = len(trail.steps) - _BLOCK_STEPS
     pairs = tuple(
         lax.dynamic_slice_in_dim(rows, trail.newest[row], memory)
         for rows in (trail.steps, trail.changes)
@@ -275,7 +276,7 @@ def _gaussians(trail: Trail, row: Array) -> PathGaussian:
 
 
 def _member_where(better: Bool[Array, ""], family: Family, best: PathGaussian, phi: Phi) -> Phi:
-    """The family's member for `best`, or phi; a loop, so that blocks without a new best skip it."""
+    """The family's member for `best` if better, else phi; a loop skips the work where not."""
 
     def change(carry: tuple[Array, Phi]) -> tuple[Array, Phi]:
         return jnp.zeros((), bool), family_member(family, best)
@@ -284,16 +285,16 @@ def _member_where(better: Bool[Array, ""], family: Family, best: PathGaussian, p
 
 
 def _beyond(search: Lbfgs) -> tuple[Float[Array, "dim"], Bool[Array, ""]]:
-    """A hundred standard deviations on from the path's end, the way it came; if it has a way.
+    """A point a hundred standard deviations beyond the path's end, and whether there is one.
 
-    The way is that of the last pairs together: single steps may go astray where one direction is
-    level and others are not.
+    The direction is that of the last pairs together: single steps may deviate where log p is flat
+    in one direction and not in others.
     """
     pairs = search.pairs
-    used = pairs.products[-_WAY:] > 0.0
-    steps = jnp.where(used[:, None], pairs.steps[-_WAY:], 0.0)
-    way, change = steps.sum(axis=0), pairs.changes[-_WAY:].sum(axis=0)
-    products = jnp.where(used, pairs.products[-_WAY:], jnp.inf)
+    used = pairs.products[-_DIRECTION_PAIRS:] > 0.0
+    steps = jnp.where(used[:, None], pairs.steps[-_DIRECTION_PAIRS:], 0.0)
+    way, change = steps.sum(axis=0), pairs.changes[-_DIRECTION_PAIRS:].sum(axis=0)
+    products = jnp.where(used, pairs.products[-_DIRECTION_PAIRS:], jnp.inf)
     newest = jnp.argmax(jnp.where(used, jnp.arange(len(used)), -1))
     last = jnp.linalg.norm(steps[newest]) / jnp.sqrt(products[newest])
     length, bend = jnp.linalg.norm(way), way @ change
@@ -303,26 +304,30 @@ def _beyond(search: Lbfgs) -> tuple[Float[Array, "dim"], Bool[Array, ""]]:
 
 
 def _status(state: PathfinderState) -> Int[Array, ""]:
-    """How a path has ended."""
+    """Status of a path: how it has ended, or that it is still running."""
     off = (state.gone | state.search.overflowed) & (state.last | ~state.found)
     off |= state.level & state.paired
     flat = ~state.paired | ~state.felt.all()
     code = jnp.where(state.found, Status.CONVERGED, Status.NOT_FINITE)
     code = jnp.where(flat, Status.SINGULAR, code)
     code = jnp.where(off, Status.UNBOUNDED, code)
-    return jnp.where(state.ended | (state.stale >= _STALE), code, Status.RUNNING)
+    return jnp.where(state.ended | (state.stale >= _MAX_STALE_BLOCKS), code, Status.RUNNING)
 
 
 def _empty_trail(search: Lbfgs, memory: int) -> Trail:
+    """A trail without iterates and pairs."""
     dim, dtype = search.at.z.size, search.at.z.dtype
-    rows, pairs = jnp.zeros((_BLOCK, dim), dtype), jnp.zeros((memory + _BLOCK, dim), dtype)
+    rows, pairs = (
+        jnp.zeros((_BLOCK_STEPS, dim), dtype),
+        jnp.zeros((memory + _BLOCK_STEPS, dim), dtype),
+    )
     zero = jnp.zeros((), jnp.int32)
     return Trail(
         z=rows,
         grad=rows,
         diagonal=jnp.ones_like(rows),
-        newest=jnp.zeros(_BLOCK, jnp.int32),
-        usable=jnp.zeros(_BLOCK, bool),
+        newest=jnp.zeros(_BLOCK_STEPS, jnp.int32),
+        usable=jnp.zeros(_BLOCK_STEPS, bool),
         steps=pairs,
         changes=pairs,
         num_pairs=zero,
@@ -331,16 +336,17 @@ def _empty_trail(search: Lbfgs, memory: int) -> Trail:
 
 
 def _has_new_pair(old: Lbfgs, new: Lbfgs) -> Bool[Array, ""]:
+    """Whether the last step has added a pair."""
     return new.accepted & jnp.any(new.pairs.steps[-1] != old.pairs.steps[-1])
 
 
 def _record(trail: Trail, old: Lbfgs, new: Lbfgs) -> Trail:
-    """One row more. Rows are written by selects: lanes are at different ones."""
+    """The trail with the new iterate, written by a select since lanes are at different rows."""
     memory = len(new.pairs.steps)
     added = _has_new_pair(old, new)
-    place = jnp.arange(memory + _BLOCK) == memory + trail.num_pairs
+    place = jnp.arange(memory + _BLOCK_STEPS) == memory + trail.num_pairs
     num_pairs = trail.num_pairs + added.astype(jnp.int32)
-    row = jnp.arange(_BLOCK) == trail.row
+    row = jnp.arange(_BLOCK_STEPS) == trail.row
 
     def write(rows: Array, value: Array) -> Array:
         return jnp.where(row[:, None], value[None], rows)
@@ -359,9 +365,9 @@ def _record(trail: Trail, old: Lbfgs, new: Lbfgs) -> Trail:
 
 
 def _next_trail(state: PathfinderState) -> Trail:
-    """An empty one that knows the last pairs."""
+    """An empty trail for the next block, which keeps the last pairs."""
     trail = state.trail
-    memory = len(trail.steps) - _BLOCK
+    memory = len(trail.steps) - _BLOCK_STEPS
     empty = _empty_trail(state.search, memory)
 
     def carry(rows: Array, none: Array) -> Array:

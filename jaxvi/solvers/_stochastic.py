@@ -19,15 +19,15 @@ from jaxvi._types import Noise, Phi, Scalar
 from jaxvi.solvers._base import BlockTrace, Problem, Solver, StepInfo
 
 _MAX_ANNEALS = 10
-_MAX_PENALTY = 10.0
-_BACK_OFF = 0.25
-_BLOCK = 50  # steps
-_FIRST_WINDOW = 400  # steps
+_MAX_PENALTY = 10.0  # failed blocks beyond the good ones' credit
+_BACK_OFF_FACTOR = 0.25  # of the step size after a failed block
+_BLOCK_STEPS = 50
+_FIRST_WINDOW_STEPS = 400
 _WINDOW_GROWTH = 1.25
 
 
 class Averages(NamedTuple):
-    """Iterates averaged over two neighbouring windows: `older` is complete, `newer` a sum."""
+    """Averages of iterates over two successive windows: `older` is a mean, `newer` still a sum."""
 
     older: Phi
     older_steps: Int[Array, ""]
@@ -36,7 +36,7 @@ class Averages(NamedTuple):
 
 
 class StochasticState(NamedTuple):
-    """What the next step needs."""
+    """State of a lane: phi, the optimiser's state, averages, and adaptation of the step size."""
 
     phi: Phi
     opt: Any
@@ -49,11 +49,11 @@ class StochasticState(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Two windows' averages compared on common draws, nats, with standard errors.
+    """Comparison of two windows' averages on common draws, in nats, with standard errors.
 
-    `gain` is the newer average's bound minus the older's. `noise` is what averaging both windows
-    gains over one, bound(mean) - mean(bounds): near an optimum that is what the Monte Carlo error
-    of the mean of both still costs.
+    `gain` is the newer average's bound minus the older's. `noise` is the gain of averaging both
+    windows over one, bound(mean) - mean(bounds): near an optimum it equals the cost of the Monte
+    Carlo error that the mean of both still has.
     """
 
     gain: Scalar
@@ -61,8 +61,8 @@ class Comparison(NamedTuple):
     noise: Scalar
     noise_se: Scalar
     newer_is_best: Bool[Array, ""]  # of the two averages and their mean
-    last_is_best: Bool[Array, ""]  # the last iterate, of all four; it was fitted to these draws,
-    # and so seems better than it is
+    # the last iterate, of all four; it was fitted to these draws, and so seems better than it is
+    last_is_best: Bool[Array, ""]
 
 
 @dataclass(frozen=True, init=False)
@@ -167,22 +167,23 @@ class Stochastic(Solver):
 
     @property
     def block_steps(self) -> int:
-        """Long enough that a review costs nothing, short enough to undo."""
-        return _BLOCK
+        """Fifty: enough that reviews cost little, few enough to undo."""
+        return _BLOCK_STEPS
 
     @property
     def _anneals(self) -> bool:
+        """Whether the step size is annealed from stage to stage."""
         return self.anneal < 1 and not callable(dict(self.numbers).get("learning_rate"))
 
     def transformation(self) -> optax.GradientTransformationExtraArgs:
-        """The optax transformation that this solver stands for."""
+        """The optax transformation that computes a step, gradient clipping included."""
         inner = self.optimizer(**dict(self.numbers))
         if self.clip_norm is not None:
             inner = optax.chain(optax.clip_by_global_norm(self.clip_norm), inner)
         return optax.with_extra_args_support(inner)
 
     def init(self, phi: Phi, problem: Problem) -> StochasticState:
-        """Optimiser state and empty averages."""
+        """A state with a fresh optimiser and empty averages."""
         dtype = jax.tree.leaves(phi)[0].dtype
         zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
         zeros = jax.tree.map(jnp.zeros_like, phi)
@@ -200,7 +201,7 @@ class Stochastic(Solver):
     def step(
         self, state: StochasticState, noise: Noise, problem: Problem
     ) -> tuple[StochasticState, StepInfo]:
-        """One update of the optimiser, times the lane's scale."""
+        """One update by the optimiser, times the lane's scale."""
 
         def loss(phi: Phi) -> tuple[Scalar, Scalar]:
             estimate = problem.loss(phi, noise)
@@ -233,18 +234,18 @@ class Stochastic(Solver):
             state = state._replace(averages=_count_steps(state.averages, trace))
             ends = _window_ends()
             due = jnp.any((ends <= trace.step) & (ends > trace.step - trace.num_steps))
-            # a loop of no or one turn: unlike a `cond`, it stays a branch where lanes are vmapped
+            # a loop of at most one turn: unlike a `cond`, it stays a branch under `vmap`
             _, state, status = lax.while_loop(
                 lambda carry: carry[0],
                 lambda carry: (jnp.zeros((), bool), *self._test(carry[1], trace)),
                 (due, state, status),
             )
-        scale = self.anneal ** state.anneals.astype(penalty.dtype) * _BACK_OFF**penalty
+        scale = self.anneal ** state.anneals.astype(penalty.dtype) * _BACK_OFF_FACTOR**penalty
         lost = penalty >= _MAX_PENALTY
         return state._replace(scale=scale), jnp.where(lost, Status.NOT_FINITE, status)
 
     def result(self, state: StochasticState) -> Phi:
-        """The mean of both windows; the last iterate while the bound rises and averages lag."""
+        """The mean of both windows; the last iterate while the bound still rises."""
         averages = state.averages
         if averages is None:
             return state.phi
@@ -260,7 +261,7 @@ class Stochastic(Solver):
     def _test(
         self, state: StochasticState, trace: BlockTrace
     ) -> tuple[StochasticState, Int[Array, ""]]:
-        """Compare the two windows, anneal where the bound no longer rises, stop, turn."""
+        """Compare two windows; anneal if the bound no longer rises; stop if they agree."""
         averages = state.averages
         assert averages is not None
         comparable = (averages.older_steps > 0) & (averages.newer_steps > 0)
@@ -270,7 +271,7 @@ class Stochastic(Solver):
         rising = seen.gain > jnp.maximum(2.0 * seen.gain_se, tolerance)
         agree = jnp.abs(seen.gain) + 2.0 * seen.gain_se < tolerance
         agree &= seen.noise + 2.0 * seen.noise_se < tolerance
-        agree &= _still_to_come(seen, state.last_gain) < tolerance
+        agree &= _remaining_gain(seen, state.last_gain) < tolerance
         annealed = (state.anneals > 0) | (not self._anneals)
         converged = comparable & agree & annealed
         anneal = comparable & ~rising & ~converged & self._anneals
@@ -289,10 +290,10 @@ class Stochastic(Solver):
 
 
 def _window_ends() -> Int[np.ndarray, "tests"]:
-    """Steps at which windows end: the same for all lanes, each window longer than the last."""
-    ends, window = [_FIRST_WINDOW], _FIRST_WINDOW * _WINDOW_GROWTH
+    """Steps at which windows end, for all lanes; each window is longer than the last."""
+    ends, window = [_FIRST_WINDOW_STEPS], _FIRST_WINDOW_STEPS * _WINDOW_GROWTH
     while ends[-1] < 2**30:
-        ends.append(ends[-1] + _BLOCK * round(window / _BLOCK))
+        ends.append(ends[-1] + _BLOCK_STEPS * round(window / _BLOCK_STEPS))
         window *= _WINDOW_GROWTH
     return np.asarray(ends, np.int32)
 
@@ -300,7 +301,7 @@ def _window_ends() -> Int[np.ndarray, "tests"]:
 def _with_learning_rate(
     optimizer: Callable[..., optax.GradientTransformation], numbers: dict[str, Any]
 ) -> dict[str, Any]:
-    """`numbers` checked against the factory's signature, a missing learning rate filled in."""
+    """`numbers` checked against the factory's signature, with a learning rate if it needs one."""
     try:
         signature = inspect.signature(optimizer)
     except ValueError:  # some builtins have none; the call itself will say what is wrong
@@ -319,24 +320,25 @@ def _with_learning_rate(
 
 
 def _count_steps(averages: Averages, trace: BlockTrace) -> Averages:
-    """The block's steps in the newer window, unless the block failed and was undone."""
+    """Averages with the block's steps counted, unless the block failed and was undone."""
     steps = averages.newer_steps + jnp.where(trace.failed, 0, trace.num_steps)
     return averages._replace(newer_steps=steps.astype(jnp.int32))
 
 
 def _mean(averages: Averages) -> Phi:
-    """The newer window's average."""
+    """Average of the newer window."""
     steps = jnp.maximum(averages.newer_steps, 1)
     return jax.tree.map(lambda total: total / steps.astype(total.dtype), averages.newer)
 
 
 def _turn(averages: Averages, newer: Phi) -> Averages:
-    """The newer window becomes the older one."""
+    """Averages at the start of a window: the newer one has become the older."""
     zeros = jax.tree.map(jnp.zeros_like, newer)
     return Averages(newer, averages.newer_steps, zeros, jnp.zeros((), jnp.int32))
 
 
 def _compare(older: Phi, newer: Phi, last: Phi, trace: BlockTrace) -> Comparison:
+    """Bounds of both averages, their mean and the last iterate, on the block's noise."""
     middle = jax.tree.map(lambda a, b: 0.5 * (a + b), older, newer)
     candidates = jax.tree.map(lambda *leaves: jnp.stack(leaves), older, newer, middle, last)
     bounds = lax.map(trace.bounds, candidates)
@@ -349,12 +351,12 @@ def _compare(older: Phi, newer: Phi, last: Phi, trace: BlockTrace) -> Comparison
     )
 
 
-def _still_to_come(seen: Comparison, last_gain: Scalar) -> Scalar:
-    """What a bound that creeps up exponentially would gain yet; 0 where it isn't seen to rise.
+def _remaining_gain(seen: Comparison, last_gain: Scalar) -> Scalar:
+    """Remaining gain of a bound that rises exponentially to a limit; 0 if it is not rising.
 
-    While windows grow by g and the way left, R, shrinks by e^-x a window, successive gains have
-    the ratio g e^-x, and R = gain / (e^x - 1) = gain^2 / (g last_gain - gain). Gains that don't
-    slow down at all leave no end in sight, nor does a first gain with none to hold it against.
+    While windows grow by g and the remaining gain R shrinks by e^-x a window, successive gains
+    have the ratio g e^-x, and R = gain / (e^x - 1) = gain^2 / (g last_gain - gain). It is infinite
+    if gains do not slow down, and for a first gain.
     """
     slowing = _WINDOW_GROWTH * last_gain - seen.gain
     left = jnp.where(slowing > 0.0, seen.gain**2 / jnp.where(slowing > 0.0, slowing, 1.0), jnp.inf)
@@ -362,5 +364,5 @@ def _still_to_come(seen: Comparison, last_gain: Scalar) -> Scalar:
 
 
 def _mean_and_se(values: Float[Array, "steps"]) -> tuple[Scalar, Scalar]:
-    """Mean over the block's steps, whose noise is independent from one to the next."""
+    """Mean and standard error over the block's steps, whose noise is independent."""
     return values.mean(), values.std() / max(values.size - 1, 1) ** 0.5

@@ -2,6 +2,7 @@
 
 from jaxvi.target._batched import hessian_products as hessian_products
 from jaxvi.target._batched import log_probs as log_probs
+from jaxvi.target._batched import value_and_gradient as value_and_gradient
 from jaxvi.target._batched import values_and_gradients as values_and_gradients
 from jaxvi.target._likelihood import check_additive as check_additive
 from jaxvi.target._likelihood import num_rows as num_rows

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxvi._compilation import ONCE, in_blocks, light_jit
+from jaxvi._compilation import ONCE, apply_in_blocks, light_jit
 from jaxvi._types import Scalar
 from jaxvi.families import Bijector
 from jaxvi.supports import Real
@@ -48,7 +48,7 @@ def push(
 ) -> Float[Array, "*rows dim"]:
     """The image z = f(x) of every row of x."""
     rows = np.asarray(x).reshape(-1, x.shape[-1])
-    pushed = in_blocks(lambda block: _push(params, block, bijector), rows)
+    pushed = apply_in_blocks(lambda block: _push(params, block, bijector), rows)
     return jnp.asarray(pushed.reshape(x.shape))
 
 

@@ -16,7 +16,7 @@ TWO_SYSTEMS = """
 import jax, jaxvi
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
-from jaxvi._log_probs import hessian_products
+from jaxvi.target import hessian_products
 
 def density(z):
     lower = jnp.linalg.cholesky(jnp.eye(45) * (2.0 + z @ z) + jnp.tri(45) + jnp.tri(45).T)
@@ -40,7 +40,7 @@ def test_a_large_batch_ends():
 @pytest.fixture
 def spreads(monkeypatch):
     """As with a jaxlib that spreads batches over threads."""
-    monkeypatch.setattr(lapack_batches, "_SPREADS", True)
+    monkeypatch.setattr(lapack_batches, "_XLA_SPREADS_BATCHES", True)
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
 
 
@@ -64,7 +64,7 @@ def test_any_number_elsewhere(spreads, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert at_once(jnp.linalg.cholesky, 45) > 1e6
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    monkeypatch.setattr(lapack_batches, "_SPREADS", False)
+    monkeypatch.setattr(lapack_batches, "_XLA_SPREADS_BATCHES", False)
     assert at_once(jnp.linalg.cholesky, 45) > 1e6
 
 

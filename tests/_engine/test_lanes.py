@@ -12,7 +12,7 @@ from jaxvi._engine.lanes import lane_results
 from jaxvi._engine.ranking import is_sharp, ranking_of
 from jaxvi._engine.setup import Setup
 from jaxvi._engine.starts import start_lanes
-from jaxvi._numerics.random import split_key
+from jaxvi._numerics import split_key
 
 KEY = jax.random.key(11)
 SOLVER = jaxvi.Stochastic(optax.adam, learning_rate=0.05)

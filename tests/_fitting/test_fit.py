@@ -14,8 +14,9 @@ import pytest
 
 import jaxvi
 from jaxvi import Status
+from jaxvi._engine import Progress, make_reporter
 from jaxvi._engine.history import HistoryRecorder
-from jaxvi._engine.progress import Progress, describe, make_reporter
+from jaxvi._engine.progress import describe
 from jaxvi._fitting import Request, RunOptions, checked, fit_restarts
 
 KEY = jax.random.key(5)

@@ -20,11 +20,9 @@ import optax
 import pytest
 
 import jaxvi
-from jaxvi._engine import history, limits
-from jaxvi._engine.setup import make_setup
-from jaxvi._engine.starts import WarmStart, start_lanes
+from jaxvi._engine import WarmStart, history, limits, make_setup, start_lanes
 from jaxvi._fitting import Request, RunOptions, checked, fit_restarts
-from jaxvi._numerics.random import split_key
+from jaxvi._numerics import split_key
 from jaxvi._persistence import checkpoints, npz_files, pytree_json, spec_json
 from jaxvi._persistence.fingerprints import fingerprint
 from jaxvi.supports import Positive, Real
@@ -230,7 +228,7 @@ def test_the_autopilot_goes_on_bit_for_bit(reports: int, tmp_path: Path, short: 
     stop = after(1 if reports == 1 else first_flow + 3)
     stopped = jaxvi.fit(KEY, target, checkpoint=tmp_path, progress=stop, **options)
     files = sorted(path.name for path in tmp_path.glob("lanes-*"))
-    assert stopped.interrupted == (reports == 1)
+    assert stopped.interrupted
     assert (len(files) == 1) == (reports == 1)
     again = resume(tmp_path, target)
     assert_same(again, whole)

@@ -12,7 +12,7 @@ from regression import TARGET, Blocks, rows
 
 import jaxvi
 from jaxvi._engine import data_sources, limits
-from jaxvi.data._stream import ShuffledRows
+from jaxvi.data import ShuffledRows
 
 NUM = 1_100  # 11 steps an epoch
 SOLVER = jaxvi.Stochastic(tolerance=None)

@@ -7,11 +7,8 @@ import pytest
 
 import jaxvi
 from jaxvi._sampling.hmc import advance_chains, start_chains
-from jaxvi.diagnostics import importance_weights, short_chains
-from jaxvi.diagnostics._drift import compare
-from jaxvi.diagnostics._importance_weights import drift_from
-from jaxvi.families import FullRank, MeanField
-from jaxvi.families._full_rank import FullRankParams
+from jaxvi.diagnostics import compare, drift_from, importance_weights, short_chains
+from jaxvi.families import FullRank, FullRankParams, MeanField
 
 CENTRE = jnp.array([1.0, -2.0, 30.0])
 FACTOR = jnp.array([[1.0, 0.0, 0.0], [1.8, 0.5, 0.0], [-2.0, 3.0, 10.0]])

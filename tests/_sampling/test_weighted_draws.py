@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 import jaxvi
-from jaxvi._compilation.ahead_of_time import compiling_ahead
-from jaxvi._compilation.fast_jit import ONCE, STEPS, light_jit
-from jaxvi._numerics.random import fold_in, normals
+from jaxvi._compilation import ONCE, STEPS, compiling_ahead, light_jit
+from jaxvi._numerics import fold_in, normals
 from jaxvi._sampling import weighted_draws
 from jaxvi._sampling.weighted_draws import draw_with_log_weights, draws_each, tiled
 from jaxvi.diagnostics import importance_weights, pareto_smooth

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxvi
-from jaxvi.results._fit_result import Fit, findings_of
+from jaxvi.results import Fit, findings_of
 
 
 @pytest.fixture(autouse=True)

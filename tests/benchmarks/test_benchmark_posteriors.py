@@ -12,7 +12,7 @@ import scipy.stats
 from benchmarks import posteriors
 from benchmarks.posteriors._posterior import DATA, as_it_is, read
 from benchmarks.posteriors._score import LEVELS, Summary
-from jaxvi.target._batched import value_and_gradient
+from jaxvi.target import value_and_gradient
 
 NAMES = posteriors.names()
 # Linear regressions with flat priors on the coefficients and on sigma: their marginals are known.

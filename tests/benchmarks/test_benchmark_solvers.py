@@ -17,12 +17,7 @@ import jaxvi
 from benchmarks._counting import counted, counting
 from benchmarks.solvers._cases import BAD, CONDITION, LOG_EVIDENCE, gaussian
 from jaxvi.solvers import FrozenNoise
-from jaxvi.target._batched import (
-    hessian_products,
-    log_probs,
-    value_and_gradient,
-    values_and_gradients,
-)
+from jaxvi.target import hessian_products, log_probs, value_and_gradient, values_and_gradients
 
 ROOT = Path(__file__).resolve().parents[2]
 DIM, DRAWS, LANES, VECTORS = 3, 5, 4, 2

@@ -12,14 +12,12 @@ from regression import TARGET, rows
 
 import jaxvi
 from jaxvi import Status
-from jaxvi._engine.lanes import lane_results
+from jaxvi._engine import Setup, lane_results, start_lanes
 from jaxvi._engine.ranking import rank_phis
 from jaxvi._engine.ranking_by_rows import rank_by_rows, slices
-from jaxvi._engine.setup import Setup
-from jaxvi._engine.starts import start_lanes
 from jaxvi._fitting import Request, RunOptions, checked, fit_restarts
 from jaxvi._fitting.arguments import default_draws
-from jaxvi._numerics.random import split_key
+from jaxvi._numerics import split_key
 from jaxvi.data._batches import at_block, at_step, resident
 from jaxvi.data._minibatch import _divide, shifted, shuffle_seeds, shuffled_rows
 

@@ -14,7 +14,7 @@ import jaxvi
 from jaxvi import Antithetic, Fresh, Frozen, Status
 from jaxvi.diagnostics import _frozen_noise_error, _linear_response, frozen_error, linear_response
 from jaxvi.families import FullRank, MeanField
-from jaxvi.noise._moment_matched import MomentMatched
+from jaxvi.noise import MomentMatched
 from jaxvi.objectives import ELBO, Estimate, Objective
 from jaxvi.solvers import FrozenNoise
 
@@ -184,7 +184,7 @@ def test_the_jackknife_of_a_mean_is_its_standard_error(x64):
 
 def test_too_little_work_is_no_convergence(x64, monkeypatch):
     """Systems cut short are called so, and the residual says by how much."""
-    monkeypatch.setattr(_linear_response, "_MOST_PRODUCTS", 2)
+    monkeypatch.setattr(_linear_response, "_MAX_PRODUCTS", 2)
     response = linear_response(ill_conditioned_fit()[0], lambda z: z[:1], key=KEY)
     assert response.status is Status.STALLED
     assert response.residual > 1e-4

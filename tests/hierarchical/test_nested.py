@@ -7,9 +7,9 @@ import pytest
 from scipy import integrate, stats
 
 import jaxvi
-from jaxvi._compilation.jaxprs import equations
+from jaxvi._compilation import equations
 from jaxvi.diagnostics import importance_weights
-from jaxvi.families._full_rank import scale_tril_on_host
+from jaxvi.families import scale_tril_on_host
 from jaxvi.hierarchical._conditional_laplace import conditionals
 from jaxvi.hierarchical._hyperparameters import find_hyperparameters
 from jaxvi.hierarchical._mode_search import Search
@@ -18,7 +18,7 @@ from jaxvi.hierarchical._nested_hmc import nested_short_chains
 from jaxvi.hierarchical._nested_laplace import _masses, nested_laplace
 from jaxvi.hierarchical._partition import Fixed, split
 from jaxvi.hierarchical._proposals import Proposal, effective_sample_size
-from jaxvi.target._batched import hessian_products
+from jaxvi.target import hessian_products
 
 SEEN = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])

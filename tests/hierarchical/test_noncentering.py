@@ -7,10 +7,15 @@ import pytest
 
 import jaxvi
 from jaxvi.autopilot import default_stages
-from jaxvi.families import FullRank, Noncentering, NoncenteringParams, Transformed
-from jaxvi.families._transformed import TransformedParams
+from jaxvi.families import (
+    FullRank,
+    Noncentering,
+    NoncenteringParams,
+    Transformed,
+    TransformedParams,
+)
 from jaxvi.hierarchical._noncentering import find_noncentering
-from jaxvi.target._pullback import pullback, push
+from jaxvi.target import pullback, push
 
 GROUPS, STEPS, PHI = 40, 40, 0.7
 

@@ -31,8 +31,7 @@ import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
 import jaxvi  # noqa: E402
-from jaxvi._engine.on_mesh import OnMesh, advance_on_mesh  # noqa: E402
-from jaxvi._engine.setup import make_setup  # noqa: E402
+from jaxvi._engine import OnMesh, advance_on_mesh, make_setup  # noqa: E402
 
 
 def log_prior(params):

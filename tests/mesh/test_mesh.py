@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxvi
-from jaxvi.data._sharded import checksum, rows_here
+from jaxvi.data import checksum, rows_here
 from jaxvi.mesh import check_mesh
 
 WORKER = Path(worker.__file__)

@@ -11,11 +11,10 @@ import pytest
 import jaxvi
 import jaxvi.models
 from jaxvi import plotting
-from jaxvi._engine.history import History
-from jaxvi._engine.setup import Setup
+from jaxvi._engine import History, Setup
 from jaxvi._status import Status
 from jaxvi.cli import _report
-from jaxvi.results._fit_result import Fit, Timing
+from jaxvi.results import Fit, Timing
 
 NUM_LANES = 6
 

@@ -11,8 +11,7 @@ import pytest
 
 import jaxvi
 from jaxvi import Status
-from jaxvi._engine.history import History
-from jaxvi._engine.setup import Setup
+from jaxvi._engine import History, Setup
 from jaxvi.diagnostics import khat_threshold
 from jaxvi.families import FullRankParams
 from jaxvi.results import _resample

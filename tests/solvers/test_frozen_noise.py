@@ -12,14 +12,18 @@ from problems import GAMMA_POISSON, GAUSSIAN_5, LOG_GAMMA, Bare
 
 import jaxvi
 from jaxvi import Antithetic, Fresh, Frozen, Sobol, Status
-from jaxvi._numerics.random import split_key
+from jaxvi._numerics import split_key
 from jaxvi.families import FullRank, LowRank, MeanField, StudentT
-from jaxvi.noise._moment_matched import MomentMatched, match_moments
+from jaxvi.noise import MomentMatched, match_moments
 from jaxvi.objectives import ELBO
 from jaxvi.solvers import FrozenNoise, Problem, _frozen_noise
 from jaxvi.solvers._deterministic.frozen_draws import draws_needed
 from jaxvi.solvers._deterministic.local_coordinates import local_map
-from jaxvi.solvers._deterministic.trust_region import newton_step, solve_within, start_newton
+from jaxvi.solvers._deterministic.trust_region import (
+    solve_within,
+    start_trust_region_search,
+    trust_region_step,
+)
 
 KEY = jax.random.key(4)
 
@@ -165,14 +169,14 @@ def test_steps_converge_quadratically(x64):
 
     @jax.jit
     def step(search):
-        return newton_step(
+        return trust_region_step(
             search,
             lambda phi: problem.loss(phi, rows),
             lambda phi: local_map(FullRank(), phi, rows),
             jnp.zeros((), bool),
         )
 
-    search = start_newton(FullRank().init(KEY, 2, start=jnp.array([1.0, 0.5])))
+    search = start_trust_region_search(FullRank().init(KEY, 2, start=jnp.array([1.0, 0.5])))
     decrements = []
     for _ in range(25):
         search = step(search)

@@ -15,7 +15,7 @@ from jaxvi import Status, families
 from jaxvi._engine import LaneResult
 from jaxvi.families import NormalNoiseFamily
 from jaxvi.objectives import Objective
-from jaxvi.results._resample import importance_resample
+from jaxvi.results import importance_resample
 from jaxvi.solvers import Pathfinder
 from jaxvi.solvers._deterministic.path_gaussian import (
     PathGaussian,

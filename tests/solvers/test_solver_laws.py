@@ -13,7 +13,7 @@ from problems import GAMMA_POISSON, GAUSSIAN_3, NORMAL_MEAN, concrete
 
 import jaxvi
 from jaxvi import solvers
-from jaxvi._engine.setup import make_setup
+from jaxvi._engine import make_setup
 from jaxvi.solvers import Solver
 
 SOLVERS = [cls() for cls in concrete(solvers.__all__, solvers, Solver) if not cls.conjugate]

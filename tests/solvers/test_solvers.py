@@ -9,11 +9,8 @@ import optax
 import pytest
 
 import jaxvi
-from jaxvi._engine import loop
-from jaxvi._engine.lanes import advance_lanes
-from jaxvi._engine.setup import Setup
-from jaxvi._engine.starts import start_lanes
-from jaxvi._numerics.random import split_key
+from jaxvi._engine import Setup, advance_lanes, loop, start_lanes
+from jaxvi._numerics import split_key
 from jaxvi.solvers import BlockTrace, Problem
 
 LANES = 250

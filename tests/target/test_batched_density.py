@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxvi
-from jaxvi._compilation.jaxprs import largest_array
+from jaxvi._compilation import largest_array
 from jaxvi.target import _batched
 from jaxvi.target._batched import log_probs
 

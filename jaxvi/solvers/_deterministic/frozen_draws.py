@@ -1,4 +1,4 @@
-"""How many frozen draws a family needs, so that the frozen bound has a maximum."""
+"""How many frozen draws a family needs for the frozen bound to have a maximum."""
 
 import math
 
@@ -9,29 +9,29 @@ from jaxvi.families import Family, HasMirror, NormalNoiseFamily
 from jaxvi.noise import Antithetic, Fresh, Frozen, MomentMatched, NoiseSource
 from jaxvi.solvers._deterministic.local_coordinates import has_dense_factor
 
-_FEWEST = 64  # draws that a fit takes by default
-_AMPLE = 2  # times as many as it can't do without
+_MIN_DRAWS = 64  # that a fit takes by default
+_DRAWS_PER_NEEDED_DRAW = 2
 
 
 def frozen_source(family: Family) -> Frozen:
-    """The best frozen noise that the family can take."""
+    """The frozen noise of least variance that the family allows."""
     if isinstance(family, NormalNoiseFamily):
         return Frozen(MomentMatched())
     return Frozen(Antithetic() if isinstance(family, HasMirror) else Fresh())
 
 
 def num_draws_for(family: Family, noise: NoiseSource, dim: int) -> int:
-    """Draws for a fit: twice as many as the family can't do without, and at least 64."""
-    ample = _AMPLE * draws_needed(family, dim)
-    return max(_FEWEST, 2 * ample if _is_mirrored(noise) else ample)
+    """Default number of draws: twice as many as the family needs, and at least 64."""
+    num = _DRAWS_PER_NEEDED_DRAW * draws_needed(family, dim)
+    return max(_MIN_DRAWS, 2 * num if _is_mirrored(noise) else num)
 
 
 def check_num_draws(owner: str, family: Family, num: int, noise: NoiseSource, dim: int) -> None:
-    """Raise where the frozen bound has no maximum.
+    """Raise if there are too few draws for the frozen bound to have a maximum.
 
-    A frozen bound sees q at its draws only. If phi can move with every draw in its place, the
-    entropy grows without limit: FullRank needs dim + 1 draws. Of mirrored draws each pair says
-    no more than one, beyond the centre, which they share.
+    A frozen bound depends on q at its draws only. If phi can change while every draw stays in its
+    place, the entropy grows without limit: FullRank needs dim + 1 draws. A mirrored pair counts as
+    one draw, apart from the centre that all pairs share.
     """
     needed = draws_needed(family, dim)
     least = 2 * (needed - 1) if _is_mirrored(noise) else needed
@@ -46,17 +46,18 @@ def check_num_draws(owner: str, family: Family, num: int, noise: NoiseSource, di
 
 
 def _is_mirrored(noise: NoiseSource) -> bool:
+    """Whether the second half of the draws mirrors the first."""
     return isinstance(getattr(noise, "source", noise), Antithetic | MomentMatched)
 
 
 def draws_needed(family: Family, dim: int) -> int:
-    """Independent draws below which phi has more numbers than the draws have coordinates.
+    """Fewest independent draws whose coordinates are at least as many as phi's numbers.
 
-    Exact where every coordinate has as many numbers to itself, and for a dense factor, whose
-    last row has dim + 1 with the location; on the safe side elsewhere.
+    Exact if every coordinate has equally many numbers of its own, and for a dense factor, whose
+    last row has dim + 1 numbers with the location; an upper bound elsewhere.
     """
     phi = jax.eval_shape(lambda: family.init(jax.random.key(0), dim, start=jnp.zeros(dim)))
     size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(phi))
     if has_dense_factor(phi):
-        size -= dim  # of a full square; its diagonal is never read
+        size -= dim  # the factor is stored as a full square, whose diagonal is not used
     return max(1, -(-size // dim))

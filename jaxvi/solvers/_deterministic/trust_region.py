@@ -17,17 +17,17 @@ from jaxvi._types import Phi, Scalar
 from jaxvi.objectives import Estimate
 from jaxvi.solvers._deterministic.local_coordinates import Move
 
-_MOST_PRODUCTS = 250  # of a step's conjugate gradients
-_WIDEST = 1e12  # radius, so that it stays finite
-_FORCING = 0.3  # of the gradient, is the residual allowed at most
+_MAX_PRODUCTS = 250  # in one step's conjugate gradients
+_MAX_RADIUS = 1e12  # so that it stays finite
+_MAX_RELATIVE_RESIDUAL = 0.3  # to the gradient
 Product = Callable[[Float[Array, "size"]], Float[Array, "size"]]
 
 
-class Path(NamedTuple):
-    """Where conjugate gradients from the origin ended: the step s, H s, g + H s.
+class ConjugateGradientResult(NamedTuple):
+    """Result of conjugate gradients from the origin: the step s, H s, and the residual g + H s.
 
-    `inside`: they met neither the boundary nor a direction without curvature.
-    `solved`: inside, and the residual is as small as was asked for.
+    `inside`: the step reached neither the boundary nor a direction without positive curvature.
+    `solved`: inside, and the residual is at most its target.
     """
 
     step: Float[Array, "size"]
@@ -39,12 +39,12 @@ class Path(NamedTuple):
     num_products: Int[Array, ""]
 
 
-class Newton(NamedTuple):
-    """A search: the last accepted point, and the trial point that is to be evaluated next.
+class TrustRegionSearch(NamedTuple):
+    """State of a trust-region search: the last accepted point, and the trial to evaluate next.
 
-    `decrement` is what the quadratic model promises of the trial, nats; where `solved`, half the
-    squared Newton decrement, which is scale-free, but for the residual. `finite` says that loss
-    and gradient were so where last evaluated; what is kept here always is.
+    `decrement` is the quadratic model's predicted gain at the trial, nats; where `solved` it is
+    half the squared Newton decrement, which is scale-free, up to the residual. `finite` says
+    whether loss and gradient were finite where last evaluated; those stored here always are.
     """
 
     phi: Phi
@@ -57,19 +57,19 @@ class Newton(NamedTuple):
     radius: Scalar
     inside: Bool[Array, ""]
     solved: Bool[Array, ""]
-    residual: Scalar  # norm of what the trial leaves of the gradient, by the model
+    residual: Scalar  # norm of the model's gradient at the trial
     flat: Bool[Array, ""]
     started: Bool[Array, ""]  # loss and gradient at `phi` are known
     finite: Bool[Array, ""]
-    gain: Scalar  # of the last evaluation, nats; 0 where the trial was rejected
-    num_products: Int[Array, ""]  # so far
+    actual_gain: Scalar  # of the last trial, nats; 0 if it was rejected
+    num_products: Int[Array, ""]  # of the Hessian with a vector, so far
 
 
-def start_newton(phi: Phi) -> Newton:
-    """A search at phi, where nothing is known yet: the first trial is phi itself."""
+def start_trust_region_search(phi: Phi) -> TrustRegionSearch:
+    """A search from phi, whose first trial point is phi itself."""
     flat = ravel_pytree(phi)[0]
     zero, no = jnp.zeros((), flat.dtype), jnp.zeros((), bool)
-    return Newton(
+    return TrustRegionSearch(
         phi=phi,
         grad=jax.tree.map(jnp.zeros_like, phi),
         loss=zero,
@@ -84,21 +84,21 @@ def start_newton(phi: Phi) -> Newton:
         flat=no,
         started=no,
         finite=~no,
-        gain=zero,
+        actual_gain=zero,
         num_products=jnp.zeros((), jnp.int32),
     )
 
 
-def newton_step(
-    search: Newton,
+def trust_region_step(
+    search: TrustRegionSearch,
     loss: Callable[[Phi], Estimate],
     local_map: Callable[[Phi], Move],
     done: Bool[Array, ""],
-) -> Newton:
-    """Evaluate the trial, accept it where the loss fell as promised, and find the next one.
+) -> TrustRegionSearch:
+    """Evaluate the trial, accept it if actual and predicted gain agree, and find the next trial.
 
-    One gradient, and a Hessian-vector product for every iteration of conjugate gradients; none
-    in a lane that is `done`.
+    Cost: one gradient, and a Hessian-vector product for every iteration of conjugate gradients,
+    none in a lane that is `done`.
     """
 
     def gradient(phi: Phi) -> tuple[Phi, Estimate]:
@@ -109,7 +109,7 @@ def newton_step(
         return jax.grad(value, has_aux=True)(phi)
 
     grad, estimate = gradient(search.trial)
-    search = judge(search, estimate, grad)
+    search = _accept_or_reject(search, estimate, grad)
     move = local_map(search.phi)
 
     def product(flat: Float[Array, "size"]) -> Float[Array, "size"]:
@@ -120,10 +120,12 @@ def newton_step(
     local_grad = jnp.where(done, 0.0, local_grad)
     path = solve_within(product, local_grad, search.radius, _target(local_grad))
     curvature = path.step @ path.product
-    promise = -(local_grad @ path.step + 0.5 * jnp.where(jnp.isfinite(curvature), curvature, 0.0))
+    predicted_gain = -(
+        local_grad @ path.step + 0.5 * jnp.where(jnp.isfinite(curvature), curvature, 0.0)
+    )
     return search._replace(
         trial=move(path.step),
-        decrement=promise,
+        decrement=predicted_gain,
         length=jnp.linalg.norm(path.step),
         inside=path.inside,
         solved=path.solved & search.started,
@@ -133,41 +135,45 @@ def newton_step(
     )
 
 
-def is_certain(search: Newton, tolerance: Scalar | float) -> Bool[Array, ""]:
+def is_certain(search: TrustRegionSearch, tolerance: Scalar | float) -> Bool[Array, ""]:
     """Whether the loss at the trial is within `tolerance` nats of its minimum nearby.
 
-    Curvature in local coordinates is about 1 where the posterior's is as q's, and may be far
-    larger where draws are few: a residual is negligible only if it is small in itself, and not
-    beside the gradient. For curvatures down to 0.005 it is.
+    Curvature in local coordinates is about 1 where the posterior's equals q's, and may be far
+    larger where draws are few. So the residual must be small in absolute terms, not relative to
+    the gradient; the limit suffices for curvatures down to 0.005.
     """
     small = search.residual <= 0.1 * jnp.sqrt(jnp.asarray(tolerance))
     return search.solved & (search.decrement < tolerance) & small
 
 
-def judge(search: Newton, estimate: Estimate, grad: Phi) -> Newton:
-    """Accept or reject the trial, and widen or narrow the region."""
+def _accept_or_reject(
+    search: TrustRegionSearch, estimate: Estimate, grad: Phi
+) -> TrustRegionSearch:
+    """Accept or reject the trial by actual against predicted gain, and adapt the radius."""
     flat = ravel_pytree(grad)[0]
     finite = jnp.isfinite(estimate.loss) & jnp.isfinite(estimate.bound) & jnp.isfinite(flat).all()
-    gain, promise = _gain(search, estimate.loss, grad), search.decrement
-    good = (gain > 0.1 * promise) & (promise > 0.0)
+    actual_gain, predicted_gain = _actual_gain(search, estimate.loss, grad), search.decrement
+    good = (actual_gain > 0.1 * predicted_gain) & (predicted_gain > 0.0)
     accepted = finite & (good | ~search.started)
-    wider = jnp.where((gain > 0.75 * promise) & ~search.inside, 2.0 * search.radius, search.radius)
-    kept = finite & ((gain > 0.25 * promise) | ~(promise > 0.0))
-    radius = jnp.where(kept, wider, 0.25 * search.length)
+    wider = jnp.where(
+        (actual_gain > 0.75 * predicted_gain) & ~search.inside, 2.0 * search.radius, search.radius
+    )
+    radius_is_kept = finite & ((actual_gain > 0.25 * predicted_gain) | ~(predicted_gain > 0.0))
+    radius = jnp.where(radius_is_kept, wider, 0.25 * search.length)
     return search._replace(
         phi=pytrees.where(accepted, search.trial, search.phi),
         grad=pytrees.where(accepted, grad, search.grad),
         loss=jnp.where(accepted, estimate.loss, search.loss),
         bound=jnp.where(accepted, estimate.bound, search.bound),
-        radius=jnp.where(search.started, jnp.minimum(radius, _WIDEST), search.radius),
+        radius=jnp.where(search.started, jnp.minimum(radius, _MAX_RADIUS), search.radius),
         started=search.started | accepted,
         finite=finite,
-        gain=jnp.where(accepted & search.started, gain, 0.0),
+        actual_gain=jnp.where(accepted & search.started, actual_gain, 0.0),
     )
 
 
-def _gain(search: Newton, value: Scalar, grad: Phi) -> Scalar:
-    """Fall of the loss; by the mean of both slopes where values differ by little but rounding."""
+def _actual_gain(search: TrustRegionSearch, value: Scalar, grad: Phi) -> Scalar:
+    """Decrease of the loss; by the mean of both slopes if the values differ mostly by rounding."""
     rounding = 1e3 * jnp.finfo(value.dtype).eps * (1.0 + jnp.abs(search.loss))
     way = ravel_pytree(search.trial)[0] - ravel_pytree(search.phi)[0]
     slopes = way @ (ravel_pytree(search.grad)[0] + ravel_pytree(grad)[0])
@@ -175,14 +181,14 @@ def _gain(search: Newton, value: Scalar, grad: Phi) -> Scalar:
 
 
 def _pull(move: Move, at: Float[Array, "size"], grad: Phi) -> Float[Array, "size"]:
-    """A gradient by phi as one by local coordinates."""
+    """A gradient in phi, pulled back to local coordinates."""
     return jax.vjp(move, at)[1](grad)[0]
 
 
 def _target(grad: Float[Array, "size"]) -> Scalar:
-    """Residual that a step is solved to; it falls faster than the gradient, as do the steps."""
+    """Target norm of a step's residual; it decreases faster than the gradient."""
     norm = jnp.linalg.norm(grad)
-    return norm * jnp.clip(norm, jnp.finfo(grad.dtype).eps ** 0.5, _FORCING)
+    return norm * jnp.clip(norm, jnp.finfo(grad.dtype).eps ** 0.5, _MAX_RELATIVE_RESIDUAL)
 
 
 def solve_within(
@@ -190,23 +196,25 @@ def solve_within(
     grad: Float[Array, "size"],
     radius: Scalar | float,
     target: Scalar,
-    most: int = _MOST_PRODUCTS,
-) -> Path:
-    """Conjugate gradients on H s = -g that stop at the ball's boundary or at bad curvature.
+    most: int = _MAX_PRODUCTS,
+) -> ConjugateGradientResult:
+    """Conjugate gradients for H s = -g, stopped at the ball's boundary or at negative curvature.
 
-    They are done where the residual's norm is at most `target`, and give up after `most`
-    products, or twice as many as there are unknowns.
+    They end when the residual's norm is at most `target`, or after `most` products, or twice as
+    many as there are unknowns.
     """
     zeros, no = jnp.zeros_like(grad), jnp.zeros((), bool)
     solved = jnp.linalg.norm(grad) <= target
-    first = Path(zeros, zeros, grad, ~no, solved, no, jnp.zeros((), jnp.int32))
+    first = ConjugateGradientResult(zeros, zeros, grad, ~no, solved, no, jnp.zeros((), jnp.int32))
 
-    def going(carry: tuple[Path, Array]) -> Array:
+    def going(carry: tuple[ConjugateGradientResult, Array]) -> Array:
         path = carry[0]
         left = jnp.linalg.norm(path.residual) > target
         return left & path.inside & (path.num_products < min(most, 2 * grad.size + 10))
 
-    def extend(carry: tuple[Path, Array]) -> tuple[Path, Array]:
+    def extend(
+        carry: tuple[ConjugateGradientResult, Array],
+    ) -> tuple[ConjugateGradientResult, Array]:
         path, direction = carry
         along = product(direction)
         curvature = direction @ along
@@ -217,7 +225,7 @@ def solve_within(
         length = jnp.where(inside, length, _to_boundary(path.step, direction, radius))
         residual = path.residual + length * along
         turn = (residual @ residual) / square
-        extended = Path(
+        extended = ConjugateGradientResult(
             step=path.step + length * direction,
             product=path.product + length * along,
             residual=residual,
@@ -234,7 +242,7 @@ def solve_within(
 def _to_boundary(
     step: Float[Array, "size"], direction: Float[Array, "size"], radius: Scalar | float
 ) -> Scalar:
-    """How far along the direction the ball ends."""
+    """Length along a direction from a step inside the ball to its boundary."""
     a, b = direction @ direction, step @ direction
     c = jnp.minimum(step @ step - radius * radius, 0.0)
     root = jnp.sqrt(jnp.maximum(b * b - a * c, 0.0))

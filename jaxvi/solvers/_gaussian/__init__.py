@@ -1,1 +1,1 @@
-"""What solvers of Gaussian families share: updates, step control, convergence, sparsity."""
+"""Parts of solvers for Gaussian families: updates, step control, convergence, Hessian sparsity."""

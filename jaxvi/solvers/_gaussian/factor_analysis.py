@@ -1,4 +1,4 @@
-"""Fitting a diagonal plus low rank to a covariance that is known by its products.
+"""Factor analysis: fitting a diagonal plus low-rank matrix to a covariance known by its products.
 
 Covariances are C = F F^T + Psi, with the parameters of `LowRank`: Psi the diagonal part's
 variances and F the factor.
@@ -14,7 +14,7 @@ from jaxvi.families import LowRankParams
 def em_step(
     factor: Float[Array, "dim rank"],
     weights: Float[Array, "dim rank"],
-    seen: Float[Array, "dim rank"],
+    products: Float[Array, "dim rank"],
     variance: Float[Array, "dim"],
 ) -> tuple[Float[Array, "dim rank"], Float[Array, "dim"]]:
     """New F and Psi after one EM step towards a covariance S (Rubin and Thayer 1982).
@@ -22,11 +22,13 @@ def em_step(
     With b = F^T C^-1 and M = I - b F + b S b^T the step is F' = S b^T M^-1 and
     Psi' = diag(S - F' b S); F' is then multiplied by a root of M, the factors' covariance as seen,
     which makes it several times faster (parameter expansion: Liu, Rubin and Wu 1998). `weights`
-    is b^T, `seen` is S b^T and `variance` the diagonal of S.
+    is b^T, `products` is S b^T and `variance` the diagonal of S.
     """
-    middle = jnp.eye(factor.shape[1], dtype=factor.dtype) - factor.T @ weights + weights.T @ seen
+    middle = (
+        jnp.eye(factor.shape[1], dtype=factor.dtype) - factor.T @ weights + weights.T @ products
+    )
     root = jnp.linalg.cholesky(0.5 * (middle + middle.T))
-    half = jax.scipy.linalg.solve_triangular(root, seen.T, lower=True)  # root^-1 b S
+    half = jax.scipy.linalg.solve_triangular(root, products.T, lower=True)  # root^-1 b S
     new_factor = jax.scipy.linalg.solve_triangular(root, half, lower=True, trans="T").T @ root
     return new_factor, variance - jnp.sum(half * half, axis=0)
 

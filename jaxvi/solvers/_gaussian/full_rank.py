@@ -1,4 +1,4 @@
-"""Updates of full-rank Gaussians: dense curvature."""
+"""Natural-gradient updates of full-rank Gaussians, with dense curvature."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -11,20 +11,20 @@ from jaxvi.solvers._gaussian.step_control import share
 
 
 class Dense(Update):
-    """`FullRank`: the curvature is W = L^T A L."""
+    """Update of `FullRank`: the curvature is the whitened matrix W = L^T A L."""
 
     def num_innovations(self, dim: int) -> int:
         """Means and scales by coordinate, and both along the columns of L."""
         return 4 * dim
 
     def num_axes(self, dim: int) -> int:
-        """All."""
+        """Number of dimensions: the curvature is dense."""
         return dim
 
     def from_gradients(
         self, phi: FullRankParams, noise: Noise, gradients: Float[Array, "draws dim"]
     ) -> Float[Array, "dim dim"]:
-        """I - E[e (s + e)^T], made symmetric."""
+        """I - E[e (s + e)^T] over the draws, symmetrised."""
         score = gradients @ FullRank().scale_tril(phi)
         product = noise.T @ (score + noise) / len(noise)
         return jnp.eye(phi.loc.size, dtype=phi.loc.dtype) - 0.5 * (product + product.T)
@@ -37,7 +37,7 @@ class Dense(Update):
         slope: tuple[Float[Array, "dim"], Scalar],
         problem: Problem,
     ) -> Float[Array, "dim dim"]:
-        """Products with the columns of L, or what a sparse Hessian needs."""
+        """Hessian products with the columns of L, or as few as a sparse Hessian needs."""
         factor = FullRank().scale_tril(phi)
         if self.sparsity is None:
             products = _mean_products(problem, z, factor.T)
@@ -47,7 +47,7 @@ class Dense(Update):
         return 0.5 * (whitened + whitened.T)
 
     def diagonal(self, curvature: Float[Array, "dim dim"]) -> Float[Array, "dim"]:
-        """Along the columns of L."""
+        """Curvature along the columns of L."""
         return jnp.diagonal(curvature)
 
     def apply(
@@ -58,7 +58,7 @@ class Dense(Update):
         rate: Scalar,
         radius: Scalar,
     ) -> tuple[FullRankParams, Float[Array, "innovations"], Scalar]:
-        """The new precision is L^-T Q growth(w) Q^T L^-1 with W = Q diag(w) Q^T."""
+        """A step to the precision L^-T Q growth(w) Q^T L^-1 with W = Q diag(w) Q^T."""
         factor = FullRank().scale_tril(phi)
         relative, axes = jnp.linalg.eigh(curvature, symmetrize_input=False)
         shrunk = axes / jnp.sqrt(growth(relative, rate))[None]
@@ -68,15 +68,17 @@ class Dense(Update):
         step = covariance @ score
         gain = jnp.maximum(score @ step, 0.0)
         part = share(jnp.sqrt(gain), rate, radius, phi.loc.size)
-        far, near = (factor @ jnp.stack([step, score], axis=1)).T
+        unwhitened_step, unwhitened_score = (factor @ jnp.stack([step, score], axis=1)).T
         lower = jnp.tril(factor @ root, -1)
-        moved = FullRankParams(phi.loc + part * far, phi.log_diag + jnp.log(_diagonal(root)), lower)
+        moved = FullRankParams(
+            phi.loc + part * unwhitened_step, phi.log_diag + jnp.log(_diagonal(root)), lower
+        )
         variance = jnp.sum(factor**2, axis=-1)
         excess = jnp.sum((factor @ curvature) * factor, axis=-1) / variance - 1.0
         halves = 0.5 * excess, score, 0.5 * (_diagonal(curvature) - 1.0)
-        innovation = jnp.concatenate([near / jnp.sqrt(variance), *halves])
+        innovation = jnp.concatenate([unwhitened_score / jnp.sqrt(variance), *halves])
         return moved, innovation, part * gain
 
     def narrow(self, phi: FullRankParams, factor: Scalar) -> FullRankParams:
-        """L times the factor."""
+        """phi with L multiplied by the factor."""
         return FullRankParams(phi.loc, phi.log_diag + jnp.log(factor), factor * phi.lower)

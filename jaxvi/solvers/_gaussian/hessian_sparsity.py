@@ -1,9 +1,9 @@
-"""Hessians whose zeros are known: found at the door, then taken from few products.
+"""Sparse Hessians: the pattern of zeros is found once, then few products give the Hessian.
 
-Hierarchies have Hessians with blocks or arrows: groups that touch each other only through a few
-shared coordinates. Columns that share no row can be read off one product with their sum (Curtis,
-Powell and Reid 1974), with symmetry still fewer (Coleman and Moré 1984), so that such a Hessian
-costs as many products as it has colours, not as many as it has columns.
+Hierarchical models have Hessians with blocks or arrows: groups of coordinates that interact only
+through a few shared ones. Columns that share no row can be read off one product with their sum
+(Curtis, Powell and Reid 1974), and symmetry saves more (Coleman and Moré 1984). Such a Hessian
+costs as many products as its columns have colours, not one for each column.
 """
 
 from dataclasses import dataclass, field, replace
@@ -15,18 +15,18 @@ from jaxtyping import Array, Bool, Float
 
 from jaxvi.solvers._base import Problem
 
-_POINTS, _SPREAD, _SEED = 3, 0.5, 20040  # where zeros are looked for
-_WORTH_IT = 0.6  # colours by dimension
-_SPLITS = 12
-_AGREES = 1e-3  # relative
+_NUM_POINTS, _POINT_SD, _SEED = 3, 0.5, 20040  # points at which zeros are searched for
+_MAX_COLOURS_PER_DIM = 0.6  # above it a sparse Hessian does not save enough
+_MAX_SPLITS = 12  # into dense and sparse columns that are tried
+_MAX_RELATIVE_GAP = 1e-3  # between a product and that of the assembled Hessian
 
 
 @dataclass(frozen=True)
 class Sparsity:
-    """Which entries of a Hessian may differ from zero, and the colours of its columns.
+    """Sparsity pattern of a Hessian, and a colouring of its columns.
 
-    Two columns have the same colour only if every entry of both can be told apart in their
-    product, or read off another column by symmetry.
+    Two columns have the same colour only if every entry of both can be read off the product with
+    their sum, or off another column by symmetry.
     """
 
     dim: int
@@ -43,9 +43,9 @@ class Sparsity:
     def mean_hessian(
         self, problem: Problem, z: Float[Array, "some dim"]
     ) -> Float[Array, "dim dim"]:
-        """The mean over the rows of z; NaN where it is not of this pattern.
+        """Mean Hessian over the rows of z; NaN if it does not have this pattern.
 
-        One product more than there are colours sees to that.
+        One product more than there are colours checks the pattern.
         """
         probe = np.random.default_rng(_SEED).normal(size=self.dim)
         seeds = np.zeros((self.num_colours + 1, self.dim))
@@ -53,31 +53,31 @@ class Sparsity:
         seeds[-1] = probe
         vectors = jnp.broadcast_to(jnp.asarray(seeds, z.dtype)[None], (len(z), *seeds.shape))
         products = problem.hessian_products(z, vectors).mean(axis=0)
-        spread = products[np.asarray(self.colours)].T  # column j: the product of its colour
+        by_column = products[np.asarray(self.colours)].T  # column j: the product of its colour
         own = np.zeros(self.dim, bool)
         own[list(self.dense)] = True
         direct = own[None, :] | (self.pattern() & ~own[:, None])
         mirrored = ~direct & own[:, None]
-        hessian = jnp.where(direct, spread, jnp.where(mirrored, spread.T, 0.0))
+        hessian = jnp.where(direct, by_column, jnp.where(mirrored, by_column.T, 0.0))
         seen = products[-1]
         gap = jnp.linalg.norm(hessian @ probe.astype(z.dtype) - seen)
-        return jnp.where(gap <= _AGREES * jnp.linalg.norm(seen), hessian, jnp.nan)
+        return jnp.where(gap <= _MAX_RELATIVE_GAP * jnp.linalg.norm(seen), hessian, jnp.nan)
 
 
 def find_sparsity(problem: Problem, dtype: jnp.dtype) -> Sparsity | None:
-    """The pattern at a few points near zero; None where it wouldn't save much.
+    """Sparsity pattern of the Hessian at a few points near zero; None if it would not save much.
 
-    An entry that is zero at all of them counts as zero everywhere, until `mean_hessian` sees
-    otherwise.
+    An entry that is zero at all of these points counts as zero everywhere; `mean_hessian` detects
+    where that is wrong.
     """
     dim = problem.dim
     axes = jnp.eye(dim, dtype=dtype)[None]
-    everything = jax.jit(lambda z, data: replace(problem, data=data).hessian_products(z, axes))
+    dense_hessian = jax.jit(lambda z, data: replace(problem, data=data).hessian_products(z, axes))
     rng, pattern = np.random.default_rng(_SEED), np.eye(dim, dtype=bool)
     seen = 0
-    for _ in range(_POINTS):
-        point = jnp.asarray(rng.normal(scale=_SPREAD, size=(1, dim)), dtype)
-        hessian = np.asarray(everything(point, problem.data)[0])
+    for _ in range(_NUM_POINTS):
+        point = jnp.asarray(rng.normal(scale=_POINT_SD, size=(1, dim)), dtype)
+        hessian = np.asarray(dense_hessian(point, problem.data)[0])
         if np.isfinite(hessian).all():
             pattern |= (hessian != 0.0) | (hessian.T != 0.0)
             seen += 1
@@ -85,7 +85,7 @@ def find_sparsity(problem: Problem, dtype: jnp.dtype) -> Sparsity | None:
         return None
     colours, dense = colour(pattern)
     num_colours = int(colours.max()) + 1
-    if num_colours > _WORTH_IT * dim:
+    if num_colours > _MAX_COLOURS_PER_DIM * dim:
         return None
     packed = np.packbits(pattern).tobytes()
     return Sparsity(dim, num_colours, tuple(colours.tolist()), tuple(dense.tolist()), packed)
@@ -94,16 +94,16 @@ def find_sparsity(problem: Problem, dtype: jnp.dtype) -> Sparsity | None:
 def colour(
     pattern: Bool[np.ndarray, "dim dim"],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A colour for every column, and the columns that have one of their own.
+    """Colour of every column, and the columns that have a colour of their own.
 
-    Columns are ordered by how full they are and split where that drops most. The fullest stand
-    apart; the others are coloured greedily, so that no two of a colour share a row. Of several
-    splits the fewest colours win.
+    Columns are ordered by their number of non-zeros, and split at one of the largest drops. Each of
+    the fullest has its own colour; the others are coloured greedily, so that no two columns of one
+    colour share a row. Of several splits, the one with the fewest colours is used.
     """
     dim = len(pattern)
     degrees = pattern.sum(axis=0)
     order = np.argsort(-degrees, kind="stable")
-    drops = np.argsort(np.diff(degrees[order]), kind="stable")[:_SPLITS] + 1
+    drops = np.argsort(np.diff(degrees[order]), kind="stable")[:_MAX_SPLITS] + 1
     best: tuple[np.ndarray, np.ndarray] | None = None
     for num_dense in sorted({0, *drops.tolist()}):
         dense, rest = order[:num_dense], order[num_dense:]

@@ -1,4 +1,4 @@
-"""Updates of low-rank Gaussians: curvature as diagonal plus low rank."""
+"""Natural-gradient updates of low-rank Gaussians, by a step of factor analysis."""
 
 from typing import NamedTuple
 
@@ -14,20 +14,20 @@ from jaxvi.solvers._gaussian.factor_analysis import em_step, inverse_half, inver
 from jaxvi.solvers._gaussian.step_control import share
 
 
-class Patches(NamedTuple):
-    """What a step of factor analysis needs of A: psi_i A_ii, and A F."""
+class LowRankCurvature(NamedTuple):
+    """Parts of A that a step of factor analysis needs: psi_i A_ii, and A F."""
 
     diagonal: Float[Array, "dim"]
     products: Float[Array, "dim rank"]
 
 
 class FactorAnalysis(Update):
-    r"""`LowRank`: one EM step of factor analysis towards the natural gradient's covariance.
+    r"""Update of `LowRank`: one EM step of factor analysis to the natural gradient's covariance.
 
     The full natural gradient takes the covariance C = F F^T + Psi to S = C + r (C - C A C). An
     EM step (Rubin and Thayer 1982) fits F and Psi to S, and needs of S no more than its diagonal
-    and S C^-1 F = F + r (F - C A F). Where it comes to rest the diagonal of C^-1 - A and
-    (C^-1 - A) F are zero: that is where the bound's gradient vanishes.
+    and S C^-1 F = F + r (F - C A F). At a fixed point the diagonal of C^-1 - A and
+    (C^-1 - A) F are zero: there the bound's gradient vanishes.
     """
 
     def __init__(self, rank: int) -> None:
@@ -35,17 +35,17 @@ class FactorAnalysis(Update):
         self.rank = rank
 
     def num_innovations(self, dim: int) -> int:
-        """Means and scales, and the scales along the factors."""
+        """Means and scales of all coordinates, and scales along the factors."""
         return 2 * dim + self.rank
 
     def num_axes(self, dim: int) -> int:
-        """The factors, and the diagonal."""
+        """One for each factor, and one for the diagonal."""
         return self.rank + 1
 
     def from_gradients(
         self, phi: LowRankParams, noise: Noise, gradients: Float[Array, "draws dim"]
-    ) -> Patches:
-        """Stein's identity with C^-1 (z - m) in the place of the noise."""
+    ) -> LowRankCurvature:
+        """Curvature by Stein's identity, with C^-1 (z - m) in the place of the noise."""
         family = LowRank(self.rank)
         z = jax.vmap(family.transform, (None, 0))(phi, noise) - phi.loc[None]
         inverse = inverse_products(phi, z.T).T
@@ -58,7 +58,7 @@ class FactorAnalysis(Update):
         num = len(noise)
         crossed = residual.T @ (inverse @ phi.factor) + inverse.T @ (residual @ phi.factor)
         mixed = jnp.mean(inverse * residual, axis=0)
-        return Patches(variance * (inverse_diagonal - mixed), own - 0.5 * crossed / num)
+        return LowRankCurvature(variance * (inverse_diagonal - mixed), own - 0.5 * crossed / num)
 
     def from_hessians(
         self,
@@ -67,24 +67,24 @@ class FactorAnalysis(Update):
         noise: Noise,
         slope: tuple[Float[Array, "dim"], Scalar],
         problem: Problem,
-    ) -> Patches:
-        """Products with the factors, and the diagonal."""
+    ) -> LowRankCurvature:
+        """Curvature from Hessian products with the factors, and the diagonal."""
         diagonal = _scaled_diagonal(problem, z, noise[:, self.rank :], jnp.exp(phi.log_scale))
-        return Patches(diagonal, -_mean_products(problem, z, phi.factor.T).T)
+        return LowRankCurvature(diagonal, -_mean_products(problem, z, phi.factor.T).T)
 
-    def diagonal(self, curvature: Patches) -> Float[Array, "dim"]:
-        """psi_i A_ii."""
+    def diagonal(self, curvature: LowRankCurvature) -> Float[Array, "dim"]:
+        """Diagonal of A in units of psi: psi_i A_ii."""
         return curvature.diagonal
 
     def apply(
         self,
         phi: LowRankParams,
         gradient: Float[Array, "dim"],
-        curvature: Patches,
+        curvature: LowRankCurvature,
         rate: Scalar,
         radius: Scalar,
     ) -> tuple[LowRankParams, Float[Array, "innovations"], Scalar]:
-        """One EM step from C to S."""
+        """phi after one EM step of factor analysis from C to S."""
         psi, factor = jnp.exp(2.0 * phi.log_scale), phi.factor
         total = psi + jnp.sum(factor**2, axis=-1)
 
@@ -96,16 +96,16 @@ class FactorAnalysis(Update):
         both = psi * (curvature.diagonal + cross) + jnp.sum(through * factor, axis=-1)
         relative = both / total  # diag(C A C) / diag(C)
         weights = inverse_products(phi, factor)  # C^-1 F
-        bent = factor.T @ curvature.products
-        along = jnp.diagonal(bent) / jnp.maximum(jnp.sum(factor * weights, axis=0), 1e-30)
-        eased = jnp.minimum(rate, 0.7 / jnp.maximum(jnp.abs(along).max(), 1.0))
-        seen = factor + eased * (factor - through)  # S C^-1 F
-        variance = total / growth(relative, eased)
-        new_factor, new_psi = em_step(factor, weights, seen, variance)
+        inner = factor.T @ curvature.products  # F^T A F
+        along = jnp.diagonal(inner) / jnp.maximum(jnp.sum(factor * weights, axis=0), 1e-30)
+        safe_rate = jnp.minimum(rate, 0.7 / jnp.maximum(jnp.abs(along).max(), 1.0))
+        products = factor + safe_rate * (factor - through)  # S C^-1 F
+        variance = total / growth(relative, safe_rate)
+        new_factor, new_psi = em_step(factor, weights, products, variance)
         new_psi = jnp.clip(new_psi, 0.2 * psi, 5.0 * psi)
         step = covariance_times(gradient[:, None])[:, 0]
         gain = jnp.maximum(gradient @ step, 0.0)
-        part = share(jnp.sqrt(gain), eased, radius, total.size)
+        part = share(jnp.sqrt(gain), safe_rate, radius, total.size)
         loc = phi.loc + part * step
         moved = LowRankParams(loc, 0.5 * jnp.log(new_psi), new_factor)
         innovation = jnp.concatenate(
@@ -114,5 +114,5 @@ class FactorAnalysis(Update):
         return moved, innovation, part * gain
 
     def narrow(self, phi: LowRankParams, factor: Scalar) -> LowRankParams:
-        """Both parts times the factor."""
+        """phi with the diagonal scales and the factor multiplied by `factor`."""
         return LowRankParams(phi.loc, phi.log_scale + jnp.log(factor), factor * phi.factor)

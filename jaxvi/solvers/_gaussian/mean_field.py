@@ -1,4 +1,4 @@
-"""Updates of mean-field Gaussians: diagonal curvature."""
+"""Natural-gradient updates of mean-field Gaussians: diagonal curvature, Newton step of the mean."""
 
 import math
 import sys
@@ -14,42 +14,39 @@ from jaxvi.solvers._deterministic.trust_region import solve_within
 from jaxvi.solvers._gaussian.base import Update, _mean_products, _scaled_diagonal, growth
 from jaxvi.solvers._gaussian.step_control import share
 
-_MOST_PRODUCTS = 60  # of the mean's conjugate gradients
+_MAX_PRODUCTS = 60  # of the mean's conjugate gradients
 
 
-class Separate(NamedTuple):
-    """What an independent Gaussian needs of A: its diagonal times the variances, and a Newton step.
-
-    The step of the mean is in units of q's scales.
-    """
+class DiagonalCurvature(NamedTuple):
+    """Diagonal of A times the variances, and a Newton step of the mean in units of q's scales."""
 
     diagonal: Float[Array, "dim"]
     step: Float[Array, "dim"]
 
 
 class Diagonal(Update):
-    """`MeanField`: the diagonal of A, and for the mean all of A by conjugate gradients.
+    """Update of `MeanField`: the diagonal of A for the scales, all of A for the mean.
 
     The natural gradient of the mean is Jacobi's iteration, which takes as many steps as the
-    posterior's condition number, or doesn't converge. The bound's own Hessian in the mean is -A,
-    so that Newton's step is to be had for a few products.
+    posterior's condition number, or does not converge. The bound's Hessian in the mean is -A, so
+    that conjugate gradients give Newton's step for a few products.
     """
 
     def num_innovations(self, dim: int) -> int:
-        """Means and scales."""
+        """Means and scales of all coordinates."""
         return 2 * dim
 
     def num_axes(self, dim: int) -> int:
-        """Steps of the mean are better than gradients can make them."""
+        """No number of gradients is enough, since the mean's Newton step needs Hessian products."""
         return sys.maxsize
 
     def from_gradients(
         self, phi: MeanFieldParams, noise: Noise, gradients: Float[Array, "draws dim"]
-    ) -> Separate:
-        """1 - E[e (s + e)]; the mean's step is the natural one."""
+    ) -> DiagonalCurvature:
+        """Curvature 1 - E[e (s + e)]; the mean takes the natural-gradient step."""
         score = gradients * jnp.exp(phi.log_scale)[None]
         curvature = 1.0 - jnp.mean(noise * (score + noise), axis=0)
-        return Separate(curvature, score.mean(axis=0) / growth(curvature, 1.0))
+        return DiagonalCurvature(curvature, score.mean(axis=0) / growth(curvature, 1.0))
 
     def from_hessians(
         self,
@@ -58,8 +55,8 @@ class Diagonal(Update):
         noise: Noise,
         slope: tuple[Float[Array, "dim"], Scalar],
         problem: Problem,
-    ) -> Separate:
-        """The diagonal is exact in low dimension or of a sparse Hessian, else by probes."""
+    ) -> DiagonalCurvature:
+        """Curvature by Hessians, with an exact diagonal in low dimension or if sparse."""
         scale = jnp.exp(phi.log_scale)
         if self.sparsity is not None:
             hessian = self.sparsity.mean_hessian(problem, z)
@@ -74,22 +71,22 @@ class Diagonal(Update):
         gradient, radius = slope
         down = -gradient * scale / root
         target = 0.1 * jnp.linalg.norm(down)
-        path = solve_within(product, down, radius * math.sqrt(scale.size), target, _MOST_PRODUCTS)
-        return Separate(diagonal, path.step / root)
+        path = solve_within(product, down, radius * math.sqrt(scale.size), target, _MAX_PRODUCTS)
+        return DiagonalCurvature(diagonal, path.step / root)
 
-    def diagonal(self, curvature: Separate) -> Float[Array, "dim"]:
-        """Of A, times the variances."""
+    def diagonal(self, curvature: DiagonalCurvature) -> Float[Array, "dim"]:
+        """Diagonal of A times the variances."""
         return curvature.diagonal
 
     def apply(
         self,
         phi: MeanFieldParams,
         gradient: Float[Array, "dim"],
-        curvature: Separate,
+        curvature: DiagonalCurvature,
         rate: Scalar,
         radius: Scalar,
     ) -> tuple[MeanFieldParams, Float[Array, "innovations"], Scalar]:
-        """Each precision by its own factor."""
+        """phi after each precision is multiplied by its own factor, and the mean's step."""
         factor = growth(curvature.diagonal, rate)
         scale = jnp.exp(phi.log_scale)
         step = curvature.step
@@ -104,5 +101,5 @@ class Diagonal(Update):
         return moved, innovation, part * gain
 
     def narrow(self, phi: MeanFieldParams, factor: Scalar) -> MeanFieldParams:
-        """Scales times the factor."""
+        """phi with all scales multiplied by the factor."""
         return MeanFieldParams(phi.loc, phi.log_scale + jnp.log(factor))

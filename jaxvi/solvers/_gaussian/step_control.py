@@ -1,4 +1,4 @@
-"""How far a solver that moves a whole Gaussian may go in one step."""
+"""Trust-region control of a Gaussian's steps, by predicted and actual gains of the bound."""
 
 import math
 
@@ -8,84 +8,96 @@ from jaxtyping import Array, Bool, Float
 from jaxvi._numerics import Packed, pytrees
 from jaxvi._types import Phi, Scalar
 
-_RADIUS = 3.0
-_WORTH_JUDGING = 20.0  # nats
-_CLEARLY = 6.0  # standard errors
+_FIRST_RADIUS = 3.0  # in units of sqrt(dim), whitened
+_MIN_COMPARED_GAIN_NATS = 20.0  # predicted gains up to it are not compared with actual ones
+_CLEAR_STANDARD_ERRORS = 6.0  # by which a fall of the bound must exceed its noise
 
 
-class Trust(Packed):
-    """How far a step may go: by what the last one promised and what it gave."""
+class TrustRegion(Packed):
+    """Limits of the next step, and the predicted gain of the last one."""
 
     radius: Scalar  # of the mean's step: whitened, in units of sqrt(dim)
-    pace: Scalar  # share of the whole step, at most 1
+    step_fraction: Scalar  # of the full step, at most 1
     bound: Scalar  # at the last q
-    error: Scalar  # its standard error
-    promised: Scalar  # gain of the step from there
+    error: Scalar  # the bound's standard error
+    predicted_gain: Scalar  # of the step from the last q, nats
 
 
-def start_trust(dtype: jnp.dtype) -> Trust:
-    """Nothing promised yet."""
+def start_trust_region(dtype: jnp.dtype) -> TrustRegion:
+    """A first trust region, without a step to compare with."""
     zero = jnp.zeros((), dtype)
-    return Trust.of(
-        radius=zero + _RADIUS, pace=zero + 1.0, bound=_lowest(zero), error=zero, promised=zero
+    return TrustRegion.of(
+        radius=zero + _FIRST_RADIUS,
+        step_fraction=zero + 1.0,
+        bound=_lowest(zero),
+        error=zero,
+        predicted_gain=zero,
     )
 
 
 def _lowest(like: Scalar) -> Scalar:
-    """What anything is a gain on; finite, as states must be."""
+    """A bound below all others; finite, as states must be."""
     return jnp.full_like(like, jnp.finfo(like.dtype).min)
 
 
 def bound_and_error(values: Float[Array, "draws"]) -> tuple[Scalar, Scalar]:
-    """Mean and standard error; of mirrored draws the error is less."""
+    """Mean and standard error of the draws' values; an upper bound for mirrored draws."""
     return values.mean(), values.std() / math.sqrt(max(len(values) - 1, 1))
 
 
-def judge(trust: Trust, bound: Scalar, error: Scalar) -> tuple[Trust, Bool[Array, ""]]:
-    """A longer radius where the last step kept its promise; whether it must be undone.
+def update_trust_region(
+    region: TrustRegion, bound: Scalar, error: Scalar
+) -> tuple[TrustRegion, Bool[Array, ""]]:
+    """Trust region for the next step, and whether the last step must be undone.
 
-    Promises of a few nats are not judged, nor small falls: bounds are noisy. A bound that falls
-    clearly though little was promised or lost in the mean is the scales' doing, so that all of
-    the step is made shorter.
+    The radius grows if the last step's actual gain was near its predicted one. Predicted gains of
+    a few nats are not compared, nor are small falls of the bound, which is noisy. If the bound fell
+    clearly although little gain was predicted, the covariance update is at fault: the whole step
+    becomes shorter.
     """
-    gain = bound - trust.bound
-    judged = trust.promised > _WORTH_JUDGING
-    kept = judged & (gain > 0.25 * trust.promised)
-    broken = judged & ~(gain > 0.0)
-    noise = jnp.sqrt(error**2 + trust.error**2)
-    fell = (judged & ~(gain > -trust.promised)) | (gain < -_WORTH_JUDGING - _CLEARLY * noise)
-    factor = jnp.where(kept, 2.0, jnp.where(judged & fell, 0.125, jnp.where(broken, 0.5, 1.0)))
-    radius = jnp.clip(trust.radius * factor, 0.1, 1e6).astype(trust.radius.dtype)
-    pace = jnp.where(fell, 0.5 * trust.pace, jnp.minimum(1.2 * trust.pace, 1.0))
-    return trust.replace(radius=radius, pace=jnp.maximum(pace, 0.02)), fell
+    actual_gain = bound - region.bound
+    compared = region.predicted_gain > _MIN_COMPARED_GAIN_NATS
+    good = compared & (actual_gain > 0.25 * region.predicted_gain)
+    poor = compared & ~(actual_gain > 0.0)
+    noise = jnp.sqrt(error**2 + region.error**2)
+    fell = (compared & ~(actual_gain > -region.predicted_gain)) | (
+        actual_gain < -_MIN_COMPARED_GAIN_NATS - _CLEAR_STANDARD_ERRORS * noise
+    )
+    factor = jnp.where(good, 2.0, jnp.where(compared & fell, 0.125, jnp.where(poor, 0.5, 1.0)))
+    radius = jnp.clip(region.radius * factor, 0.1, 1e6).astype(region.radius.dtype)
+    step_fraction = jnp.where(
+        fell, 0.5 * region.step_fraction, jnp.minimum(1.2 * region.step_fraction, 1.0)
+    )
+    return region.replace(radius=radius, step_fraction=jnp.maximum(step_fraction, 0.02)), fell
 
 
-def settle(
-    here: tuple[Phi, Phi, Trust],
+def accept_or_undo(
+    here: tuple[Phi, Phi, TrustRegion],
     moved: Phi,
     narrower: Phi,
     seen: tuple[Bool[Array, ""], Bool[Array, ""], Scalar, Scalar, Scalar],
-) -> tuple[Phi, Phi, Trust]:
-    """phi, the last phi and the trust after a step.
+) -> tuple[Phi, Phi, TrustRegion]:
+    """phi, the phi before it, and the trust region after a step that is taken or undone.
 
-    `here` is the same before it, the trust already judged; `moved` is where the step goes,
-    `narrower` where to go instead if draws were not finite; `seen` says whether all was finite,
-    whether the last step must be undone, the bound, its standard error and the gain that is
-    promised. Where the last step did badly, to where draws are not finite among others, it is
-    undone.
+    Args:
+        here: phi, the last phi and the updated trust region before the step.
+        moved: phi after the step.
+        narrower: phi to use instead if draws were not finite.
+        seen: whether all was finite, whether the last step must be undone, the bound, its standard
+            error and the predicted gain.
     """
-    phi, last, trust = here
-    usable, fell, bound, error, promised = seen
-    going = usable & ~fell
-    after = trust.replace(  # what comes after an undone step is not compared with anything
-        bound=jnp.where(going, bound, _lowest(bound)),
-        error=jnp.where(going, error, 0.0),
-        promised=jnp.where(going, promised, 0.0),
+    phi, last, region = here
+    usable, fell, bound, error, predicted_gain = seen
+    taken = usable & ~fell
+    after = region.replace(  # a step after an undone one is not compared
+        bound=jnp.where(taken, bound, _lowest(bound)),
+        error=jnp.where(taken, error, 0.0),
+        predicted_gain=jnp.where(taken, predicted_gain, 0.0),
     )
     next_phi = pytrees.where(fell, last, pytrees.where(usable, moved, narrower))
-    return next_phi, pytrees.where(going, phi, last), after
+    return next_phi, pytrees.where(taken, phi, last), after
 
 
 def share(length: Scalar, rate: Scalar, radius: Scalar, dim: int) -> Scalar:
-    """Of a step of whitened length: `rate`, or less so that it stays within the radius."""
+    """Fraction of a step of given whitened length: `rate`, or less to stay within the radius."""
     return jnp.minimum(rate, radius * math.sqrt(dim) / jnp.maximum(length, 1e-30))

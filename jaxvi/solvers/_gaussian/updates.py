@@ -1,4 +1,4 @@
-"""Which update belongs to which family."""
+"""The natural-gradient update for each Gaussian family."""
 
 from jaxvi.families import Family, FullRank, LowRank, MeanField
 from jaxvi.solvers._gaussian.base import Update
@@ -9,10 +9,10 @@ from jaxvi.solvers._gaussian.mean_field import Diagonal
 
 
 def update_for(family: Family, sparsity: Sparsity | None = None) -> Update:
-    """The algebra of a Gaussian family."""
+    """The natural-gradient update of a Gaussian family."""
     if isinstance(family, FullRank):
         return Dense(sparsity)
     if isinstance(family, MeanField):
         return Diagonal(sparsity)
-    assert isinstance(family, LowRank)  # the door said so
+    assert isinstance(family, LowRank)  # the solver's `check` has ensured it
     return FactorAnalysis(family.rank)
