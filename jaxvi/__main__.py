@@ -1,4 +1,4 @@
-"""`python -m jaxvi`."""
+"""The command `python -m jaxvi`, which runs the command line interface."""
 
 import sys
 

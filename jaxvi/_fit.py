@@ -1,4 +1,4 @@
-"""`jaxvi.fit`: the call is validated into a request, and handed over."""
+"""`jaxvi.fit`: checks its arguments and runs the default call's stages, or one solver."""
 
 import os
 from collections.abc import Sequence
@@ -51,19 +51,19 @@ def fit(
     """Fit a posterior, check the fit, and say how far it can be trusted.
 
     With no family, objective, solver or noise: the autopilot. A Gaussian is fitted by natural
-    gradients from several random starts and weighed against the density; where the weights ask
-    for it and few coordinates set the scales of others, these are given and the others Laplace's;
-    else a Gaussian in non-centred coordinates, and where the dimension allows a flow, are fitted
-    from there; where weights can't mend what is left, short Hamiltonian chains from q's draws look
-    whether they drift, and where they do, run until they don't. Separate modes of comparable mass
-    become a mixture. `fit.log` has a line for every stage, `fit.verdict` and `fit.reasons` what
-    came out, `fit.q` what variational inference gave, and `fit.sample` the best draws there are.
+    gradients from several random starts and checked by importance weights. If these are poor and
+    few coordinates set the scales of others, a nested Laplace approximation is tried, then a
+    Gaussian in non-centred coordinates and, if the dimension is low, a flow. If weights still
+    don't vouch for the draws, short Hamiltonian chains from q's draws show whether they drift, and
+    run until they don't. Separate modes of comparable mass become a mixture. `fit.log` has a line
+    for every stage, `fit.verdict` and `fit.reasons` say how good the draws are, `fit.q` is the
+    variational approximation, and `fit.sample` gives the best draws available.
 
-    With any of them: that solver alone (what isn't given is what suits it), many restarts in one
-    compiled batch, the winner by a fresh bound on draws common to all; `fit.verdict` then rests
-    on the importance weights alone.
+    With any of them: that solver alone (other parts default to what suits it), many restarts in
+    one compiled batch, the best chosen by a fresh bound on draws common to all; `fit.verdict` then
+    follows from the importance weights alone.
 
-    Equal specs with data of equal shapes share compiled programs. Ctrl-C returns what there is.
+    Equal specs with data of equal shapes share compiled programs. Ctrl-C returns the result so far.
     The same key gives the same numbers again, bit for bit, on the same machine with the same
     versions, unless a time limit cuts the run elsewhere.
 
@@ -88,16 +88,16 @@ def fit(
             far apart, but 1 above dimension 50.
         max_steps: step limit of the solver; by default 20,000, with the autopilot 3,000.
         num_eval_draws: fresh draws by which lanes are ranked; by default 2,000. The autopilot,
-            which weighs the best one anyway, takes fewer where they tell bounds to 0.03 nats.
+            which weighs the best one anyway, takes fewer if bounds are known to 0.03 nats by then.
         effort: of the autopilot: "quick" stops at the Gaussian and runs chains for a short time
             only, "thorough" asks for more.
         max_seconds: time after which nothing new is begun; what runs ends soon after.
-        polish: whether chains mend the draws: "auto" where it is called for; True runs them in any
+        polish: whether chains correct the draws: "auto" runs them if they drift, True in any
             case, False never.
         stages: the stages of the default call, in their order, in place of
             `jaxvi.autopilot.default_stages(effort, polish=polish)`.
         pool: lanes that run at once where there are more restarts: one that has ended makes room
-            for the next, which sees what it would see in a lane of its own. None runs up to 64
+            for the next, which runs as it would in a lane of its own. None runs up to 64
             restarts together, and of more as many as fit in memory easily and are kept busy.
         race: drop restarts that are behind the best by more than they can be expected to make up,
             and give their lanes to others. Needs a family, solver, objective or noise, and steps
@@ -111,9 +111,9 @@ def fit(
         checkpoint: a folder where the run is kept as it goes, for `jaxvi.resume`; None keeps
             nothing. It must not hold a checkpoint yet. Of several processes the first one writes
             for all, to a folder that all of them see.
-        checkpoint_seconds: what a kill may lose. Writing takes at most 2 % of the time: where one
-            takes more than a fiftieth of this, they come less often. One more is at the beginning
-            and one at the end of every batch of lanes, also where that is Ctrl-C or the budget's.
+        checkpoint_seconds: seconds between checkpoints, which a killed run loses at most. Writing
+            takes at most 2 % of the time: if it is slow, checkpoints are less frequent. Every batch
+            of lanes has one at its beginning and one at its end, also on Ctrl-C or a time limit.
         mesh: devices to run on, see `make_mesh`: restarts are dealt out along its axis "lanes",
             rows of data along "data", for a target of a log prior and a log likelihood. Answers
             are those of one device up to rounding. With several processes all of them make the
@@ -168,7 +168,7 @@ def launch(
     progress: bool | Reporter | None,
     checkpoints: Checkpoints | None,
 ) -> Fit:
-    """Run a request, from the beginning or from where its checkpoints have it."""
+    """Run a request, from the beginning or from its last checkpoint."""
     check_reporter("progress", progress)
     if max_seconds is not None:
         _arguments.number("max_seconds", max_seconds, above=0.0)
@@ -176,12 +176,12 @@ def launch(
         return run_stages(
             request, max_seconds=max_seconds, progress=progress, checkpoints=checkpoints
         )
-    kept = None if checkpoints is None else checkpoints.batch()
+    kept = None if checkpoints is None else checkpoints.next_lane_file()
     return fit_restarts(request, RunOptions(max_seconds, progress, kept))
 
 
 def _checked_stages(stages: Any) -> tuple[Stage, ...]:
-    """A tuple of stages; a class in an instance's place is none."""
+    """The stages as a tuple, checked; a class in place of an instance raises."""
     found = tuple(stages) if isinstance(stages, Sequence) else ()
     if not found or not all(isinstance(stage, Stage) for stage in found):
         raise TypeError(

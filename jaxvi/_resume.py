@@ -1,4 +1,4 @@
-"""`jaxvi.resume`: a run that was stopped or killed goes on from its folder."""
+"""`jaxvi.resume`: continues a run of `jaxvi.fit` from its folder of checkpoints."""
 
 import os
 from collections.abc import Sequence
@@ -61,15 +61,14 @@ def resume(
     mesh: Any = None,
     stages: Sequence[Stage] | None = None,
 ) -> Fit:
-    """Go on with a run of `jaxvi.fit(..., checkpoint=folder)` as if it had never stopped.
+    """Continue a run of `jaxvi.fit(..., checkpoint=folder)` as if it had never stopped.
 
     The result is that of the uninterrupted run, bit for bit, on the same machine with the same
-    versions: the noise of a step is a function of the key and the step, and how a run was cut
-    into pieces has no part in it. (Times, which are not numbers of the fit, differ.) A run that
-    had come to its end gives its result again. Reading a checkpoint executes nothing: it holds
-    arrays and JSON.
+    versions: the noise of a step depends on the key and the step alone, not on how a run was cut
+    into pieces. (Times differ.) A run that had ended gives its result again. Reading a checkpoint
+    executes nothing: it holds arrays and JSON.
 
-    Of the autopilot, every fit that had begun is gone on with; weights and chains are computed
+    For a default call, every fit that had begun is continued; weights and chains are computed
     again.
 
     The functions of the target are compared by a digest of their bytecode, constants, defaults,
@@ -78,21 +77,21 @@ def resume(
     that are neither dataclasses nor containers.
 
     Args:
-        folder: what `jaxvi.fit` was given as `checkpoint`. It is written to further.
+        folder: what `jaxvi.fit` was given as `checkpoint`. The run goes on writing to it.
         target: the same as then, defined once more.
-        data: the same as then. Only needed where the folder has no copy: of a `Stream`, and of
+        data: the same as then. Only needed if the folder has no copy: for a `Stream`, and for
             arrays that are larger than 256 MiB or in containers other than dictionaries, lists and
-            tuples. Arrays are compared wholly. Of a stream what is compared is its window, number
-            of rows, shapes and dtypes; size and time of the last change of its files, wherever
-            they are now; and 4,096 rows: of arrays those at equal distances, of blocks the first.
-            That other rows are the same is up to you. A stream that can only be read in order is
-            gone through, in the epoch where the run was left, up to the row that comes next.
-        family: as then; needed where jaxvi can't make it again by itself, as are the others. That
-            is so for what is not its own, such as a schedule or an optimiser that is not optax's.
+            tuples. Arrays are compared in full. Of a stream these are compared: window, number of
+            rows, shapes and dtypes; size and time of the last change of its files, wherever they
+            are now; and 4,096 rows, of arrays at equal distances, of blocks the first. Other rows
+            are not compared. A stream that can only be read in order is read from the start of the
+            epoch in which the run stopped, up to the next row.
+        family: as then. This and the next three are needed only if they can't be stored as JSON,
+            as parts that are not jaxvi's own, such as a schedule or an optimiser not from optax.
         objective: as then.
         solver: as then.
         noise: as then.
-        max_seconds: time for what is left; None is no limit, whatever it was then.
+        max_seconds: time limit for the rest of the run; None is no limit, whatever it was then.
         progress: as for `jaxvi.fit`.
         checkpoint_seconds: as for `jaxvi.fit`.
         mesh: devices to run on, where there was a mesh then: one of as many devices along each
@@ -133,7 +132,7 @@ def resume(
         ),
         target,
         data=data,
-        start_scale=1.0,  # where lanes began is in their files
+        start_scale=1.0,  # not used: lanes' files hold their starts
         layout=Layout(**header["layout"] | {"mesh": mesh}),
         effort=header["effort"],
         polish=header["polish"],
@@ -146,7 +145,7 @@ def resume(
 
 
 def _stages(then: dict[str, str] | None, given: Sequence[Stage] | None) -> tuple[Stage, ...] | None:
-    """The stages that were given, if they are the same as the checkpoint's."""
+    """The given stages, checked to be the same as the checkpoint's."""
     stages = None if given is None else tuple(given)
     if describe_stages(stages) != then:
         names = "the default ones" if then is None else then["text"]
@@ -170,7 +169,7 @@ def _header(folder: Path) -> dict[str, Any]:
 
 
 def _same_place(header: dict[str, Any]) -> None:
-    """Versions and device, since others round differently."""
+    """Check that versions and device are the checkpoint's, since others round differently."""
     here, then = describe_versions(), header["versions"]
     for name in sorted(here | then):
         _same(name, then.get(name), here.get(name), f"an environment with {name} {then.get(name)}")
@@ -190,7 +189,7 @@ def _same_target(then: dict[str, Any], target: Target) -> None:
 
 
 def _same_mesh(then: dict[str, int] | None, mesh: Any) -> None:
-    """Of other devices sums are rounded otherwise, and lanes are other ones in each shard."""
+    """Check that the mesh is like the checkpoint's, since others round and deal out differently."""
     now = describe_mesh(None if mesh is None else check_mesh(mesh))
     if then != now:
         texts = [
@@ -215,7 +214,7 @@ def _same(name: str, then: Any, now: Any, remedy: str) -> None:
 
 
 def _part(name: str, then: dict[str, Any], given: Any) -> Any:
-    """The part that was given, if it is the same, else the one of the file."""
+    """The given family, solver or the like, checked; None gives the one of the checkpoint."""
     if given is not None:
         now = describe_part(given)
         if now["digest"] != then["digest"]:
@@ -234,7 +233,7 @@ def _part(name: str, then: dict[str, Any], given: Any) -> Any:
 
 
 def _data(folder: Path, run: str, then: dict[str, Any], given: Data) -> Data:
-    """The data that were given, if they are the same, else those of the file."""
+    """The given data, checked to be the checkpoint's; None gives the checkpoint's copy."""
     if given is None and then["structure"] is None:
         raise ValueError(
             "data: expected the data of the checkpoint, of which it has no copy, since they are a "

@@ -25,13 +25,13 @@ class CompileClock:
         self._thread = threading.get_ident()
 
     def on_duration(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
-        """Count an event that JAX reports, if it is of compiling and of this thread."""
+        """Add the duration of a JAX event, if it is compilation in this thread."""
         if event in _COMPILE_EVENTS and threading.get_ident() == self._thread:
             self.seconds += duration_secs
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count what passes meanwhile: the wait for programs that other threads compile."""
+        """Add the time spent in the context, waiting for programs that other threads compile."""
         began = time.perf_counter()
         try:
             yield
@@ -41,13 +41,13 @@ class CompileClock:
 
 @contextlib.contextmanager
 def compile_clock() -> Iterator[CompileClock]:
-    """A clock that listens to JAX until the context ends, and leaves nothing behind."""
+    """A clock that listens to JAX's compile events until the context ends."""
     clock = CompileClock()
     listener = clock.on_duration
     jax.monitoring.register_event_duration_secs_listener(listener)
     try:
         yield clock
     finally:
-        # not there any more where somebody has cleared all of JAX's listeners meanwhile
+        # the listener is gone if other code has cleared all of JAX's listeners meanwhile
         with contextlib.suppress(AssertionError, ValueError):
             jax.monitoring.unregister_event_duration_listener(listener)

@@ -1,4 +1,4 @@
-"""The engine: setups, the step loop, lanes of restarts, chunks, pools, ranking."""
+"""The engine: runs many restarts (lanes) of an optimisation as a compiled batch and ranks them."""
 
 from jaxvi._engine.data_sources import DataSource, EvalDraws, Streamed, Whole, data_source
 from jaxvi._engine.driver import Run, Work, drive
@@ -9,7 +9,7 @@ from jaxvi._engine.lane_pool import LanePool
 from jaxvi._engine.lanes import advance_lanes, lane_results
 from jaxvi._engine.limits import MAX_BLOCKS, Limits
 from jaxvi._engine.loop import Lane, advance_block, draw_block, start_lane, trace_block
-from jaxvi._engine.memory import MOST_TOGETHER, out_of_memory, usual_width, warn_of_memory
+from jaxvi._engine.memory import MAX_LANES_TOGETHER, out_of_memory, usual_width, warn_of_memory
 from jaxvi._engine.on_mesh import OnMesh, Spread, advance_on_mesh
 from jaxvi._engine.one_lane import LaneResult, begin_lane, noise_key, run
 from jaxvi._engine.placement import OneDevice, Placement
@@ -22,7 +22,7 @@ from jaxvi._engine.starts import Starts, WarmStart, start_lanes
 
 __all__ = [
     "MAX_BLOCKS",
-    "MOST_TOGETHER",
+    "MAX_LANES_TOGETHER",
     "ConjugateSetup",
     "DataSource",
     "EvalDraws",

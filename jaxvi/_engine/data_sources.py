@@ -1,4 +1,4 @@
-"""Data sources of a run: all data, batches picked on the device, or chunks of a stream."""
+"""Where a run's data come from: all at every step, minibatches of rows in memory, or a stream."""
 
 import abc
 import contextlib
@@ -37,7 +37,7 @@ from jaxvi.data import (
 from jaxvi.target import num_rows
 
 _CHUNK_BYTES = 2**25
-_RANKED = 16_384  # rows of a block of the last pass
+_RANKING_BLOCK_ROWS = 16_384  # of the last pass, in which lanes are ranked on all rows
 
 
 class StreamBroke(Exception):
@@ -45,18 +45,18 @@ class StreamBroke(Exception):
 
 
 class EvalDraws(NamedTuple):
-    """Draws of a ranking, and whether fewer will do, see `rank_phis`."""
+    """Number of draws that lanes are ranked on, and whether to stop early, see `rank_phis`."""
 
     num_draws: int
     stop_when_sharp: bool = False
 
 
 class DataSource(abc.ABC):
-    """The setup that the loop runs, and the data of each of its chunks.
+    """The data of each chunk of a run, and the setup that evaluates them.
 
     Attributes:
-        setup: what starts, advances and reads off lanes.
-        first: data at which starts are looked for.
+        setup: the static parts; for minibatches its target scales up their log likelihood.
+        first: data at which lanes look for starts.
     """
 
     setup: Setup
@@ -64,38 +64,38 @@ class DataSource(abc.ABC):
 
     @abc.abstractmethod
     def at(self, step: int) -> tuple[Data, int]:
-        """Data for the steps from `step` on, and the step before which they end."""
+        """Data for the steps from `step` on, and the first step that needs other data."""
 
     def lower_first(self, keys: Keys, num_lanes: int, num_draws: int) -> list[Lowering]:
-        """Programs of `rank` and what may follow that know nothing of the density."""
+        """Programs of `rank` that don't depend on the log density, to compile first."""
         return []
 
     @abc.abstractmethod
     def lower_rest(self, keys: Keys, lanes: Any, num_draws: int) -> list[Lowering]:
-        """The other ones, of `lanes` of these shapes."""
+        """The other programs of `rank`, for `lanes` of these shapes."""
 
     @abc.abstractmethod
     def rank(
         self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], draws: EvalDraws
     ) -> Ranking:
-        """Every lane's bound on all data; with batches of rows also the best lane's draws.
+        """Every lane's bound on all data; with minibatches also the best lane's draws.
 
-        Of rows, on all draws that are asked for.
+        With minibatches, all draws are used: ranking doesn't stop early.
         """
 
 
 class Whole(DataSource):
-    """All data at every step."""
+    """Data source that gives all data at every step."""
 
     def __init__(self, setup: Setup, data: Data) -> None:
         self.setup, self.first = setup, data
 
     def at(self, step: int) -> tuple[Data, int]:
-        """The same for every step."""
+        """All data; they serve every step."""
         return self.first, 2**31 - 1
 
     def lower_first(self, keys: Keys, num_lanes: int, num_draws: int) -> list[Lowering]:
-        """The noise of `rank_phis`, and a few draws of one lane's q."""
+        """Programs that draw the noise of `rank_phis`, and one that draws from one lane's q."""
         target, family = self.setup.target, self.setup.family
         key, dim, dtype = keys.ranking, target.dim, target.dtype(self.first)
         few = sampling_rows(1, family, dim)
@@ -106,18 +106,18 @@ class Whole(DataSource):
         ]
 
     def lower_rest(self, keys: Keys, lanes: Any, num_draws: int) -> list[Lowering]:
-        """Of `rank_phis`."""
+        """The programs of `rank_phis`."""
         return lower_ranking(keys, lanes, self.first, setup=self.setup, num_draws=num_draws)
 
     def rank(
         self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], draws: EvalDraws
     ) -> Ranking:
-        """As `rank_phis`."""
+        """Every lane's bound on fresh draws common to all, see `rank_phis`."""
         return rank_phis(keys, phi, status, self.first, setup=self.setup, **draws._asdict())
 
 
 class InMemory(DataSource):
-    """Batches of rows that are on the device, picked there."""
+    """Minibatches of rows in device memory, chosen at random on the device."""
 
     def __init__(self, setup: Setup, key: Key[Array, ""], rows: Any, size: int, dtype: Any) -> None:
         self._target, self._rows = setup.target, rows
@@ -126,24 +126,24 @@ class InMemory(DataSource):
         self.first = first_batch(self._data)
 
     def at(self, step: int) -> tuple[Data, int]:
-        """The same for every step, which picks its own."""
+        """All rows, for every step: a step chooses its own minibatch."""
         return self._data, 2**31 - 1
 
     def lower_rest(self, keys: Keys, lanes: Any, num_draws: int) -> list[Lowering]:
-        """Of `rank_by_rows`, for a block of the usual size."""
-        block = _abstract(self._rows, min(_RANKED, num_rows(self._rows)))
+        """The programs of `rank_by_rows`, for a block of the usual size."""
+        block = _abstract(self._rows, min(_RANKING_BLOCK_ROWS, num_rows(self._rows)))
         return lower_ranking_by_rows(keys, lanes, block, self._target, self.setup, num_draws)
 
     def rank(
         self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], draws: EvalDraws
     ) -> Ranking:
-        """On all rows, a block at a time."""
-        blocks = slices(self._rows, _RANKED)
+        """Every lane's bound on all rows, a block of rows at a time."""
+        blocks = slices(self._rows, _RANKING_BLOCK_ROWS)
         return rank_by_rows(keys, phi, status, blocks, self._target, self.setup, draws.num_draws)
 
 
 class Streamed(DataSource):
-    """Chunks of batches from a stream; a thread makes the next while one is computed."""
+    """Minibatches from a stream; a thread reads the next chunk's while this chunk is computed."""
 
     def __init__(
         self, setup: Setup, key: Key[Array, ""], stream: Stream, size: int, dtype: Any
@@ -168,7 +168,7 @@ class Streamed(DataSource):
         self.first = ScaledRows(self._scale, jax.tree.map(lambda leaf: leaf[0], self._chunk.rows))
 
     def _begin(self, first: int) -> None:
-        """Read from this step on; what is being read meanwhile is no longer wanted."""
+        """Start reading at this step; the result of a read in progress is dropped."""
         self._source = ShuffledRows(self._stream, self._seed, self._total, first * self._size)
         self._next: Future[Any] = self._pool.submit(self._read, self._source)
 
@@ -180,17 +180,17 @@ class Streamed(DataSource):
             return jax.device_put(jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), rows))
 
     def _advance(self, first: int) -> None:
-        self._chunk = None  # so that no more than two are held
+        self._chunk = None  # freed, so that no more than two are in memory
         rows = self._next.result()
         self._chunk = Chunk(jnp.int32(first), self._scale, rows)
         self._first_step = first
         self._next = self._pool.submit(self._read, self._source)
 
     def at(self, step: int) -> tuple[Data, int]:
-        """The chunk with `step`, which is not before the one at hand, as soon as it is there.
+        """The chunk that holds `step`, waited for; steps never go back to an earlier chunk.
 
         Raises:
-            StreamBroke: the source raised before it was.
+            StreamBroke: the source raised before the chunk was read.
             WrongCount: an epoch had another number of rows.
         """
         end = self._first_step + self._steps
@@ -212,29 +212,31 @@ class Streamed(DataSource):
     def rank(
         self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], draws: EvalDraws
     ) -> Ranking:
-        """On all rows, a block at a time; where the source raises, on those that came."""
-        self.close()  # of a source, one thread reads at a time
-        blocks = RowBlocks(self._total, regular(self._stream.blocks(), _RANKED), self._held)
+        """Every lane's bound on all rows; if the source raises, on the rows read until then."""
+        self.close()  # only one thread at a time may read a source
+        blocks = RowBlocks(
+            self._total, regular(self._stream.blocks(), _RANKING_BLOCK_ROWS), self._held
+        )
         return rank_by_rows(keys, phi, status, blocks, self._target, self.setup, draws.num_draws)
 
     def lower_rest(self, keys: Keys, lanes: Any, num_draws: int) -> list[Lowering]:
-        """Of `rank_by_rows`, for a block of the usual size."""
-        block = _abstract(self.first.rows, min(_RANKED, self._total))
+        """The programs of `rank_by_rows`, for a block of the usual size."""
+        block = _abstract(self.first.rows, min(_RANKING_BLOCK_ROWS, self._total))
         return lower_ranking_by_rows(keys, lanes, block, self._target, self.setup, num_draws)
 
     def _held(self) -> Iterator[Any]:
-        """The rows of the chunk that is here, where no others can be had."""
+        """The rows of the chunk in memory, for when the source gives no others."""
         assert self._chunk is not None
         yield jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), self._chunk.rows)
 
     def close(self) -> None:
-        """Ends the thread with the block that it is reading."""
+        """Stop the reading thread after the block that it is reading."""
         self._source.stopped.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _abstract(rows: Any, size: int) -> Any:
-    """The shapes of a block of so many such rows."""
+    """The shapes of a block of `size` such rows."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), rows
     )
@@ -244,7 +246,7 @@ def _abstract(rows: Any, size: int) -> Any:
 def data_source(
     setup: Setup, key: Key[Array, ""], data: Data, minibatch: Minibatch | None, dtype: Any
 ) -> Iterator[DataSource]:
-    """The source for these data; `key` is that of the run's noise."""
+    """Open the data source for these data; `key` is the key of the run's noise."""
     if minibatch is None:
         yield Whole(setup, data)
     elif isinstance(data, Stream):
@@ -258,11 +260,11 @@ def data_source(
 
 
 def warn_of_broken_stream(error: StreamBroke, steps: int) -> None:
-    """Warn of a source that raised, and of what was kept."""
+    """Warn that a stream raised, and say that the fit up to `steps` is kept."""
     cause = error.__cause__
     warnings.warn(
         f"the data stream raised {type(cause).__name__} ({cause}) after step {steps:,}: the fit "
-        "is what there was by then, marked as interrupted",
+        "is the result of the steps until then, marked as interrupted",
         RuntimeWarning,
         stacklevel=3,
     )

@@ -1,4 +1,4 @@
-"""The host loop: it advances lanes in chunks, reports, saves, and stops when it is told to."""
+"""The host loop: it advances lanes in chunks, reports, saves checkpoints, and stops on request."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ from jaxvi._types import Phi
 
 
 class Run(NamedTuple):
-    """What became of all restarts: parameters, statuses, steps, bounds on the way, seconds."""
+    """The outcome of all restarts: parameters, statuses, steps, history of bounds, seconds."""
 
     phi: Phi
     status: np.ndarray
@@ -27,26 +27,26 @@ class Run(NamedTuple):
 
 @runtime_checkable
 class Work(Protocol):
-    """Lanes that the host loop advances: all restarts together, a pool of them, an ascent."""
+    """What the host loop advances: a batch of lanes, a pool of lanes, or a coordinate ascent."""
 
     @property
     def running(self) -> bool:
         """Whether there is another chunk to do."""
 
     def settle(self) -> None:
-        """What the host does between two chunks, such as to put new restarts into free lanes."""
+        """Host work between two chunks, such as starting new restarts in free lanes."""
 
     def advance(self) -> bool:
-        """Do a chunk; False where there can be no other, since a source of data broke."""
+        """Run a chunk; False if no other can follow, because the data source raised."""
 
     def agree(self, stop: bool, save: bool) -> tuple[bool, bool]:
-        """Whether to stop and whether to save, where several processes or the work have a say."""
+        """Decide whether to stop and to save, the same in all processes."""
 
     def progress(self, seconds: float) -> Progress:
-        """Where the work stands, so many seconds after it began."""
+        """Steps, lanes that run and best bound, `seconds` after the work began."""
 
     def snapshot(self) -> Snapshot:
-        """All that the work needs to go on from here."""
+        """Everything that is needed to resume from here."""
 
 
 def drive(
@@ -57,10 +57,10 @@ def drive(
     report: Reporter | None = None,
     sink: SnapshotSink | None = None,
 ) -> bool:
-    """Advance until nothing runs or the loop is stopped; gives whether it was stopped.
+    """Advance until nothing runs or the loop is stopped; returns whether it was stopped.
 
-    It is stopped between two chunks: by the event, by an observer's KeyboardInterrupt, after the
-    time `until` on the clock of `time.perf_counter`, or since its data came to an end.
+    It stops between two chunks: on the event, on an observer's KeyboardInterrupt, after the time
+    `until` on the clock of `time.perf_counter`, or because the data source raised.
     """
     began = time.perf_counter()
 

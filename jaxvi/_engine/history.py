@@ -1,4 +1,4 @@
-"""Histories: mean bounds of lanes during a run, in bounded memory."""
+"""The history of bounds during a run: means over stretches of steps, in bounded memory."""
 
 from typing import Any, NamedTuple
 
@@ -33,8 +33,8 @@ class HistoryRecorder:
         num_steps: int,
         taken: Int[np.ndarray, "lanes"],
     ) -> None:
-        """Blocks of a chunk from each lane's `first` step on, until it had `taken` all of its."""
-        for i, row in enumerate(rows):  # block by block: however the run was cut
+        """Add a chunk's blocks: each lane's from step `first` to its last, `taken`."""
+        for i, row in enumerate(rows):  # block by block, so that chunk lengths don't matter
             steps = first + num_steps * i
             ran = steps < taken
             block = steps[ran] // self._length
@@ -45,12 +45,12 @@ class HistoryRecorder:
             self._blocks[place] += 1
 
     def _double(self) -> None:
-        """Join stretches two by two."""
+        """Double the stretch: add up neighbouring rows in pairs."""
         for name in ("_sums", "_blocks"):
-            whole = getattr(self, name)
-            half = np.zeros_like(whole)
-            half[: -(-self._rows // 2)] += whole[0::2]
-            half[: self._rows // 2] += whole[1::2]
+            all_rows = getattr(self, name)
+            half = np.zeros_like(all_rows)
+            half[: -(-self._rows // 2)] += all_rows[0::2]
+            half[: self._rows // 2] += all_rows[1::2]
             setattr(self, name, half)
         self._stretch *= 2
 
@@ -61,18 +61,18 @@ class HistoryRecorder:
         return arrays, {"stretch": self._stretch}
 
     def restore(self, arrays: dict[str, np.ndarray], numbers: dict[str, int | float]) -> None:
-        """Go on from what `to_arrays` gave."""
+        """Set the history to what `to_arrays` returned."""
         rows, num = arrays["history_sums"].shape
         self._sums[:rows, :num] = arrays["history_sums"]
         self._blocks[:rows, :num] = arrays["history_blocks"]
         self._stretch = int(numbers["stretch"])
 
     def _num_used(self) -> int:
-        """Rows that hold something."""
+        """Number of rows up to the last one with a block."""
         return int(np.flatnonzero(self._blocks.any(axis=1)).max(initial=-1)) + 1
 
     def history(self, last_step: int, num: int) -> History:
-        """Means of the first restarts, NaN where one took no step; `last_step` is the run's."""
+        """Mean bounds of the first `num` restarts, NaN for stretches in which one took no step."""
         used = self._num_used()
         sums, blocks = self._sums[:used, :num], self._blocks[:used, :num]
         means = np.where(blocks > 0, sums / np.maximum(blocks, 1), np.nan)

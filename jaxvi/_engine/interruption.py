@@ -1,4 +1,4 @@
-"""Ctrl-C that keeps what there is."""
+"""A handler for Ctrl-C that ends a run between two chunks, so that its result is kept."""
 
 import contextlib
 import signal

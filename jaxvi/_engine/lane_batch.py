@@ -1,4 +1,4 @@
-"""All restarts as one batch of lanes, for the host loop."""
+"""All restarts as one batch of lanes that run together: work for the host loop."""
 
 import math
 import time
@@ -46,10 +46,10 @@ class LaneBatch:
         return some and self._step < self._max_steps
 
     def settle(self) -> None:
-        """Lanes that run together need nothing between two chunks."""
+        """Do nothing: all restarts have a lane from the start."""
 
     def advance(self) -> bool:
-        """A chunk of all lanes, for as long as the data at hand and the limits last."""
+        """Run a chunk of all lanes, up to the end of the data at hand or of the limits."""
         first, length = self._step, self._length
         try:
             data, end = self._source.at(first)
@@ -72,19 +72,19 @@ class LaneBatch:
         return True
 
     def _record(self, rows: np.ndarray, first: int) -> None:
-        """Add the blocks of a chunk; a lane that has ended keeps its last bound."""
+        """Add a chunk's blocks to the history; a lane that has ended repeats its last bound."""
         num = rows.shape[1]
         blocks = rows[: math.ceil((self._step - first) / self._length)]
         steps = np.full(num, first), self._length, np.full(num, self._step)
         self._history.add(blocks, np.arange(num), *steps)
 
     def agree(self, stop: bool, save: bool) -> tuple[bool, bool]:
-        """What all processes do: stop, save, and how many blocks the next chunk has."""
+        """Decide, alike in all processes, whether to stop, to save, and the next chunk's blocks."""
         self._blocks, stop, save = self._place.agree(self._blocks, stop, save)
         return stop, save
 
     def progress(self, seconds: float) -> Progress:
-        """Where the run stands; the best bound is the mean over a lane's last block."""
+        """The state of the run; the best bound is the mean over a lane's last block."""
         bounds = self._seen.bound
         finite = bounds[np.isfinite(bounds)]
         running = int((self._seen.status == Status.RUNNING).sum())
@@ -92,20 +92,20 @@ class LaneBatch:
         return Progress(self._step, self._max_steps, len(bounds), running, best, seconds)
 
     def snapshot(self) -> Snapshot:
-        """Lanes, history and counters."""
+        """Lanes, history and counters, to resume from."""
         arrays, numbers = self._history.to_arrays(len(self._seen.status))
         numbers |= {"step": self._step, "max_steps": self._max_steps, "seconds": self._seconds}
-        return Snapshot(self._place.whole(self._lanes), arrays, numbers)
+        return Snapshot(self._place.all_lanes(self._lanes), arrays, numbers)
 
     def restore(self, found: Snapshot) -> None:
-        """Go on from a snapshot, whose lanes this batch was made with."""
+        """Set history and counters to a snapshot's, whose lanes this batch was made with."""
         self._history.restore(found.arrays, found.numbers)
         numbers = found.numbers
         self._step, self._max_steps = int(numbers["step"]), int(numbers["max_steps"])
         self._seconds = float(numbers["seconds"])
 
     def outcome(self, stopped: bool) -> Run:
-        """Every lane as far as it has come."""
+        """Parameters, status, steps and history of every lane, also of those that were stopped."""
         status = self._seen.status.copy()
         status[status == Status.RUNNING] = Status.INTERRUPTED if stopped else Status.STEP_LIMIT
         phi = self._place.results(self._lanes, self._source.setup)

@@ -1,4 +1,4 @@
-"""Restarts in turn in the lanes of a pool, for the host loop; narrower where memory is short."""
+"""A pool as work for the host loop; it is replaced by a narrower one if memory runs out."""
 
 from collections.abc import Callable
 
@@ -14,28 +14,28 @@ from jaxvi._engine.snapshot import Snapshot
 
 
 class LanePool:
-    """A pool that runs until all restarts have ended; half as wide where it doesn't fit."""
+    """A pool that runs until all restarts have ended, halved in width until it fits in memory."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool, self._saves = pool, True
 
     @property
     def running(self) -> bool:
-        """Whether a restart has not ended."""
+        """Whether any restart has not ended or not begun."""
         return self._pool.ended < self._pool.num_restarts
 
     def settle(self) -> None:
-        """Put away restarts that have ended and begin others in their lanes."""
+        """Store restarts that have ended, and start others in their lanes."""
         while not self._fits(self._pool.settle):
             pass
 
     def advance(self) -> bool:
-        """A chunk of the lanes that run."""
+        """Run a chunk of the lanes that are running."""
         self._fits(self._pool.advance)
         return True
 
     def _fits(self, act: Callable[[], None]) -> bool:
-        """Whether something could be done in memory; if not, a narrower pool takes over.
+        """Call `act`; if it runs out of memory, put a narrower pool in place and return False.
 
         Only a pool in which no lane has moved can be replaced, since nothing is lost with it.
         """
@@ -51,27 +51,27 @@ class LanePool:
         return True
 
     def agree(self, stop: bool, save: bool) -> tuple[bool, bool]:
-        """Save a pool of a new width at once: a resumed run begins with it."""
+        """As asked, but save a pool of a new width at once: a resumed run needs that width."""
         save, self._saves = save or self._saves, False
         return stop, save
 
     def progress(self, seconds: float) -> Progress:
-        """Where the run stands, restarts that have not begun included."""
+        """The state of the run, with restarts that have not begun counted as running."""
         pool = self._pool
         counts = pool.last_step, pool.max_steps, pool.num_restarts, pool.num_left
         return Progress(*counts, pool.best_bound, seconds)
 
     def snapshot(self) -> Snapshot:
-        """The pool as arrays and numbers."""
+        """Lanes, results so far, history and counters, to resume from."""
         return snapshot(self._pool)
 
     def restore(self, found: Snapshot) -> None:
-        """Go on from a snapshot of a pool of this width."""
+        """Set the pool to a snapshot of a pool of the same width."""
         restore(self._pool, found)
         self._saves = False
 
     def outcome(self, stopped: bool) -> Run:
-        """All restarts that were begun."""
+        """Parameters, status, steps and history of all restarts that were begun."""
         pool = self._pool
         results = pool.end()
         phi = jax.tree.map(jnp.asarray, results.phi)

@@ -1,4 +1,4 @@
-"""Restarts as lanes of one compiled batch."""
+"""Compiled programs that advance a batch of lanes and read their parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +22,14 @@ def advance_lanes(
     setup: AnySetup,
     rows: int,
 ) -> tuple[Lane, Float[Array, "rows lanes"], Int[Array, ""]]:
-    """A chunk of the run: at most `rows` blocks of every lane."""
+    """Advance all lanes by a chunk, at most `rows` blocks; returns lanes, bounds, the next step."""
     indices = jnp.arange(lanes.status.shape[0], dtype=jnp.int32)
     own = noise_keys(keys, indices, setup)
     return run_lanes(setup, own, lanes, first_step, last_step, rows, data)
 
 
 def noise_keys(keys: Keys, lanes: Int[Array, "lanes"], setup: AnySetup) -> Key[Array, "..."]:
-    """One key where lanes share their noise, else those of the lanes of these numbers."""
+    """The key of the noise: one if lanes share their noise, else one for each of these lanes."""
     if setup.shared:
         return keys.noise
     return jax.vmap(jax.random.fold_in, (None, 0))(keys.noise, lanes)
@@ -37,5 +37,5 @@ def noise_keys(keys: Keys, lanes: Int[Array, "lanes"], setup: AnySetup) -> Key[A
 
 @light_jit(ONCE, static_argnames="setup")
 def lane_results(lanes: Lane, *, setup: AnySetup) -> Phi:
-    """Every lane's parameters, as far as it has come."""
+    """The current variational parameters of every lane."""
     return jax.vmap(setup.solver.result)(lanes.state)

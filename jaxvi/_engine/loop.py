@@ -23,10 +23,10 @@ from jaxvi.solvers import (
     BlockTrace,
 )
 
-# noise drawn ahead, in numbers: 4 MiB of float32, so that a block's noise stays in cache
-_NOISE_AHEAD = 2**20
-_SHORTEST_BLOCK = 8  # steps, even so: the spread over them is the comparisons' standard error
-_COMPARED = 25  # steps of a block whose noise serves for comparisons, at most
+# of a block, drawn ahead: 4 MiB of float32, so that it stays in cache
+_MAX_BLOCK_NOISE_NUMBERS = 2**20
+_MIN_BLOCK_STEPS = 8  # even so: the spread over them is the standard error of comparisons
+_MAX_COMPARISON_STEPS = 25  # of a block, whose noise serves to compare bounds
 
 
 class Lane(NamedTuple):
@@ -64,22 +64,22 @@ def start_lane(setup: AnySetup, phi: Phi, usable: Bool[Array, ""], data: Data) -
 
 @lru_cache(maxsize=16)
 def block_length(setup: AnySetup) -> int:
-    """Steps a block, fewer than the solver asks for where their noise would be large."""
+    """Number of steps of a block: the solver's, but fewer if their noise would be large."""
     row = jax.eval_shape(lambda: setup.draw(jax.random.key(0), 0, jnp.dtype("float32")))
-    ahead = max(_SHORTEST_BLOCK, _NOISE_AHEAD // max(row.size, 1))
+    ahead = max(_MIN_BLOCK_STEPS, _MAX_BLOCK_NOISE_NUMBERS // max(row.size, 1))
     return min(setup.solver.block_steps, ahead)
 
 
 def draw_block(
     setup: AnySetup, key: Key[Array, ""], first_step: Int[Array, ""], dtype: jnp.dtype
 ) -> Array:
-    """Noise for the block that begins with `first_step`, steps leading."""
+    """Noise for the block that begins at `first_step`, one row a step."""
     steps = first_step + jnp.arange(block_length(setup), dtype=jnp.int32)
     return jax.vmap(lambda step: setup.draw(key, step, dtype))(steps)
 
 
 class LaneAxes(NamedTuple):
-    """Which axes of a block's noise, first step and data are the lanes', as `vmap` has it."""
+    """The axis over lanes of a block's noise, first step and data, as `vmap`'s `in_axes`."""
 
     noise: int | None
     step: int | None
@@ -95,10 +95,10 @@ def advance_block(
     data: Data,
     lanes: LaneAxes | None = None,
 ) -> Lane:
-    """`num_steps` steps of one lane, then the solver's review; a lane that has ended stays.
+    """Take `num_steps` steps of one lane, then the solver's review; an ended lane is unchanged.
 
-    `data` are those of the block, as `at_block` has them. With `lanes`, of many: mapped here and
-    not by the caller, since a loop that is traced for one lane and then mapped takes longer.
+    `data` are those of the block, as `at_block` has them. With `lanes`, many lanes at
+    once: mapped here and not by the caller, since mapping a traced loop takes longer.
     """
     step, end = partial(_take_step, setup), partial(_end_block, setup)
     if lanes is not None:
@@ -118,7 +118,7 @@ def advance_block(
 def _take_step(
     setup: AnySetup, state: Any, noise: Array, data: Data, i: Int[Array, ""]
 ) -> tuple[Any, Scalar]:
-    """A step of the block, and the bound there."""
+    """Take step `i` of the block; returns the new state and the step's bound."""
     problem: Any = setup.problem(at_step(data, i))
     state, info = setup.solver.step(state, noise[i], problem)
     return state, info.bound
@@ -135,7 +135,7 @@ def _end_block(
     first_step: Int[Array, ""],
     data: Data,
 ) -> Lane:
-    """What the loop and the solver make of a block's steps."""
+    """End a block: undo it if it failed, then let the solver review."""
     trace = trace_block(setup, noise, num_steps, first_step + num_steps, data)
     return _review_block(setup, lane, state, total / num_steps.astype(total.dtype), first, trace)
 
@@ -143,7 +143,7 @@ def _end_block(
 def trace_block(
     setup: AnySetup, noise: Array, num_steps: Int[Array, ""], step: Int[Array, ""], data: Data
 ) -> BlockTrace:
-    """What `review` may ask about a block that ended with `step`, not yet judged.
+    """What the solver's `review` may ask about a block that ended at `step`.
 
     `data` are those of the block, as `at_block` has them.
     """
@@ -164,7 +164,7 @@ def trace_block(
         return lax.fori_loop(0, turns, add, zero) / turns.astype(noise.dtype)
 
     def bounds(phi: Phi) -> Array:
-        steps = jnp.arange(0, len(noise), -(-len(noise) // _COMPARED))
+        steps = jnp.arange(0, len(noise), -(-len(noise) // _MAX_COMPARISON_STEPS))
         return lax.map(partial(bound_at, phi), steps)
 
     return BlockTrace(num_steps, jnp.zeros((), bool), step, bounds, problem(0), noise)
@@ -201,7 +201,7 @@ def _review_block(
 def run_lane(
     setup: AnySetup, key: Key[Array, ""], lane: Lane, max_steps: Int[Array, ""], data: Data
 ) -> Lane:
-    """Blocks until the lane ends or has taken `max_steps` steps; one compiled loop."""
+    """Run blocks until the lane ends or has taken `max_steps` steps; one compiled loop."""
     length = block_length(setup)
     dtype = lane.bound.dtype
 
@@ -226,7 +226,7 @@ def run_lanes(
     rows: int,
     data: Data,
 ) -> tuple[Lane, Float[Array, "rows lanes"], Int[Array, ""]]:
-    """Blocks of all lanes together from `first_step` up to `last_step`, at most `rows` blocks.
+    """Run blocks of all lanes together from `first_step` up to `last_step`, at most `rows`.
 
     `keys` is one key where lanes share their noise, else one a lane. Returns the lanes, the mean
     bound of every lane by block (rows that were not reached are NaN), and the next step. Ends
@@ -274,9 +274,9 @@ def run_cohorts(
     rows: int,
     data: Data,
 ) -> tuple[Lane, Float[Array, "rows lanes"], Int[Array, ""]]:
-    """As `run_lanes`, for lanes that began at different times: each at the step of its cohort.
+    """Run blocks of lanes that began at different times, each at the step of its cohort.
 
-    Lanes of a cohort share their noise, if lanes do, and see what they would see alone. All take
+    Lanes of a cohort share their noise, if lanes do, and their steps are as if run alone. All take
     blocks of `num_steps` steps, at most `blocks` of them and only while `least_running` lanes run.
     Returns the lanes, the mean bound of every lane by block, and how many blocks there were.
     """

@@ -1,4 +1,4 @@
-"""How many lanes a device has room for, and what is told where they don't fit."""
+"""How many lanes fit in a device's memory, and the warning if they don't."""
 
 import warnings
 from functools import partial
@@ -12,20 +12,20 @@ from jaxvi._engine.setup import Setup
 from jaxvi._engine.starts import Starts, start_lanes
 from jaxvi._numerics import Keys
 
-MOST_TOGETHER = 64  # restarts that always run as one batch, unless told otherwise
-_BUDGET = 2**30  # bytes of lanes at once, where the device doesn't say what it has
-_WIDE, _WIDE_ON_CPU = 4_096, 256  # with more, every lane takes as much longer
-_TURNS = 16  # so many restarts for every lane, where lanes take their time: the last turn idles
+MAX_LANES_TOGETHER = 64  # restarts that run as one batch whatever their size, by default
+_DEFAULT_BUDGET_BYTES = 2**30  # of all lanes, if the device doesn't say what it has
+_MAX_WIDTH, _MAX_WIDTH_ON_CPU = 4_096, 256  # with more lanes, steps take longer in proportion
+_RESTARTS_PER_LANE = 16  # of a wide pool on a CPU: lanes idle while the last restarts end
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether a device or the system had no more."""
+    """Whether an error says that a device or the system ran out of memory."""
     words = ("RESOURCE_EXHAUSTED", "out of memory", "Out of memory")
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def warn_of_memory(width: int) -> None:
-    """What is done about it."""
+    """Warn that restarts run in a pool of half the width, since they don't fit in memory."""
     warnings.warn(
         f"{width} restarts at once don't fit in memory: they run in a pool of {width // 2} lanes; "
         f"pool={width // 2} or less says so from the start.",
@@ -35,17 +35,17 @@ def warn_of_memory(width: int) -> None:
 
 
 def usual_width(setup: Setup, keys: Keys, starts: Starts, num_restarts: int) -> int:
-    """Lanes that the device holds easily; on a CPU not so many that most restarts share a turn."""
+    """The default pool width: lanes that take at most a quarter of the device's memory."""
     one = jax.eval_shape(partial(start_lanes, setup=setup, num_lanes=1), keys, *starts)
-    # and noise of a block; what densities make of the data is bounded whatever the lanes
+    # a lane's state and the noise of a block; large data are evaluated in slices of bounded size
     each = _bytes(one) + 8 * noise_size(setup) * block_length(setup)
     device = jax.local_devices()[0]
-    limit = (device.memory_stats() or {}).get("bytes_limit", 4 * _BUDGET) // 4
-    widest = _WIDE
+    limit = (device.memory_stats() or {}).get("bytes_limit", 4 * _DEFAULT_BUDGET_BYTES) // 4
+    widest = _MAX_WIDTH
     if device.platform == "cpu":
-        widest = _WIDE_ON_CPU
+        widest = _MAX_WIDTH_ON_CPU
         if num_restarts > widest:
-            widest = min(widest, max(MOST_TOGETHER, num_restarts // _TURNS))
+            widest = min(widest, max(MAX_LANES_TOGETHER, num_restarts // _RESTARTS_PER_LANE))
     return max(1, min(widest, limit // each))
 
 
@@ -54,6 +54,6 @@ def _bytes(tree: Any) -> int:
 
 
 def noise_size(setup: Setup) -> int:
-    """Numbers of a step's noise."""
+    """How many numbers the noise of one step holds."""
     row = jax.eval_shape(lambda: setup.draw(jax.random.key(0), 0, jnp.dtype("float32")))
     return max(row.size, 1)

@@ -35,9 +35,9 @@ _EVERYWHERE = PartitionSpec()
 
 @dataclass(frozen=True)
 class OnMesh:
-    """The programs on `mesh` of `num_lanes` lanes, and of rows that are spread where not 0.
+    """Programs that run `num_lanes` lanes on the devices of `mesh`; `num_rows` 0 is all on each.
 
-    Lanes that pad the last shard copy the last lane, never start, and are seen by nobody.
+    Lanes that pad the last shard copy the last lane, never start, and are left out of results.
     """
 
     mesh: Mesh
@@ -46,37 +46,37 @@ class OnMesh:
 
     @property
     def lanes_spec(self) -> PartitionSpec:
-        """Where arrays with lanes leading lie."""
+        """How arrays with lanes leading are dealt out to devices."""
         return PartitionSpec(LANES) if LANES in self.mesh.shape else _EVERYWHERE
 
     @property
     def data_spec(self) -> PartitionSpec:
-        """Where data lie."""
+        """How data are dealt out to devices: by rows, or all to each."""
         return PartitionSpec(ROWS) if self.num_rows else _EVERYWHERE
 
     @property
     def width(self) -> int:
-        """Lanes with those that pad."""
+        """Number of lanes with padding, a multiple of the devices."""
         return round_up(self.num_lanes, self.mesh.shape.get(LANES, 1))
 
     @property
     def reports(self) -> bool:
-        """Whether this is the process of the first device."""
+        """Whether this process reports progress: it is the one of the first device."""
         return is_first(self.mesh)
 
     def place_setup(self, setup: Setup) -> Setup:
-        """With a target that sums over the devices' rows, where they are spread."""
+        """The setup, its target summed over the devices' rows if rows are dealt out."""
         if not self.num_rows:
             return setup
         return replace(setup, target=rows_here(setup.target, ROWS, self.num_rows))
 
     def place_keys(self, key: Key[Array, ""]) -> Keys:
-        """The streams of a key, on all devices."""
+        """A key split into those of starts, noise and ranking, on all devices."""
         raw = self._put(jax.random.key_data(key), _EVERYWHERE)
         return _split(raw, impl=str(jax.random.key_impl(key)), mesh=self.mesh)
 
     def place_data(self, data: Data) -> Data:
-        """Rows where they belong, the last one repeated to fill up; else all data everywhere."""
+        """Deal rows out to devices, padded with copies of the last; else copy all data to each."""
         extra = round_up(self.num_rows, self.mesh.shape.get(ROWS, 1)) - self.num_rows
         return jax.tree.map(lambda leaf: self._put(_lengthened(leaf, extra), self.data_spec), data)
 
@@ -90,7 +90,7 @@ class OnMesh:
         *,
         setup: Setup,
     ) -> Lane:
-        """All lanes at their starts."""
+        """Start all lanes, each on its device."""
         numbers = np.minimum(np.arange(self.width, dtype=np.int32), self.num_lanes - 1)
         everywhere = jax.tree.map(lambda leaf: self._put(leaf, _EVERYWHERE), (z, start_scale, warm))
         given = self._put(numbers, self.lanes_spec)
@@ -107,7 +107,7 @@ class OnMesh:
         setup: Setup,
         rows: int,
     ) -> tuple[Lane, Seen, Float[np.ndarray, "rows lanes"], int]:
-        """A chunk of the run; the step reached is that of the device that came furthest."""
+        """Advance all lanes by a chunk; the step is that of the device which came furthest."""
         steps = np.int32(first_step), np.int32(last_step)
         lanes, *news = advance_on_mesh(
             keys, lanes, *steps, data, setup=setup, rows=rows, place=self
@@ -118,12 +118,12 @@ class OnMesh:
         return lanes, seen, bounds[:-1, real], int(reached.max())
 
     def look(self, lanes: Lane) -> Seen:
-        """What the host needs to see of the lanes that are real."""
+        """Status, step and bound of every lane, without padding."""
         whole = self._gathered((lanes.status, lanes.step, lanes.bound))
         return Seen(*(leaf[: self.num_lanes] for leaf in whole))
 
     def results(self, lanes: Lane, setup: Setup) -> Phi:
-        """Every lane's parameters, whole, on this process's device."""
+        """The variational parameters of every lane, copied to this process's device."""
         whole = self._gathered(_results(lanes, setup=setup, place=self))
         return jax.tree.map(lambda leaf: jnp.asarray(leaf[: self.num_lanes]), whole)
 
@@ -138,7 +138,7 @@ class OnMesh:
         num_draws: int,
         stop_when_sharp: bool,
     ) -> Ranking:
-        """Bounds of these parameters on draws common to all."""
+        """Rank lanes by their bounds on fresh draws common to all, see `rank_phis`."""
         numbers = np.minimum(np.arange(self.width), self.num_lanes - 1)
         spread = jax.tree.map(
             lambda leaf: self._put(np.asarray(leaf)[numbers], self.lanes_spec), phi
@@ -155,41 +155,41 @@ class OnMesh:
         return ranking_of(weights, status)
 
     def agree(self, blocks: int, stop: bool, save: bool) -> tuple[int, bool, bool]:
-        """The first process's number of blocks and wish to save; stop if any process wants to.
+        """The first process decides on block counts and on saving; any process may stop.
 
-        Processes whose clocks decided each for itself would wait for each other for ever.
+        If each process decided by its own clock, they would wait for each other for ever.
         """
         if len(processes(self.mesh)) == 1:
             return blocks, stop, save
-        seen = self._told([blocks, stop, save])
+        seen = self._from_all_processes([blocks, stop, save])
         return int(seen[0, 0]), bool(seen[:, 1].any()), bool(seen[0, 2])
 
     def check_same(self, step: int) -> None:
         """Raise where processes have read checkpoints of different steps."""
-        steps = self._told([step])[:, 0]
+        steps = self._from_all_processes([step])[:, 0]
         if len(set(steps)) > 1:
             raise ValueError(
                 "checkpoint: expected a folder that all processes see alike; got checkpoints of "
                 f"the steps {steps.tolist()}; try one on a file system that they share."
             )
 
-    def whole(self, lanes: Lane) -> Lane:
-        """All lanes, those that pad included, as NumPy arrays."""
+    def all_lanes(self, lanes: Lane) -> Lane:
+        """All lanes with padding, copied to this process as NumPy arrays."""
         return self._gathered(lanes)
 
     def place_lanes(self, lanes: Lane) -> Lane:
-        """Lanes that were whole, where they belong."""
+        """Deal lanes out to devices again: the inverse of `all_lanes`."""
         return jax.tree.map(lambda leaf: self._put(leaf, self.lanes_spec), lanes)
 
-    def _told(self, numbers: list[int]) -> Int[np.ndarray, "devices numbers"]:
-        """What the process of each device says."""
+    def _from_all_processes(self, numbers: list[int]) -> Int[np.ndarray, "devices numbers"]:
+        """These numbers from the process of every device, a row a device."""
         own = np.array([numbers], np.int32)
-        everybody = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
+        one_row_each = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
         shape = (self.mesh.size, len(numbers))
-        return self._gathered(jax.make_array_from_callback(shape, everybody, lambda _: own))
+        return self._gathered(jax.make_array_from_callback(shape, one_row_each, lambda _: own))
 
     def _put(self, leaf: Any, spec: PartitionSpec) -> Array:
-        """A global array; of one that every process has whole, each device takes its own part."""
+        """A global array on the mesh; each device takes its own part of a host array."""
         sharding = NamedSharding(self.mesh, spec)
         if is_spread(leaf):
             return jax.device_put(leaf, sharding)
@@ -198,12 +198,12 @@ class OnMesh:
         return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
     def _gathered(self, tree: Any) -> Any:
-        """The same on every process, as NumPy arrays."""
+        """Copies of global arrays on every process, as NumPy arrays."""
         return jax.tree.map(np.asarray, _replicated(tree, mesh=self.mesh))
 
 
 def _lengthened(leaf: Any, extra: int) -> Any:
-    """With the last row repeated."""
+    """The rows, padded with `extra` copies of the last one."""
     if not extra:
         return leaf
     rows = np.asarray(leaf)
@@ -265,10 +265,10 @@ def advance_on_mesh(
     rows: int,
     place: OnMesh,
 ) -> tuple[Lane, Float[Array, "rows_and_one lanes"], Int[Array, "3 lanes"]]:
-    """A chunk in which every device's loop ends by itself, and what the host wants to know of it.
+    """Advance all lanes by a chunk, each device in a loop of its own.
 
-    In two arrays, since each is a message: bounds by block and the last ones; status, step, and
-    the step that the lane's device has reached.
+    What the host reads comes in two arrays, since each one is a message: bounds by block and the
+    last ones; status, step, and the step that the lane's device has reached.
     """
     own, length = place.lanes_spec, block_length(setup)
 
@@ -277,7 +277,7 @@ def advance_on_mesh(
     ) -> tuple[Lane, Array, Array]:
         noise = noise_keys(keys, numbers, setup)
         lanes, bounds, reached = run_lanes(setup, noise, lanes, first, last, rows, data)
-        # others may go on: what has ended keeps its bound meanwhile
+        # other devices may go on: lanes that have ended repeat their last bound meanwhile
         done = -(-(reached - first) // length)
         over = jnp.arange(rows)[:, None] >= done
         bounds = jnp.concatenate([jnp.where(over, lanes.bound[None], bounds), lanes.bound[None]])
@@ -330,7 +330,7 @@ def _weigh(
 
 
 class Spread(Whole):
-    """All data at every step, on the devices of a mesh."""
+    """Data source that gives all data at every step, dealt out to the devices of a mesh."""
 
     def __init__(self, place: OnMesh, setup: Setup, data: Data) -> None:
         super().__init__(place.place_setup(setup), place.place_data(data))
@@ -339,6 +339,6 @@ class Spread(Whole):
     def rank(
         self, keys: Keys, phi: Phi, status: Int[np.ndarray, "lanes"], draws: EvalDraws
     ) -> Ranking:
-        """Every lane's bound, by the programs of the mesh."""
+        """Every lane's bound on fresh draws, computed on the mesh."""
         choices = draws._asdict()
         return self._place.rank(keys, phi, status, self.first, setup=self.setup, **choices)

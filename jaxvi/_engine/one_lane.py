@@ -1,4 +1,4 @@
-"""One restart as a pure function: `jaxvi.run`."""
+"""One restart as a pure function, `jaxvi.run`, and its pieces."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from jaxvi.target import Target
 
 
 class LaneResult(NamedTuple):
-    """What became of one lane: parameters, status code, steps taken, its last mean bound."""
+    """The result of one restart: parameters, status code, steps taken, last mean bound."""
 
     phi: Phi
     status: Int[Array, ""]
@@ -41,7 +41,7 @@ def noise_key(
     Args:
         key: the key that `jaxvi.run` or `jaxvi.fit` would get.
         setup: the parts.
-        lane: which restart of the key's this is.
+        lane: number of the restart, counted from 0; each has its own start and noise.
 
     Example:
         >>> setup = jaxvi.engine.make_setup(target, jaxvi.MeanField())
@@ -72,7 +72,7 @@ def begin_lane(
         data: handed to the log density.
         start: parameters to start at exactly, constrained; None draws a start.
         start_scale: standard deviation of a drawn start, unconstrained.
-        lane: which restart of the key's this is.
+        lane: number of the restart, counted from 0; each has its own start and noise.
 
     Returns:
         The lane; its status is `NO_START` where the log density or its gradient is not finite
@@ -122,7 +122,7 @@ def run(
         start: parameters to start at exactly, constrained; None draws a start.
         start_scale: standard deviation of a drawn start, unconstrained.
         max_steps: step limit.
-        lane: which restart of the key's this is.
+        lane: number of the restart, counted from 0; each has its own start and noise.
         minibatch: `jaxvi.Minibatch(size)` for steps on some rows of the data at a time.
 
     Returns:

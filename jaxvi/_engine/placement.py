@@ -1,4 +1,4 @@
-"""Where the lanes of a fit run: on one device, or (`_on_mesh.py`) on many."""
+"""Where the lanes of a fit run: on one device, or on a mesh (`on_mesh.py`)."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -13,7 +13,7 @@ from jaxvi._types import Data, Phi
 
 
 class Seen(NamedTuple):
-    """What the host looks at between two chunks."""
+    """Status, step and bound of every lane, as the host reads them between two chunks."""
 
     status: Int[np.ndarray, "lanes"]
     step: Int[np.ndarray, "lanes"]
@@ -22,11 +22,11 @@ class Seen(NamedTuple):
 
 @runtime_checkable
 class Placement(Protocol):
-    """What the host asks of lanes, wherever they are; what it gets is whole."""
+    """Programs that run lanes on one or many devices; results are arrays of all lanes."""
 
     @property
     def reports(self) -> bool:
-        """Whether this process tells of progress."""
+        """Whether this process reports progress."""
 
     def advance_lanes(
         self,
@@ -39,28 +39,27 @@ class Placement(Protocol):
         setup: Setup,
         rows: int,
     ) -> tuple[Lane, Seen, Float[np.ndarray, "rows lanes"], int]:
-        """As `lanes.advance_lanes`, and what the host needs to see of the lanes."""
+        """Advance all lanes by a chunk; returns lanes, what the host reads, bounds, next step."""
 
     def look(self, lanes: Lane) -> Seen:
-        """What the host needs to see of them."""
+        """Status, step and bound of every lane."""
 
     def results(self, lanes: Lane, setup: Setup) -> Phi:
-        """Every lane's parameters."""
+        """The variational parameters of every lane."""
 
     def agree(self, blocks: int, stop: bool, save: bool) -> tuple[int, bool, bool]:
-        """What all processes do next: the first one's number of blocks, and whether to save is
-        its to say, too; stop if any wants to."""
+        """The first process decides on block counts and on saving; any process may stop."""
 
-    def whole(self, lanes: Lane) -> Lane:
-        """All of the lanes, in this process."""
+    def all_lanes(self, lanes: Lane) -> Lane:
+        """All lanes, copied to this process."""
 
 
 class OneDevice:
-    """Everything where JAX puts it by itself."""
+    """Lanes on JAX's default device, in one process."""
 
     @property
     def reports(self) -> bool:
-        """There is nobody else."""
+        """Whether this process reports progress: as the only one, it does."""
         return True
 
     def advance_lanes(
@@ -74,7 +73,7 @@ class OneDevice:
         setup: Setup,
         rows: int,
     ) -> tuple[Lane, Seen, Float[np.ndarray, "rows lanes"], int]:
-        """A chunk of the run."""
+        """Advance all lanes by a chunk; returns lanes, what the host reads, bounds, next step."""
         first, last = np.int32(first_step), np.int32(last_step)
         lanes, bounds, reached = advance_lanes(
             keys, lanes, first, last, data, setup=setup, rows=rows
@@ -82,17 +81,17 @@ class OneDevice:
         return lanes, self.look(lanes), np.asarray(bounds), int(reached)
 
     def look(self, lanes: Lane) -> Seen:
-        """What the host needs to see of them."""
+        """Status, step and bound of every lane."""
         return Seen(np.asarray(lanes.status), np.asarray(lanes.step), np.asarray(lanes.bound))
 
     def results(self, lanes: Lane, setup: Setup) -> Phi:
-        """Every lane's parameters."""
+        """The variational parameters of every lane."""
         return lane_results(lanes, setup=setup)
 
     def agree(self, blocks: int, stop: bool, save: bool) -> tuple[int, bool, bool]:
-        """Agreed."""
+        """With one process, what it asks for."""
         return blocks, stop, save
 
-    def whole(self, lanes: Lane) -> Lane:
-        """As they are."""
+    def all_lanes(self, lanes: Lane) -> Lane:
+        """The lanes, which are all in this process."""
         return lanes

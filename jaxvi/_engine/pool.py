@@ -1,13 +1,12 @@
-"""A pool of lanes for many restarts: one that has ended makes room for the next.
+"""A pool: a fixed number of lanes through which more restarts pass, one after another.
 
-A batch that waits for its slowest lane wastes what the others could do. Here a fixed number of
-lanes run; between two chunks finished restarts are put away and others begin in their places, as
-a cohort with steps of its own. Noise belongs to a restart's own step, so that every restart sees
-what it would see alone.
+A batch that waits for its slowest lane leaves the others idle. In a pool, between two chunks,
+restarts that have ended are stored and others begin in their lanes, as a cohort with steps of its
+own. Noise depends on a restart's own step, so that every restart runs as it would alone.
 
-Where a chunk ends depends on the clock. When restarts are put away, dropped and begun does not: it
-is when enough of them have ended, or are due for a look, whatever the chunks. So the same restarts
-share the batch at the same steps in every run, and a run that was stopped goes on bit for bit.
+Where a chunk ends depends on the clock. When restarts are stored, pruned and begun does not: it is
+when enough of them have ended or a race is due, whatever the chunks. So the same restarts
+share the batch at the same steps in every run, and a resumed run is the same bit for bit.
 """
 
 import math
@@ -33,13 +32,13 @@ from jaxvi._numerics import Keys
 from jaxvi._status import Status
 from jaxvi._types import Data
 
-_SHARE = 16  # a cohort is one in so many lanes
-_MOST_COHORTS = 64
-_COHORTS_NOISE = 2**24  # numbers
+_WIDTH_OVER_COHORT_SIZE = 16  # a cohort begins when 1/16 of the lanes are free
+_MAX_COHORTS = 64
+_MAX_COHORT_NOISE_NUMBERS = 2**24  # of a block's noise, all cohorts together
 
 
 class Places(NamedTuple):
-    """Who is where in a pool: each lane's restart and cohort, whether it moves; cohorts' steps."""
+    """What each lane of a pool holds: restart, cohort, whether it moves; and cohorts' steps."""
 
     restart: Any  # of (lanes,), and so `cohort` and `moves`; NumPy's on the host
     cohort: Any
@@ -58,13 +57,13 @@ def start_some(
     *,
     setup: Setup,
 ) -> Lane:
-    """These restarts at their starts, as `start_lanes` has them."""
+    """Lanes for these restarts, at their starts."""
     return lanes_at_starts(setup, keys, restarts, z, start_scale, data, warm)
 
 
 @partial(jax.jit, donate_argnames=("lanes",))
 def place_lanes(lanes: Lane, fresh: Lane, places: Int[Array, "some"]) -> Lane:
-    """Lanes with fresh ones in some places; a place beyond the last is nowhere."""
+    """Write fresh lanes into these places; a place past the last lane is ignored."""
     return jax.tree.map(lambda old, new: old.at[places].set(new, mode="drop"), lanes, fresh)
 
 
@@ -81,7 +80,7 @@ def advance_pool(
     setup: AnySetup,
     rows: int,
 ) -> tuple[Lane, Float[Array, "rows lanes"], Int[Array, ""]]:
-    """A chunk of those lanes that move; see `run_cohorts`."""
+    """Advance the lanes that move by a chunk, see `run_cohorts`."""
     held = jnp.where(places.moves, lanes.status, Status.STEP_LIMIT)
     moved, history, done = run_cohorts(
         setup,
@@ -108,7 +107,7 @@ class PoolUse(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Of all restarts, filled in as they end; -1 steps where one was never begun."""
+    """Results of all restarts, filled in as they end; steps are -1 for one that never began."""
 
     phi: Any
     status: Int[np.ndarray, "restarts"]
@@ -116,7 +115,7 @@ class Results(NamedTuple):
 
 
 class Pool:
-    """A run of many restarts: `settle` and `advance`, in turn, until `ended` is all of them."""
+    """Many restarts in a few lanes: `settle` and `advance` in turn until all have `ended`."""
 
     def __init__(
         self,
@@ -135,81 +134,81 @@ class Pool:
         self.clock = clock
         self.race = Race(keys.ranking, setup, data, num_restarts) if race else None
         self.length = block_length(setup)
-        self.some = max(1, width // _SHARE)
+        self.some = max(1, width // _WIDTH_OVER_COHORT_SIZE)
         self.begun = 0
         self.blocks = 1  # of the next chunk
         self.seconds = 0.0
         self.cohorts, self.lane_steps = 0, 0
         noise = noise_size(setup)
-        most = min(width, _MOST_COHORTS, max(4, _COHORTS_NOISE // (noise * self.length)))
-        nobody = np.full(width, -1, np.int32)
-        cohort, steps = np.zeros_like(nobody), np.zeros(most, np.int32)
-        self.places = Places(nobody, cohort, nobody > 0, steps)
+        most = min(width, _MAX_COHORTS, max(4, _MAX_COHORT_NOISE_NUMBERS // (noise * self.length)))
+        no_restart = np.full(width, -1, np.int32)
+        cohort, steps = np.zeros_like(no_restart), np.zeros(most, np.int32)
+        self.places = Places(no_restart, cohort, no_restart > 0, steps)
         self.lanes: Lane | None = None
         self.status = np.full(width, Status.NO_START)  # of the lanes, as the device has them
         self.results: Results | None = None
         self.history = HistoryRecorder(num_restarts, self.length)
 
     def narrower(self) -> "Pool":
-        """A new pool of half the width."""
+        """A new pool for the same restarts, with half the lanes."""
         arguments = (self.keys, self.setup, self.starts, self.data, self.num_restarts)
         rest = (self.max_steps, self.race is not None, self.clock)
         return Pool(*arguments, self.width // 2, *rest)
 
     @property
     def is_new(self) -> bool:
-        """Whether no lane has moved yet."""
+        """Whether no lane has taken a step yet."""
         return not self.lane_steps
 
     @property
     def occupied(self) -> Bool[np.ndarray, "lanes"]:
-        """Lanes that hold a restart which has not been put away."""
+        """Which lanes hold a restart that has not been stored."""
         return self.places.restart >= 0
 
     @property
     def steps(self) -> Int[np.ndarray, "lanes"]:
-        """Each lane's step, while it runs."""
+        """The step of each lane's cohort, which is the lane's while it runs."""
         return self.places.step[self.places.cohort]
 
     @property
     def running(self) -> Bool[np.ndarray, "lanes"]:
-        """Lanes that go on."""
+        """Which lanes hold a restart that has not ended."""
         return self.occupied & (self.status == Status.RUNNING) & (self.steps < self.max_steps)
 
     @property
     def ended(self) -> int:
-        """Restarts that have been put away."""
+        """Number of restarts that have ended and been stored."""
         return self.begun - int(self.occupied.sum())
 
     @property
     def num_left(self) -> int:
-        """Restarts that have not ended."""
+        """Number of restarts that run or have not begun."""
         return self.num_restarts - self.begun + int(self.running.sum())
 
     @property
     def last_step(self) -> int:
-        """The largest step of a lane that runs."""
+        """The largest step of any running lane."""
         return int(self.steps[self.running].max(initial=0))
 
     @property
     def best_bound(self) -> float:
-        """The largest mean bound of a block, of lanes that run."""
+        """The largest mean bound over the last block, of running lanes."""
         if self.lanes is None or not self.running.any():
             return math.nan
         bounds = np.asarray(self.lanes.bound)[self.running]
         return float(np.max(bounds[np.isfinite(bounds)], initial=-math.inf))
 
     def settle(self) -> None:
-        """Put away what has ended and begin others, as often as it is time for it."""
+        """Store restarts that have ended and begin others, until it is no longer time to."""
         while self.ended < self.num_restarts and self._is_time():
             if self.lanes is not None:
                 self.collect()
             self.fill()
 
     def _is_time(self) -> bool:
-        """Whether nobody runs, a race looks, or there is room enough for a cohort.
+        """Whether no lane runs, a race is due, or enough lanes are free for a cohort.
 
-        `advance` lets no chunk run past such a block, however long its chunks are.
+        `advance` ends a chunk at the first block where this is so.
         """
         running = self.running
         due = self.race is not None and self.race.is_due(
@@ -219,17 +218,17 @@ class Pool:
         return due or not running.any() or (room is not None and room <= 0 and self._unused() >= 0)
 
     def _until_room(self, running: Bool[np.ndarray, "lanes"]) -> int | None:
-        """How many lanes have to end for the next cohort; None where none is to come."""
+        """How many lanes have to end before the next cohort begins; None if there is none."""
         some = min(self.some, self.num_restarts - self.begun)
         return some - int((~running).sum()) if some else None
 
     def _unused(self) -> int:
-        """A cohort of which nobody runs, or -1."""
+        """The number of a cohort without running lanes, or -1."""
         used = np.bincount(self.places.cohort[self.running], minlength=len(self.places.step))
         return -1 if used.all() else int(np.argmin(used > 0))
 
     def fill(self) -> None:
-        """A cohort of new restarts in free lanes, where there are enough of them."""
+        """Begin a cohort of new restarts in free lanes, if enough are free."""
         free = np.flatnonzero(~self.occupied)
         left = self.num_restarts - self.begun
         cohort = self._unused()
@@ -248,7 +247,7 @@ class Pool:
                 setup=self.setup,
             )
             if self.lanes is None:
-                self.lanes = _nobody(fresh, self.width)
+                self.lanes = _empty_lanes(fresh, self.width)
                 self.results = no_results(self.lanes, self.setup, self.num_restarts)
             places = jnp.asarray(np.pad(slots, (0, padding), constant_values=self.width), jnp.int32)
             self.lanes = place_lanes(self.lanes, fresh, places)
@@ -260,7 +259,7 @@ class Pool:
         self.status = np.array(self.lanes.status)
 
     def advance(self) -> None:
-        """A chunk: full blocks where there is room for one, else the rest of a cohort's last."""
+        """Run a chunk: full blocks, or if none fits before the step limit, the last short block."""
         running = self.running
         if not running.any():
             return
@@ -300,8 +299,10 @@ class Pool:
         left: Int[np.ndarray, "lanes"],
         steps: int,
     ) -> tuple[int, int]:
-        """Blocks of `steps` steps at most, and the least number of lanes that run in a chunk, so
-        that it does not run past the block at which it is time to settle."""
+        """The most blocks of a chunk, and the fewest running lanes with which it goes on.
+
+        Both together end the chunk at the block where it is time to settle.
+        """
         blocks = min(self.blocks, int((left[moves] // steps).min()), MAX_BLOCKS)
         if self.race is not None:
             to_look = self.race.until_look(self.places.restart[moves], self.steps[moves])
@@ -309,12 +310,12 @@ class Pool:
         room = self._until_room(running)
         if room is None:
             return blocks, 1
-        if room <= 0:  # there is room, but no cohort: has one come free?
+        if room <= 0:  # lanes are free but all cohorts are in use: check after every block
             return 1, 1
         return blocks, max(int(moves.sum()) - room + 1, 1)
 
     def collect(self, ending: Status | None = None) -> None:
-        """Put away what has ended; with `ending`, everything, what runs with that status."""
+        """Store restarts that have ended; with `ending`, also running ones, with that status."""
         assert self.lanes is not None
         assert self.results is not None
         status, steps = self.status.copy(), self.steps
@@ -341,20 +342,20 @@ class Pool:
         self.places.restart[done] = -1
 
     def end(self) -> Results:
-        """Of all restarts that were begun."""
+        """Store running restarts as interrupted; returns the results of all that were begun."""
         self.collect(Status.INTERRUPTED)
         assert self.results is not None
         return jax.tree.map(lambda leaf: leaf[: self.begun], self.results)
 
     def use(self) -> PoolUse:
-        """How the pool was used so far."""
+        """Width, number of cohorts and idle share so far."""
         assert self.results is not None
         taken = int(np.maximum(self.results.steps, 0).sum())
         return PoolUse(self.width, self.cohorts, 1.0 - taken / max(self.lane_steps, 1))
 
 
-def _nobody(fresh: Lane, width: int) -> Lane:
-    """Lanes that have ended before they began."""
+def _empty_lanes(fresh: Lane, width: int) -> Lane:
+    """A pool's lanes before any restart has begun; their status is `NO_START`."""
     lanes = jax.tree.map(lambda leaf: jnp.zeros((width, *leaf.shape[1:]), leaf.dtype), fresh)
     return lanes._replace(status=jnp.full(width, Status.NO_START, jnp.int32))
 

@@ -1,4 +1,4 @@
-"""A pool as arrays and numbers, and back."""
+"""Snapshots of a pool: its state as arrays and numbers, and its restoration."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from jaxvi._types import Data
 
 
 def snapshot(pool: Pool) -> Snapshot:
-    """All that a pool needs to go on, between two chunks."""
+    """A snapshot of a pool between two chunks, to resume from."""
     assert pool.results is not None
     kept = jax.tree.leaves(pool.results)
     arrays = {f"result{i}": leaf[: pool.begun] for i, leaf in enumerate(kept)}
@@ -34,7 +34,7 @@ def snapshot(pool: Pool) -> Snapshot:
 
 
 def restore(pool: Pool, found: Snapshot) -> None:
-    """Go on from there, in a pool of the same lanes; where others begin is kept, too."""
+    """Set a pool of the same width to a snapshot; starts of later restarts come from it, too."""
     arrays, numbers = found.arrays, found.numbers
     pool.lanes, pool.status = found.lanes, np.array(found.lanes.status)
     pool.begun, pool.cohorts = int(numbers["begun"]), int(numbers["cohorts"])
@@ -52,7 +52,7 @@ def restore(pool: Pool, found: Snapshot) -> None:
 
 
 def _starts_as_arrays(starts: Starts) -> dict[str, np.ndarray]:
-    """All but the data, by name."""
+    """Arrays of the starts by name, without the data."""
     named = {"start_z": starts.z, "start_scale": starts.scale}
     if starts.warm is not None:
         named |= {"warm_loc": starts.warm.loc, "warm_scale_tril": starts.warm.scale_tril}
@@ -62,7 +62,7 @@ def _starts_as_arrays(starts: Starts) -> dict[str, np.ndarray]:
 
 
 def _starts_of_arrays(arrays: dict[str, np.ndarray], phi: Any, data: Data) -> Starts:
-    """The same again; `phi` is the structure of a family's parameters."""
+    """Starts from arrays by name; `phi` is the tree structure of the family's parameters."""
     names = [name for name in arrays if name.startswith(("start_", "warm_"))]
     here = {name: jnp.array(arrays[name]) for name in names}
     warm = None

@@ -1,4 +1,4 @@
-"""Progress of a run: a line on a terminal, plain lines elsewhere, or a callable."""
+"""Progress reports of a run: a bar on a terminal, plain lines elsewhere, or a callable."""
 
 import sys
 import threading
@@ -8,17 +8,17 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 _BAR_WIDTH = 24
-_PLAIN_INTERVAL = 10.0
+_PLAIN_INTERVAL_SECONDS = 10.0
 
 
 class Progress(NamedTuple):
-    """Where a run stands, between two chunks."""
+    """The state of a run between two chunks: steps, running lanes, best bound, seconds."""
 
     step: int
     max_steps: int
     num_restarts: int
     num_running: int
-    best_bound: float  # mean over its last block of the lane that leads; NaN before any
+    best_bound: float  # largest mean over a lane's last block; NaN before the first
     seconds: float
 
 
@@ -26,9 +26,9 @@ Reporter = Callable[[Progress], None]
 
 
 def report_progress(progress: Progress, report: Reporter, interrupted: threading.Event) -> None:
-    """Tell the observer; a KeyboardInterrupt raised in it stops the run as Ctrl-C does.
+    """Call the observer; a KeyboardInterrupt raised in it stops the run as Ctrl-C does.
 
-    Anything else that it raises is warned of, and costs no step of the fit.
+    Any other exception of the observer becomes a warning, and the fit goes on.
     """
     try:
         report(progress)
@@ -45,16 +45,16 @@ def report_progress(progress: Progress, report: Reporter, interrupted: threading
 
 @runtime_checkable
 class TextStream(Protocol):
-    """What is written to."""
+    """A text stream that progress is written to, such as `sys.stderr`."""
 
     def write(self, text: str, /) -> int:
-        """Write text."""
+        """Write text to the stream."""
 
     def flush(self) -> None:
-        """Push it out."""
+        """Write out what is buffered."""
 
     def isatty(self) -> bool:
-        """Whether a person watches."""
+        """Whether the stream is a terminal."""
 
 
 def make_reporter(
@@ -66,21 +66,21 @@ def make_reporter(
     else a line every ten seconds; True writes the first line at once. False is silent.
     """
     if callable(progress):
-        return progress, _nothing
+        return progress, _close_nothing
     if progress is False:
-        return lambda _: None, _nothing
+        return lambda _: None, _close_nothing
     stream = stream or sys.stderr
     if stream.isatty():
         return _bar(stream)
-    return _plain_lines(stream, at_once=progress is True), _nothing
+    return _plain_lines(stream, at_once=progress is True), _close_nothing
 
 
-def _nothing() -> None:
-    """Nothing to clean up."""
+def _close_nothing() -> None:
+    """Do nothing: there is no line to erase."""
 
 
 def describe(state: Progress) -> str:
-    """One line for people."""
+    """One line of text with step, running lanes, best bound and seconds."""
     return (
         f"step {state.step:,} of {state.max_steps:,}, {state.num_running} of "
         f"{state.num_restarts} lanes running, best bound {state.best_bound:.2f}, "
@@ -113,7 +113,7 @@ def _plain_lines(stream: TextStream, *, at_once: bool) -> Reporter:
     def report(state: Progress) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= _PLAIN_INTERVAL:
+        if now - last >= _PLAIN_INTERVAL_SECONDS:
             stream.write(describe(state) + "\n")
             stream.flush()
             last = now

@@ -1,9 +1,9 @@
-"""Racing: restarts that can no longer win make room for others.
+"""Racing: restarts that can't be expected to end best are pruned, and others take their lanes.
 
-Successive halving by what restarts themselves show, not by a quota: as their steps grow by half,
-the bounds of all lanes are had on the same draws, and a lane is dropped that can't be expected to
-end above the best one, beyond the noise of the difference: because it is behind by more than it
-still gains, or because it is level with it and gains no more.
+Successive halving without a quota: whenever a lane's steps have grown by half, its bound is
+estimated on draws common to all lanes. It is pruned if it can't be expected to end above the best,
+beyond the noise of the difference: because it is behind by more than it still gains, or because it
+is level with the best and gains no more.
 """
 
 from functools import partial
@@ -18,11 +18,11 @@ from jaxvi._sampling import draw_with_log_weights
 from jaxvi._types import Data, Phi
 
 NUM_DRAWS = 512
-_FIRST_LOOK = 2  # blocks
-_GROWTH = 1.5
-_STILL_TO_COME = 3.0  # times the last gain: gains that shrink by a quarter from look to look
-_NOISE = 3.0  # standard errors
-_TOLERANCE = 0.2  # nats that two lanes at one optimum may differ by
+_FIRST_LOOK_BLOCKS = 2
+_LOOK_STEP_RATIO = 1.5  # between a lane's steps at two looks
+_EXPECTED_GAIN_RATIO = 3.0  # over the last gain, if gains shrink by a quarter from look to look
+_GAP_MARGIN_SE = 3.0
+_MAX_SAME_OPTIMUM_GAP_NATS = 0.2  # between lanes at one optimum
 
 
 def should_prune(
@@ -30,10 +30,10 @@ def should_prune(
     gap_se: Float[np.ndarray, "lanes"],
     gain: Float[np.ndarray, "lanes"],
 ) -> Bool[np.ndarray, "lanes"]:
-    """Lanes that can't be expected to end above the best one by more than a tolerance.
+    """Which lanes can't be expected to end above the best one by more than 0.2 nats.
 
     Args:
-        gap: bound less the best one's, on common draws, nats.
+        gap: bound minus the best lane's, on common draws, in nats.
         gap_se: its standard error.
         gain: by how much the bound rose while the lane's steps grew by half.
 
@@ -41,12 +41,12 @@ def should_prune(
     by less than a quarter from look to look, or, by noise alone, with probability 0.0013 a look
     (a normal beyond three standard errors).
     """
-    hope = _STILL_TO_COME * np.maximum(gain, 0.0) + _NOISE * gap_se
-    return gap + hope < _TOLERANCE
+    hope = _EXPECTED_GAIN_RATIO * np.maximum(gain, 0.0) + _GAP_MARGIN_SE * gap_se
+    return gap + hope < _MAX_SAME_OPTIMUM_GAP_NATS
 
 
 class Race:
-    """What is known of restarts in a race."""
+    """When each restart is looked at next, its last bound, and the best lane's log weights."""
 
     def __init__(self, key: Key[Array, ""], setup: Setup, data: Data, num_restarts: int) -> None:
         self._weigh = partial(
@@ -58,7 +58,7 @@ class Race:
             common=True,
         )
         self._data = data
-        self._next = np.full(num_restarts, _FIRST_LOOK * block_length(setup))
+        self._next = np.full(num_restarts, _FIRST_LOOK_BLOCKS * block_length(setup))
         self._before = np.full(num_restarts, np.nan)
         self._best: Float[np.ndarray, "draws"] | None = None
         self._leader = -1
@@ -70,14 +70,14 @@ class Race:
         return arrays, {"leader": self._leader}
 
     def restore(self, arrays: dict[str, np.ndarray], numbers: dict[str, int | float]) -> None:
-        """As it was kept."""
+        """Set the race to what `to_arrays` returned."""
         self._next, self._before = arrays["race_next"], arrays["race_before"]
         best = arrays["race_best"]
         self._best = best if len(best) else None
         self._leader = int(numbers["leader"])
 
     def is_due(self, restart: Int[np.ndarray, "lanes"], steps: Int[np.ndarray, "lanes"]) -> bool:
-        """Whether one of these lanes, which run, is to be looked at."""
+        """Whether one of these running lanes is due for a look."""
         return bool((steps >= self._next[restart]).any())
 
     def until_look(self, restart: Int[np.ndarray, "lanes"], steps: Int[np.ndarray, "lanes"]) -> int:
@@ -92,7 +92,7 @@ class Race:
         running: Bool[np.ndarray, "lanes"],
         present: Bool[np.ndarray, "lanes"],
     ) -> Bool[np.ndarray, "lanes"]:
-        """Which lanes to drop: of those that run and are due, what is overtaken."""
+        """Which of the running lanes that are due are to be pruned."""
         due = running & (steps >= self._next[restart])
         ends = present & ~running
         if not (due | ends).any():
@@ -110,9 +110,9 @@ class Race:
             gaps = weights[lanes] - self._best[None]
             gain = bounds[lanes] - self._before[restart[lanes]]
             se = gaps.std(axis=1, ddof=1) / NUM_DRAWS**0.5
-            # a first look only sees where a lane is
+            # the first look has no gain yet
             behind[lanes] = np.isfinite(gain) & should_prune(gaps.mean(axis=1), se, gain)
         seen = restart[due]
         self._before[seen] = np.where(finite[due], bounds[due], np.nan)
-        self._next[seen] = np.ceil(steps[due] * _GROWTH)
+        self._next[seen] = np.ceil(steps[due] * _LOOK_STEP_RATIO)
         return behind

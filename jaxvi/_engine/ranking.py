@@ -1,4 +1,4 @@
-"""A fair ranking of restarts: fresh bounds on draws common to all."""
+"""Ranking of restarts by fresh estimates of their bounds, on draws common to all."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,17 +16,17 @@ from jaxvi._sampling import draw_with_log_weights, draws_each, lower_draws
 from jaxvi._status import Status
 from jaxvi._types import Data, Phi
 
-MOST_RANKED = 256  # lanes at a time, and lanes that are ranked on all draws
-_FEW_DRAWS = 256
-_SURELY = 4.0  # standard errors
-_LEVEL = 0.2  # nats that optimisation may leave between two lanes at one optimum
-_TOLD = 1.0  # nats of error with which a bound still says where its lane is
-_SHARP = 0.03  # nats of error of bounds that more draws need not tell better
-_NEAR = 5.0  # nats below the best bound: lanes further down don't matter
+MAX_RANKED_TOGETHER = 256  # lanes in one call; of more, only the best so many get all draws
+_NUM_ROUGH_DRAWS = 256  # on which very many lanes are ranked first
+_BOUND_PENALTY_SE = 4.0  # subtracted from a bound before it is ranked
+_MAX_SAME_OPTIMUM_GAP_NATS = 0.2  # that optimisation may leave between lanes at one optimum
+_MAX_TIE_ERROR_NATS = 1.0  # largest allowance for noise between lanes that tie
+_MAX_SHARP_MCSE_NATS = 0.03  # of a bound that needs no more draws
+_MAX_CONTENDER_GAP_NATS = 5.0  # below the best bound; lanes further down don't matter
 
 
 class RankedDraws(NamedTuple):
-    """The best lane's draws, unconstrained, and the parameters that they stand for."""
+    """The best lane's draws, unconstrained and as flat constrained parameters."""
 
     z: Float[np.ndarray, "draws dim"]
     params: Float[np.ndarray, "draws params"]
@@ -51,7 +51,7 @@ class Ranking(NamedTuple):
 def lower_ranking(
     keys: Keys, lanes: Any, data: Data, *, setup: Setup, num_draws: int
 ) -> list[Lowering]:
-    """The program of `rank_phis`, of `lanes` of these shapes, but for that of its noise."""
+    """The programs of `rank_phis` for `lanes` of these shapes, without those of its noise."""
     num = lanes.status.shape[0]
     phis = jax.eval_shape(partial(lane_results, setup=setup), lanes)
     arguments = (keys.ranking, phis, data, setup.target, setup.family)
@@ -60,9 +60,9 @@ def lower_ranking(
 
 
 def ranking_rows(num_lanes: int, dim: int, num_draws: int) -> list[int]:
-    """Rows of its noise, where lanes are few."""
+    """Numbers of rows of noise that `rank_phis` draws, if it ranks all lanes together."""
     each = min(draws_each(num_lanes, dim), num_draws)
-    return [] if num_lanes > MOST_RANKED else [num_lanes * each]
+    return [] if num_lanes > MAX_RANKED_TOGETHER else [num_lanes * each]
 
 
 def rank_phis(
@@ -77,19 +77,19 @@ def rank_phis(
 ) -> Ranking:
     """Bounds of every lane's parameters on fresh draws common to all.
 
-    The best lane is the one with the largest finite bound, less four standard errors; where none is
-    finite, the one with the fewest draws of non-finite log density. Of very many lanes all are
-    ranked on few draws, and on `num_draws` those that lead. Otherwise, with `stop_when_sharp`, on
-    no more draws than tell the bounds of those that matter to 0.03 nats.
+    The best lane is the one with the largest finite bound minus four standard errors; if none is
+    finite, the one with the fewest draws of non-finite log density. More than 256 lanes are first
+    ranked on few draws, and then the best 256 on `num_draws`. Otherwise, with `stop_when_sharp`,
+    draws stop when standard errors near the best bound are below 0.03 nats.
     """
-    if len(status) <= MOST_RANKED:
+    if len(status) <= MAX_RANKED_TOGETHER:
         enough = partial(is_sharp, status) if stop_when_sharp else None
         choices: dict[str, Any] = {"setup": setup, "num_draws": num_draws}
         return ranking_of(log_weights(keys, phis, data, **choices, enough=enough), status)
-    few = min(num_draws, _FEW_DRAWS)
+    few = min(num_draws, _NUM_ROUGH_DRAWS)
     rough = ranking_of(log_weights(keys, phis, data, setup=setup, num_draws=few), status)
     order = np.argsort(-np.nan_to_num(rough.bound, nan=-np.inf), kind="stable")
-    lead = np.unique(np.append(order[: MOST_RANKED - 1], rough.best))
+    lead = np.unique(np.append(order[: MAX_RANKED_TOGETHER - 1], rough.best))
     some = jax.tree.map(lambda leaf: leaf[lead], phis)
     fine = ranking_of(log_weights(keys, some, data, setup=setup, num_draws=num_draws), status[lead])
     # all draws are common, so that what moves the leader's bound moves all
@@ -100,12 +100,12 @@ def rank_phis(
 
 
 def is_sharp(status: Int[np.ndarray, "lanes"], weights: Float[np.ndarray, "lanes draws"]) -> bool:
-    """Whether draws tell the bounds of the best lane and of those near it well enough."""
+    """Whether the bounds of the best lane and of those near it have standard errors below 0.03."""
     ranking = ranking_of(weights, status)
     with np.errstate(invalid="ignore"):
-        near = ranking.bound > ranking.bound[ranking.best] - _NEAR
+        near = ranking.bound > ranking.bound[ranking.best] - _MAX_CONTENDER_GAP_NATS
         errors = ranking.mcse[near | (np.arange(len(status)) == ranking.best)]
-    return bool((errors < _SHARP).all())
+    return bool((errors < _MAX_SHARP_MCSE_NATS).all())
 
 
 def log_weights(
@@ -117,9 +117,9 @@ def log_weights(
     num_draws: int,
     enough: Callable[[Float[np.ndarray, "lanes draws"]], bool] | None = None,
 ) -> Float[np.ndarray, "lanes draws"]:
-    """log p - log q of every lane at draws made of common noise, some lanes at a time."""
+    """log p - log q of every lane at draws made of common noise, at most 256 lanes at a time."""
     num_lanes = len(jax.tree.leaves(phis)[0])
-    together = min(num_lanes, MOST_RANKED)
+    together = min(num_lanes, MAX_RANKED_TOGETHER)
     found = []
     for first in range(0, num_lanes, together):
         some = np.minimum(np.arange(first, first + together), num_lanes - 1)
@@ -165,11 +165,11 @@ def ranking_of(
 ) -> Ranking:
     """The ranking by log p - log q at draws common to all lanes.
 
-    Bounds are ranked less four standard errors: where a density is numerically broken, one absurd
-    value in q's reach makes a bound as absurd. A lane that ended otherwise than converged is the
-    best only where its bound is clearly higher, beyond the spread of its weights: a q that fits
-    nothing has weights of all sizes. One that ended where nothing is finite is so only where none
-    has converged.
+    Lanes are ranked by their bounds minus four standard errors: if a density is numerically broken,
+    one absurd value within q's reach makes a bound absurd. A lane that has not converged is best
+    only if its bound is higher by more than the standard deviation of its log weights, which is
+    large for a q that fits badly. One with the status `NOT_FINITE` is best only if none has
+    converged.
     """
     started = status != Status.NO_START
     finite = np.isfinite(weights)
@@ -179,14 +179,16 @@ def ranking_of(
         bound = weights.mean(axis=-1)
         mcse = weights.std(axis=-1, ddof=1) / root
         converged = status == Status.CONVERGED
-        sure = bound - mcse * np.where(converged, _SURELY, np.maximum(_SURELY, root))
+        sure = bound - mcse * np.where(
+            converged, _BOUND_PENALTY_SE, np.maximum(_BOUND_PENALTY_SE, root)
+        )
         ranked = np.where(started & (num_bad == 0) & np.isfinite(sure), sure, -np.inf)
         if np.isfinite(ranked[converged]).any():
             ranked[status == Status.NOT_FINITE] = -np.inf
         fallback = np.argmin(np.where(started, num_bad, weights.shape[1] + 1))
         best = int(np.argmax(ranked) if np.isfinite(ranked).any() else fallback)
         error = (weights - weights[best][None]).std(axis=-1, ddof=1) / root
-        reach = _LEVEL + np.minimum(3.0 * error, _TOLD)
+        reach = _MAX_SAME_OPTIMUM_GAP_NATS + np.minimum(3.0 * error, _MAX_TIE_ERROR_NATS)
         level = converged & (ranked >= ranked[best] - reach)
         if level.any() and np.isfinite(ranked[best]):
             best = int(np.argmax(np.where(level, ranked, -np.inf)))

@@ -1,4 +1,4 @@
-"""Lanes ranked on all rows of data, a block of rows at a time: memory is that of a block."""
+"""Ranking of restarts on all rows of data, a block of rows at a time, to bound memory."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -22,14 +22,15 @@ from jaxvi._types import Data, Phi
 from jaxvi.families import Family, transform_and_log_prob
 from jaxvi.target import Target, num_rows
 
-_SLICE = 64  # draws that are evaluated together on a block of rows
+_DRAWS_PER_SLICE = 64  # evaluated together on a block of rows
 
 
 @dataclass(frozen=True, eq=False)
 class RowBlocks:
-    """Blocks that hold all `total` rows once.
+    """Blocks that together hold all `total` rows once.
 
-    With `instead`, a source that raises ends them, with a warning; should none have come, these do.
+    With `instead`, a source that raises ends the blocks with a warning, and if none had been read,
+    those of `instead` follow.
     """
 
     total: int
@@ -47,8 +48,8 @@ class RowBlocks:
                 raise
             warnings.warn(
                 f"the data stream raised {type(error).__name__} ({error}) while lanes were ranked: "
-                "their bounds are those of the rows that came, scaled up, and their standard "
-                "errors leave out how these differ from the others",
+                "their bounds are those of the rows read by then, scaled up, and their standard "
+                "errors leave out how these rows differ from the others",
                 RuntimeWarning,
                 stacklevel=5,
             )
@@ -57,7 +58,7 @@ class RowBlocks:
 
 
 def slices(rows: Any, size: int) -> RowBlocks:
-    """Blocks of rows on the device."""
+    """Blocks of at most `size` rows, cut from rows on the device."""
     total = num_rows(rows)
     firsts = range(0, total, size)
     return RowBlocks(total, (_slice(rows, np.int32(i), min(size, total - i)) for i in firsts))
@@ -77,9 +78,9 @@ def rank_by_rows(
     setup: Setup,
     num_draws: int,
 ) -> Ranking:
-    """As `rank_phis`, on draws common to all lanes, each weighed on all rows.
+    """Bounds of every lane's parameters on common draws, each weighed on all rows.
 
-    Sums over blocks are taken in float64. Where fewer rows came than there are, their log
+    Sums over blocks are taken in float64. If the source gave fewer rows than there are, their log
     likelihood is scaled up.
     """
     z, params, base = _draw(keys.ranking, phi, target=target, family=setup.family, num=num_draws)
@@ -98,7 +99,7 @@ def rank_by_rows(
 def lower_ranking_by_rows(
     keys: Keys, lanes: Any, block: Any, target: Target, setup: Setup, num_draws: int
 ) -> list[Lowering]:
-    """The programs of `rank_by_rows`, of lanes and blocks of these shapes."""
+    """The programs of `rank_by_rows` for lanes and blocks of these shapes."""
     phi = jax.eval_shape(partial(lane_results, setup=setup), lanes)
     choices: dict[str, Any] = {"target": target, "family": setup.family, "num": num_draws}
     z, _, _ = jax.eval_shape(partial(_draw, **choices), keys.ranking, phi)
@@ -114,7 +115,7 @@ def _draw(
 ) -> tuple[
     Float[Array, "lanes draws dim"], Float[Array, "lanes draws params"], Float[Array, "lanes draws"]
 ]:
-    """Draws, what they stand for, and log prior + log |det J| - log q."""
+    """Draws, the parameters that they stand for, and log prior + log |det J| - log q."""
     dtype = jax.tree.leaves(phis)[0].dtype
     noise = family.draw_noise(key, num, target.dim, dtype)
 
@@ -135,4 +136,4 @@ def _log_likelihoods(
         return jnp.sum(target.log_likelihood(target.constrain(z), rows))
 
     flat = z.reshape(-1, z.shape[-1])
-    return lax.map(one, flat, batch_size=min(_SLICE, len(flat))).reshape(z.shape[:2])
+    return lax.map(one, flat, batch_size=min(_DRAWS_PER_SLICE, len(flat))).reshape(z.shape[:2])

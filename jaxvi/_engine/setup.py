@@ -59,44 +59,44 @@ class Setup:
             self.solver.check(self.family, self.objective, self.noise, self.target.dim)
 
     def prepared(self, data: Data, dtype: jnp.dtype) -> "Setup":
-        """With a solver that has looked at the problem."""
+        """The setup with its solver prepared for the problem, such as by the Hessian's sparsity."""
         if not isinstance(self.solver, HasPreparation):
             return self
         return replace(self, solver=self.solver.prepare(self.problem(data), dtype))
 
     def problem(self, data: Data) -> Problem:
-        """What a solver may evaluate, with these data."""
+        """The problem with these data: bound, loss and log density, as functions for the solver."""
         return Problem(self.target, self.family, self.objective, data)
 
     @property
     def shared(self) -> bool:
-        """Whether all lanes see the same noise."""
+        """Whether all lanes are given the same noise."""
         return self.noise.shared
 
     def draw(self, key: Key[Array, ""], step: int | Int[Array, ""], dtype: jnp.dtype) -> Array:
-        """The noise of a step."""
+        """The base noise of a step, one row a draw."""
         num, dim = self.objective.num_draws, self.target.dim
         return self.noise.draw(key, step, self.family, num, dim, dtype)
 
 
 @dataclass(frozen=True)
 class ConjugateSetup:
-    """The same for a model whose bound and ascent are closed formulas: there is no noise."""
+    """The setup of a conjugate model, whose bound and updates are formulas without noise."""
 
     model: ConjugateModel
     solver: Solver
 
     @property
     def shared(self) -> bool:
-        """Lanes share that there is none."""
+        """Whether lanes share their noise: they do, since there is none."""
         return True
 
     def draw(self, key: Key[Array, ""], step: int | Int[Array, ""], dtype: jnp.dtype) -> Array:
-        """Nothing."""
+        """An empty array: coordinate ascent takes no noise."""
         return jnp.zeros((0, 0), dtype)
 
     def problem(self, data: Ascent) -> ConjugateProblem:
-        """What the solver may evaluate, with these data."""
+        """The problem with these data, for the solver."""
         return ConjugateProblem(self.model, data)
 
 
@@ -110,7 +110,7 @@ def make_setup(
     solver: Any = None,
     noise: Any = None,
 ) -> Setup:
-    """The parts as given, and where there is None what suits the solver.
+    """A setup of these parts; where one is None, the default that suits the solver.
 
     `jaxvi.run` makes its setup so, and then calls `setup.check()`, which raises where the parts
     don't fit each other.

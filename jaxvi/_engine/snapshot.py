@@ -1,4 +1,4 @@
-"""Snapshots: all that a batch of lanes needs to go on."""
+"""Snapshots: the state of a run between two chunks, which checkpoints store."""
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Snapshot(NamedTuple):
-    """A run between two chunks: its lanes, arrays of any shape, and plain numbers."""
+    """The state of a run between two chunks: its lanes, other arrays, and plain numbers."""
 
     lanes: Any
     arrays: dict[str, np.ndarray]
@@ -14,21 +14,21 @@ class Snapshot(NamedTuple):
 
     @property
     def width(self) -> int | None:
-        """Lanes of a pool; None where all restarts run together."""
+        """Number of lanes of a pool; None if all restarts run together."""
         return len(self.arrays["restart"]) if "restart" in self.arrays else None
 
     @property
     def place(self) -> tuple[int | None, int | float]:
-        """What tells it from others of the same run."""
+        """Pool width and step, which differ between any two snapshots of a run."""
         return self.width, self.numbers["step"]
 
 
 @runtime_checkable
 class SnapshotSink(Protocol):
-    """Where a run leaves its snapshots; when one is due is not the run's to know."""
+    """Stores a run's snapshots, and decides when one is due."""
 
     def is_due(self) -> bool:
-        """Whether it is time for one."""
+        """Whether a snapshot is due by now."""
 
     def save(self, snapshot: Snapshot) -> None:
-        """Keep one, unless it is kept already."""
+        """Store a snapshot, unless the last one stored is the same."""

@@ -1,4 +1,4 @@
-"""Starts of lanes: drawn, given, or where another fit ended."""
+"""Starts of lanes: drawn at random, given by the user, or taken from another fit."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ _START_TRIES = 20
 
 
 class WarmStart(NamedTuple):
-    """Where another fit ended: phi of the same family, or else the Gaussian of its moments."""
+    """A start from another fit: its phi if the family is the same, else a Gaussian's moments."""
 
     loc: Float[Array, "dim"]
     phi: Phi | None
@@ -27,7 +27,7 @@ class WarmStart(NamedTuple):
 
 
 class Starts(NamedTuple):
-    """Where restarts begin, as `start_lanes` has it."""
+    """The arguments of `start_lanes`: points, scales of drawn starts, data, another fit."""
 
     z: Float[Array, "*all dim"] | None
     scale: Float[Array, "*each"]
@@ -53,24 +53,24 @@ def initial_lane(
     dtype = setup.target.dtype(data)
 
     def key_of(owner: Int[Array, ""], number: int | Int[Array, ""]) -> Key[Array, ""]:
-        """Of the keys of a lane, or of a pair of lanes: those of its tries, and that of phi."""
+        """Key of one of the tries of a lane, or of a pair of lanes; the last is that of phi."""
         return jax.random.fold_in(key, owner * (_START_TRIES + 1) + number)
 
     def begin(found: Float[Array, "dim"], usable: Bool[Array, ""]) -> Lane:
         phi = setup.family.init(key_of(lane, _START_TRIES), setup.target.dim, start=found)
         return start_lane(setup, phi, usable, data)
 
-    if z is not None and jitter is False:  # nothing to look for, and less to compile
+    if z is not None and jitter is False:  # no search, and less to compile
         return begin(z, _is_usable(setup, z, data))
 
     def propose(attempt: Int[Array, ""]) -> Float[Array, "dim"]:
         if z is None and setup.target.start is not None:
             return setup.target.draw_start(key_of(lane, attempt), data).astype(dtype)
         spread = jnp.asarray(start_scale, dtype) * 0.5 ** attempt.astype(dtype)
-        # of float32 in any case: a start needs no more, and normals of float64 take long to compile
+        # always float32: a start needs no more, and normals of float64 take long to compile
         key_try = key_of(lane // 2, attempt)
         normal = jax.random.normal(key_try, (setup.target.dim,), jnp.float32)
-        # every second lane goes the other way: a mode on one side is not missed by both
+        # every second lane mirrors the one before: a mode on one side is not missed by both
         step = jnp.where(lane % 2 == 0, spread, -spread) * normal.astype(dtype)
         return step if z is None else jnp.where(jitter, z + step, z)
 
@@ -88,7 +88,7 @@ def initial_lane(
 
 
 def _is_usable(setup: Setup, z: Float[Array, "dim"], data: Data) -> Bool[Array, ""]:
-    """Whether the log density and its gradient are finite."""
+    """Whether the log density and its gradient are finite at z."""
     value, grad = values_and_gradients(setup.target, z[None], data)
     return jnp.isfinite(value[0]) & jnp.isfinite(grad).all()
 
@@ -96,10 +96,10 @@ def _is_usable(setup: Setup, z: Float[Array, "dim"], data: Data) -> Bool[Array, 
 def _warm_lane(
     setup: Setup, key: Key[Array, ""], lane: Int[Array, ""], warm: WarmStart, data: Data
 ) -> Lane:
-    """A lane where another fit ended; what its family has besides comes from the lane's key."""
+    """A lane that starts at another fit's q; other parts of phi are drawn by the lane's key."""
     phi = warm.phi
     if phi is None:
-        assert isinstance(setup.family, HasGaussianInit)  # the door said so
+        assert isinstance(setup.family, HasGaussianInit)  # checked by `results.warm_start`
         assert warm.scale_tril is not None
         own = jax.random.fold_in(key, lane)
         phi = setup.family.init_gaussian(own, warm.loc, warm.scale_tril)
@@ -117,11 +117,11 @@ def start_lanes(
     setup: Setup,
     num_lanes: int,
 ) -> Lane:
-    """All lanes at their starts.
+    """Lanes for all restarts, each at its start.
 
     z of shape (dim,) is where lane 0 starts, the others being scattered around it; z of shape
-    (lanes, dim) gives every lane's own; None draws them all. A `warm` start is everybody's.
-    `start_scale` is one for all, or one for each.
+    (lanes, dim) gives every lane's own; None draws them all. A `warm` start is that of all
+    lanes. `start_scale` is one for all, or one for each.
     """
     lanes = jnp.arange(num_lanes, dtype=jnp.int32)
     if z is not None and num_lanes == 1:
@@ -138,7 +138,7 @@ def lanes_at_starts(
     data: Data,
     warm: WarmStart | None,
 ) -> Lane:
-    """Some restarts; z and scales are those of all."""
+    """Lanes for the restarts with these numbers; z and scales are those of all restarts."""
     if warm is not None:
         return jax.vmap(lambda lane: _warm_lane(setup, keys.start, lane, warm, data))(lanes)
     batched = z is not None and z.ndim == 2

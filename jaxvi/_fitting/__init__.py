@@ -1,4 +1,4 @@
-"""One solver, many restarts: arguments, the request, compiling ahead, the search for modes."""
+"""Fits with one solver and many restarts: checks, request, compiling ahead, search for modes."""
 
 from jaxvi._fitting.arguments import (
     NoStart,

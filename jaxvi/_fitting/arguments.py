@@ -21,12 +21,12 @@ from jaxvi.objectives import Objective
 from jaxvi.solvers import Solver, Stochastic
 from jaxvi.target import Target, check_additive, num_rows
 
-_ROWS_RANKED = 2**31  # rows times draws of all lanes, where nothing is asked for
-_FEWEST_DRAWS, _MOST_DRAWS = 64, 2_000
+_MAX_ROW_EVALUATIONS = 2**31  # of a default ranking: rows times draws of all lanes
+_MIN_EVAL_DRAWS, _MAX_EVAL_DRAWS = 64, 2_000
 
 
 def check_parts(family: Any, objective: Any, solver: Any, noise: Any) -> None:
-    """What is given is of the right kinds; a class in an instance's place is not."""
+    """Check the kinds of family, objective, solver and noise; classes are not instances."""
     for name, value, kind, example in (
         ("family", family, Family, "a variational family such as jaxvi.MeanField()"),
         ("objective", objective, Objective, "an objective such as jaxvi.ELBO()"),
@@ -38,7 +38,7 @@ def check_parts(family: Any, objective: Any, solver: Any, noise: Any) -> None:
 
 
 def check_hashable(setup: Setup) -> None:
-    """A setup keys the compiled programs, so it must hash."""
+    """Check that a setup hashes, since compiled programs are looked up by it."""
     try:
         hash(setup)
     except TypeError as error:
@@ -49,7 +49,7 @@ def check_hashable(setup: Setup) -> None:
 
 
 def check_reporter(name: str, value: Any) -> None:
-    """What to do about progress."""
+    """Check a `progress` argument: None, a bool or a function."""
     if not (value is None or isinstance(value, bool) or callable(value)):
         raise TypeError(
             f"{name}: expected None, True, False or a function of a jaxvi.Progress; got "
@@ -58,16 +58,16 @@ def check_reporter(name: str, value: Any) -> None:
 
 
 def check_concrete(data: Data) -> None:
-    """Shapes alone have nothing to fit."""
+    """Check that data hold numbers, not only shapes."""
     for leaf in jax.tree.leaves(data):
         if isinstance(leaf, jax.ShapeDtypeStruct):
             raise TypeError(f"data: expected arrays; got {leaf}, which holds no numbers.")
 
 
 def checked_start_scales(value: Any, num_restarts: int, dtype: jnp.dtype) -> Float[Array, "*each"]:
-    """A finite number above zero, or one for each restart."""
+    """`start_scale` as an array: a finite number above zero, or one for each restart."""
     given = np.zeros(())
-    with contextlib.suppress(TypeError, ValueError, OverflowError):  # of keys, ragged lists
+    with contextlib.suppress(TypeError, ValueError, OverflowError):  # random keys, ragged lists
         given = np.asarray(value)
     numbers = given.dtype.kind in "iuf" and given.shape in ((), (num_restarts,))
     if not (numbers and np.isfinite(given).all() and (given > 0).all()):
@@ -79,19 +79,19 @@ def checked_start_scales(value: Any, num_restarts: int, dtype: jnp.dtype) -> Flo
 
 
 class Unconstrained(NamedTuple):
-    """Starts of all lanes as the engine has them."""
+    """Starts of all lanes that are unconstrained already, in place of parameters."""
 
     z: Float[Array, "lanes dim"]
 
 
 class NoStart(ValueError):
-    """No lane can begin anywhere."""
+    """The log density or its gradient is not finite at any start that was tried."""
 
 
 def unconstrained_starts(
     target: Target, start: Any, num_restarts: int, dtype: jnp.dtype
 ) -> Float[Array, "*lanes dim"] | None:
-    """The `start` argument as unconstrained points: none, one, or one a lane."""
+    """The `start` argument as unconstrained points: None, one point, or one for each lane."""
     if start is None:
         return None
     if isinstance(start, Unconstrained):
@@ -108,7 +108,7 @@ def unconstrained_starts(
             )
     if _has_lane_axis(target, start, num_restarts):
         # together, since thousands one by one take long; then the first bad one by itself, for
-        # what it has to say
+        # its error message
         z, good = jax.vmap(partial(_unconstrain_start, target, dtype))(start)
         for bad in np.flatnonzero(~np.asarray(good))[:1]:
             target.unconstrain(jax.tree.map(partial(np.take, indices=bad, axis=0), start))
@@ -125,7 +125,7 @@ def _unconstrain_start(target: Target, dtype: Any, start: Any) -> tuple[Array, A
 
 
 def _has_lane_axis(target: Target, start: Any, num_restarts: int) -> bool:
-    """Whether every leaf has the lane axis in front of its support's shape."""
+    """Whether every leaf of `start` has a leading axis of lanes."""
     shapes = [support.shape for support in target.leaves]
     leaves = jax.tree.leaves(start)
     return len(leaves) == len(shapes) and all(
@@ -134,7 +134,7 @@ def _has_lane_axis(target: Target, start: Any, num_restarts: int) -> bool:
 
 
 def check_some_start(status: np.ndarray, data: Data) -> None:
-    """At least one lane must have found a start where the log density is finite."""
+    """Check that at least one lane has a start where the log density is finite."""
     if (status != Status.NO_START).any():
         return
     bad = sum(
@@ -150,7 +150,7 @@ def check_some_start(status: np.ndarray, data: Data) -> None:
 
 
 def check_data(target: Target, data: Data, minibatch: Any) -> np.dtype:
-    """The engine's dtype; raises where target, data and minibatch don't go together."""
+    """The dtype of the fit; raises where target, data and minibatch don't go together."""
     stream = isinstance(data, Stream)
     if minibatch is None:
         if stream:
@@ -183,7 +183,7 @@ def check_data(target: Target, data: Data, minibatch: Any) -> np.dtype:
 
 
 def check_solver(setup: Setup, minibatch: Minibatch | None) -> None:
-    """Only a solver that follows noisy gradients takes some rows at a time."""
+    """Check that minibatches meet a solver that follows noisy gradients."""
     if minibatch is not None and not isinstance(setup.solver, Stochastic):
         raise TypeError(
             "minibatch: expected solver=jaxvi.Stochastic(...), which follows noisy gradients; got "
@@ -192,13 +192,13 @@ def check_solver(setup: Setup, minibatch: Minibatch | None) -> None:
 
 
 def default_draws(data: Data, num_lanes: int) -> int:
-    """Fresh draws by which lanes are ranked: fewer where each is weighed on many rows."""
+    """Default number of draws that rank lanes by rows: the fewer, the more rows and lanes."""
     total = data.count() if isinstance(data, Stream) else num_rows(data)
-    return min(max(_ROWS_RANKED // (total * num_lanes), _FEWEST_DRAWS), _MOST_DRAWS)
+    return min(max(_MAX_ROW_EVALUATIONS // (total * num_lanes), _MIN_EVAL_DRAWS), _MAX_EVAL_DRAWS)
 
 
 def check_layout(asked: Layout, minibatch: Any, data: Data) -> None:
-    """Raise where lanes, data and devices don't go together."""
+    """Check that pool, race, mesh, minibatch and data go together."""
     pool, race, mesh = asked
     pooled = pool is not None or race
     if minibatch is not None and (race or mesh is not None):

@@ -1,4 +1,4 @@
-"""All modes that many starts find."""
+"""Search for modes of a log density: climb from many starts, group the ends, `find_modes`."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -19,9 +19,9 @@ from jaxvi.families import FullRank, FullRankParams
 from jaxvi.solvers import Laplace
 from jaxvi.target import Target, log_probs
 
-_NEAR = 0.1  # standard deviations within which two ends are one mode
-_SAME = 0.01  # nats by which their log densities may differ
-_MOST_SHOWN = 8
+_MAX_MODE_DISTANCE_SD = 0.1  # between ends at one mode, by the curvature there
+_MAX_LOG_PROB_GAP_NATS = 0.01  # between ends at one mode
+_MAX_MODES_SHOWN = 8
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,11 +57,11 @@ class Modes:
             f"Modes in dimension {dim}: {num} distinct, from {len(self.status)} starts",
             f"  {'mode':>4} {'log density':>14} {'log mass':>14} {'starts':>8}",
         ]
-        for i in range(min(num, _MOST_SHOWN)):
+        for i in range(min(num, _MAX_MODES_SHOWN)):
             numbers = f"{self.log_prob[i]:>14.3f} {self.log_mass[i]:>14.3f}"
             lines.append(f"  {i:>4} {numbers} {self.num_reached[i]:>8}")
-        if num > _MOST_SHOWN:
-            lines.append(f"  and {num - _MOST_SHOWN} more")
+        if num > _MAX_MODES_SHOWN:
+            lines.append(f"  and {num - _MAX_MODES_SHOWN} more")
         for code, count in zip(*np.unique(self.status, return_counts=True), strict=True):
             status = Status(int(code))
             advice = "" if status.ok else f": {status.remedy}"
@@ -80,7 +80,7 @@ def find_modes(
     max_steps: int = 5_000,
     tolerance: float | None = None,
 ) -> Modes:
-    """Climb from many starts and gather the distinct modes of the log density.
+    """Climb from many starts and return the distinct modes of the log density.
 
     A `fit` with the `Laplace` solver, a lane a start; ends within 0.1 standard deviations of each
     other by the curvature there, with log densities that agree, are one mode. Modes are those of
@@ -139,7 +139,7 @@ def find_modes(
 
 
 class _Ends(NamedTuple):
-    """Where the starts ended."""
+    """The ends of all climbs: points, log densities, Laplace masses and covariance factors."""
 
     z: Float[Array, "starts dim"]
     log_prob: Float[Array, "starts"]
@@ -166,7 +166,7 @@ def _group(
     scale_tril: Float[Array, "starts dim dim"],
     usable: np.ndarray,
 ) -> tuple[Int[np.ndarray, "modes"], Int[np.ndarray, "starts"]]:
-    """The highest end of every mode, from the highest down, and the mode of every start."""
+    """Group ends into modes: the highest end of each mode, best first, and each start's mode."""
     mode_of_start = np.full(len(z), -1)
     leaders: list[int] = []
     eps = float(np.finfo(log_prob.dtype).eps)
@@ -174,8 +174,10 @@ def _group(
         if not usable[i] or mode_of_start[i] >= 0:
             continue
         white = np.linalg.solve(np.asarray(scale_tril[i]), (z - z[i][None]).T)
-        near = (white**2).sum(axis=0) < _NEAR**2
-        near &= np.abs(log_prob - log_prob[i]) < _SAME + 100.0 * eps * abs(log_prob[i])
+        near = (white**2).sum(axis=0) < _MAX_MODE_DISTANCE_SD**2
+        near &= np.abs(log_prob - log_prob[i]) < _MAX_LOG_PROB_GAP_NATS + 100.0 * eps * abs(
+            log_prob[i]
+        )
         near[i] = True
         mode_of_start[near & usable & (mode_of_start < 0)] = len(leaders)
         leaders.append(int(i))

@@ -1,4 +1,4 @@
-"""Programs that are compiled before and while the first one runs."""
+"""Compiling ahead: a fit's programs are compiled in parallel before the first one runs."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
@@ -23,11 +23,11 @@ from jaxvi._numerics import Keys
 from jaxvi._types import Data
 
 CompileAlso: TypeAlias = Callable[[Setup, Any, Data], Iterable[Lowering]]
-"""Programs for a setup, the lanes' parameters (their shapes) and data."""
+"""Gives the programs to compile for a setup, the shapes of the lanes' parameters, and data."""
 
 
 class Wanted(NamedTuple):
-    """Numbers of lanes and draws that programs are compiled for, and which others are wanted."""
+    """Numbers of lanes and draws to compile for, and a function that gives further programs."""
 
     num_lanes: int
     num_eval_draws: int
@@ -41,7 +41,7 @@ def compiling(
     wanted: Wanted,
     first: list[Lowering],
 ) -> contextlib.AbstractContextManager[list[Future[None]] | None]:
-    """The `first` programs, those of starts, steps and ranking, and what else is wanted."""
+    """Compile in threads: the `first` programs, then starts, ranking, `wanted.also`, steps."""
     step, setup, (data, _) = np.int32(0), source.setup, source.at(0)
     arguments, num_lanes = tuple(starts), wanted.num_lanes
 
@@ -62,6 +62,6 @@ def compiling(
 
 
 def wait_for(coming: list[Future[None]], clock: CompileClock) -> None:
-    """Wait for programs; what passes meanwhile counts as compiling."""
+    """Wait until programs are compiled, and count the time as compiling."""
     with clock.waiting():
         wait(coming)

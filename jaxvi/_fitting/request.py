@@ -1,4 +1,4 @@
-"""The request: what one call of `jaxvi.fit` asks for, checked, in plain fields."""
+"""The request: the arguments of one call of `jaxvi.fit` that determine its result."""
 
 import platform
 import sys
@@ -8,19 +8,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array
 
 from jaxvi._compilation import CompileClock
 from jaxvi._engine import Reporter
 from jaxvi._fitting.precompile import CompileAlso
-from jaxvi._persistence import Batch, describe_data, fingerprint, spec_json
+from jaxvi._persistence import LaneFile, describe_data, fingerprint, spec_json
 from jaxvi._types import Data
 from jaxvi.data import Stream
 from jaxvi.mesh import describe_mesh
 from jaxvi.results import Fit
 from jaxvi.target import Target
 
-FORMAT = 3  # of checkpoints; names of modules are part of fingerprints
+FORMAT = 3  # of checkpoints; it goes up when modules are renamed, which fingerprints hold
 PARTS = ("family", "objective", "solver", "noise", "minibatch")
 NUMBERS = ("num_restarts", "max_steps", "num_eval_draws")
 
@@ -35,12 +35,12 @@ class Layout(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """The arguments that make a run, as `jaxvi.fit` documents them; None takes the default.
+    """The arguments that determine a run, as `jaxvi.fit` documents them; None is the default.
 
     How a run is carried out (time limits, observers, folders) is not among them: `RunOptions`.
     """
 
-    key: Key[Array, ""]
+    key: Array  # as `jaxvi.fit` takes it; typed once checked
     target: Target
     family: Any = None
     objective: Any = None
@@ -69,7 +69,7 @@ class Request:
         return all(part is None for part in self.parts)
 
     def describe(self) -> dict[str, Any]:
-        """The header of a checkpoint, which another process can compare and repeat."""
+        """The header of a checkpoint, by which another process compares and repeats the call."""
         start = self.start
         if isinstance(start, Fit):
             start = (start.setup.family, start.phi, start.best, start.key)
@@ -93,22 +93,22 @@ class Request:
 
 
 class RunOptions(NamedTuple):
-    """How a request is carried out, none of which changes what it gives unless time runs out.
+    """How a request is run: time limit, progress, checkpoint, patience, compiling ahead.
 
     Attributes:
         max_seconds: time after which no new chunk begins.
         progress: as `jaxvi.fit` takes it.
-        checkpoint: where the lanes are kept as they go.
-        clock: counts what is spent compiling, for a caller that goes on counting.
-        patience: once half of the lanes have converged, others get at most so many times the steps
-            that these took; while fewer have, more in proportion. None waits for all.
-        stop_when_sharp: rank on fewer draws where they tell bounds well enough, see `rank_phis`.
-        compile_also: programs that the caller wants next, to be compiled with the others.
+        checkpoint: the file that lanes are saved to as they run.
+        clock: counts seconds of compiling, if the caller has a clock already.
+        patience: once half of the lanes have converged, the others get at most so many times the
+            median steps of these; while fewer have, more in proportion. None waits for all.
+        stop_when_sharp: rank on fewer draws if bounds are precise enough, see `rank_phis`.
+        compile_also: gives programs that the caller needs next, to compile with the others.
     """
 
     max_seconds: float | None = None
     progress: bool | Reporter | None = None
-    checkpoint: Batch | None = None
+    checkpoint: LaneFile | None = None
     clock: CompileClock | None = None
     patience: float | None = None
     stop_when_sharp: bool = False
@@ -116,14 +116,14 @@ class RunOptions(NamedTuple):
 
 
 def describe_versions() -> dict[str, str]:
-    """Versions on which rounding or a fingerprint may depend."""
+    """Versions of Python and packages, on which rounding or a fingerprint may depend."""
     packages = ("jaxvi", "jax", "jaxlib", "optax", "numpy")  # all of them imported by now
     found = {name: str(sys.modules[name].__version__) for name in packages}
     return found | {"python": ".".join(platform.python_version_tuple()[:2])}
 
 
 def engine_dtype(target: Target, data: Data) -> str:
-    """The dtype that a fit computes in; of a stream, its first block tells."""
+    """Name of the dtype that a fit computes in; for a stream, that of its first block."""
     return str(target.dtype(next(data.blocks()) if isinstance(data, Stream) else data))
 
 
@@ -134,7 +134,7 @@ def describe_device() -> str:
 
 
 def describe_target(target: Target) -> dict[str, Any]:
-    """A digest of the functions and supports, and the shapes for people to read."""
+    """A digest of a target's functions and supports, its dimension, and its supports as text."""
     functions = (target.log_density, target.start)
     return {
         "digest": fingerprint((functions, target.leaves, str(target.treedef))),
@@ -144,7 +144,7 @@ def describe_target(target: Target) -> dict[str, Any]:
 
 
 def describe_part(part: Any) -> dict[str, Any]:
-    """A digest, the part as JSON where it is of jaxvi's own, and its text."""
+    """A digest of a family, solver or the like, its JSON if it is jaxvi's own, and its text."""
     return {"digest": fingerprint(part), "spec": spec_json.encode(part), "text": f"{part!r:.200}"}
 
 

@@ -1,4 +1,4 @@
-"""One solver, many restarts: a request becomes lanes, the lanes run, and a Fit comes out."""
+"""The fit with one solver: start lanes for a request, run and rank them, make a `Fit`."""
 
 import contextlib
 import math
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from jaxvi._compilation import CompileClock, compile_clock, one_thread
 from jaxvi._engine import (
-    MOST_TOGETHER,
+    MAX_LANES_TOGETHER,
     DataSource,
     EvalDraws,
     Lane,
@@ -54,7 +54,7 @@ from jaxvi._fitting.arguments import (
 from jaxvi._fitting.precompile import Wanted, compiling, wait_for
 from jaxvi._fitting.request import Request, RunOptions
 from jaxvi._numerics import Keys, split_key
-from jaxvi._persistence import Batch
+from jaxvi._persistence import LaneFile
 from jaxvi._types import Data
 from jaxvi.data import Stream, placed
 from jaxvi.diagnostics import importance_weights_of
@@ -66,7 +66,7 @@ def fit_restarts(request: Request, options: RunOptions = RunOptions()) -> Fit:
     """Run every restart as a lane of one compiled batch, rank them, and keep them all.
 
     The lanes run together in chunks; the winner is chosen by a fresh bound on draws common to
-    all. Lanes that `options.checkpoint` has are gone on with.
+    all. Lanes that are in `options.checkpoint` are resumed.
 
     Raises:
         TypeError, ValueError: data, starts or parts that don't fit the target or each other, or a
@@ -95,7 +95,7 @@ def fit_restarts(request: Request, options: RunOptions = RunOptions()) -> Fit:
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """What a request's target, data, parts and starts come to."""
+    """What is derived from a request before it runs: setup, placed data, dtype, mesh, starts."""
 
     setup: Setup
     data: Data
@@ -108,7 +108,7 @@ class _Prepared:
 
 
 def _prepared(request: Request) -> _Prepared:
-    """Check what only the target and the data can tell, and put the data where they belong."""
+    """Check parts, starts and data against the target, and put data on their devices."""
     target, data, mesh, num_rows = request.target, request.data, None, 0
     on_one = request.layout.mesh is None
     dtype = check_data(target, data, request.minibatch) if on_one else target.check(data)
@@ -128,7 +128,7 @@ def _prepared(request: Request) -> _Prepared:
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """A request on its way through the engine."""
+    """Everything that a run needs: request, options, data source, keys, limits, clock."""
 
     request: Request
     options: RunOptions
@@ -140,18 +140,18 @@ class _Job:
 
     @property
     def starts(self) -> Starts:
-        """Where all restarts begin."""
+        """The starts of all restarts, as `start_lanes` takes them."""
         found = self.prepared
         return Starts(found.z, found.scale, self.source.first, found.warm)
 
     @property
-    def checkpoint(self) -> Batch | None:
-        """Where the lanes are kept."""
+    def checkpoint(self) -> LaneFile | None:
+        """The file that lanes are saved to; None saves nothing."""
         return self.options.checkpoint
 
 
 def _run(job: _Job) -> tuple[_Job, Run]:
-    """Run on a mesh, as one batch, or as a pool; the job as it ran, for the ranking."""
+    """Run on a mesh, as one batch, or as a pool; the job returned has the source that ran."""
     request, prepared = job.request, job.prepared
     place = None
     if prepared.mesh is not None:
@@ -173,7 +173,7 @@ def _run(job: _Job) -> tuple[_Job, Run]:
 
 
 def _found(job: _Job) -> Snapshot | None:
-    """Where the same restarts were left, if they were."""
+    """The snapshot of these restarts in the checkpoint, or None."""
     if job.checkpoint is None:
         return None
     setup, keys, starts = job.source.setup, job.keys, job.starts
@@ -187,11 +187,11 @@ def _found(job: _Job) -> Snapshot | None:
 
 
 def _pool_width(job: _Job) -> int | None:
-    """Lanes of a pool; None where all restarts run together."""
+    """Number of lanes of a pool; None if all restarts run together."""
     (pool, race, mesh), num_restarts = job.request.layout, job.request.num_restarts
     if pool is None:
         together = mesh is not None or isinstance(job.source, Streamed)
-        together |= num_restarts <= MOST_TOGETHER
+        together |= num_restarts <= MAX_LANES_TOGETHER
         pool = num_restarts
         if not together:
             pool = usual_width(job.source.setup, job.keys, job.starts, num_restarts)
@@ -199,7 +199,7 @@ def _pool_width(job: _Job) -> int | None:
 
 
 def _run_on_mesh(job: _Job, place: OnMesh, found: Snapshot | None, report: Reporter) -> Run:
-    """All restarts, dealt out to the devices of a mesh."""
+    """Run all restarts, dealt out to the devices of a mesh."""
     z, scale, data, warm = job.starts
     if job.checkpoint is not None:
         place.check_same(-1 if found is None else int(found.numbers["step"]))
@@ -212,7 +212,7 @@ def _run_on_mesh(job: _Job, place: OnMesh, found: Snapshot | None, report: Repor
 
 
 def _run_together(job: _Job, found: Snapshot | None, report: Reporter) -> Run:
-    """All restarts as one batch; where it doesn't fit in memory, as a pool of half as many."""
+    """Run all restarts as one batch; if memory runs out, as a pool of half as many lanes."""
     request, source, starts = job.request, job.source, job.starts
     num_lanes = request.num_restarts
     wanted = Wanted(num_lanes, request.num_eval_draws, job.options.compile_also)
@@ -238,7 +238,7 @@ def _run_together(job: _Job, found: Snapshot | None, report: Reporter) -> Run:
 def _run_batch(
     job: _Job, lanes: Lane, place: Placement, found: Snapshot | None, report: Reporter
 ) -> Run:
-    """Lanes that have started, or were found, until they end."""
+    """Run one batch of lanes, new or from a snapshot, until all have ended."""
     batch = LaneBatch(job.keys, lanes, job.source, job.limits, place, job.clock)
     if found is not None:
         batch.restore(found)
@@ -246,7 +246,7 @@ def _run_batch(
 
 
 def _run_pool(job: _Job, width: int, found: Snapshot | None, report: Reporter) -> Run:
-    """Restarts in turn in so many lanes."""
+    """Run restarts in turn in a pool of `width` lanes."""
     num, race = job.request.num_restarts, job.request.layout.race
     data, rest = job.source.at(0)[0], (job.limits.max_steps, race, job.clock)
     pool = LanePool(Pool(job.keys, job.source.setup, job.starts, data, num, width, *rest))
@@ -256,7 +256,7 @@ def _run_pool(job: _Job, width: int, found: Snapshot | None, report: Reporter) -
 
 
 def _drive(work: LaneBatch | LanePool, job: _Job, report: Reporter) -> Run:
-    """The host loop, with Ctrl-C caught between two chunks."""
+    """Run the host loop, which ends between two chunks on Ctrl-C."""
     with interrupts() as interrupted:
         stopped = drive(
             work, interrupted, until=job.limits.until, report=report, sink=job.checkpoint
@@ -267,7 +267,7 @@ def _drive(work: LaneBatch | LanePool, job: _Job, report: Reporter) -> Run:
 def _as_fit(
     request: Request, setup: Setup, data: Data, run: Run, ranking: Ranking, timing: Timing
 ) -> Fit:
-    """The fit; where lanes were ranked by rows, the ranking's draws are weighed for the verdict."""
+    """Make the `Fit`; if lanes were ranked by rows, its findings weigh the ranking's draws."""
     fit = Fit(
         setup=setup,
         phi=run.phi,

@@ -1,4 +1,4 @@
-"""Validation of a call: raw arguments in, a request whose every field can be used out."""
+"""Validation of a call of `fit`: checks its arguments and fills in defaults."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,14 +14,14 @@ from jaxvi._fitting.request import Layout, Request
 from jaxvi.mesh import check_mesh, processes
 from jaxvi.target import Target
 
-_NUM_RESTARTS, _MAX_STEPS, _NUM_EVAL_DRAWS = 8, 20_000, 2_000
+_DEFAULT_NUM_RESTARTS, _DEFAULT_MAX_STEPS, _DEFAULT_NUM_EVAL_DRAWS = 8, 20_000, 2_000
 EFFORTS = ("quick", "normal", "thorough")
 
 
 def checked(raw: Request) -> Request:
-    """The request with its numbers checked and, where none is given and one solver runs, filled in.
+    """The request with all arguments checked and, for a call with one solver, defaults filled in.
 
-    What is None of a default call's numbers stays None: its stages choose.
+    Numbers of a default call that are None stay None: its stages choose.
 
     Raises:
         TypeError, ValueError: an argument that can't be used, or two that don't go together.
@@ -34,21 +34,21 @@ def checked(raw: Request) -> Request:
     check_concrete(raw.data)
     request = replace(raw, key=key, layout=_checked_layout(raw))
     numbers: dict[str, Any] = {
-        "num_restarts": _whole("num_restarts", raw.num_restarts, 1),
-        "max_steps": _whole("max_steps", raw.max_steps, 1),
-        "num_eval_draws": _whole("num_eval_draws", raw.num_eval_draws, 2),
+        "num_restarts": _integer_or_none("num_restarts", raw.num_restarts, 1),
+        "max_steps": _integer_or_none("max_steps", raw.max_steps, 1),
+        "num_eval_draws": _integer_or_none("num_eval_draws", raw.num_eval_draws, 2),
     }
     request = replace(request, **numbers)
     return request if request.is_default_call else _with_solver_numbers(request)
 
 
-def _whole(name: str, value: Any, least: int) -> int | None:
+def _integer_or_none(name: str, value: Any, least: int) -> int | None:
     return None if value is None else _arguments.integer(name, value, least)
 
 
 def _checked_layout(raw: Request) -> Layout:
-    """Pool, race and mesh, which not every call can have."""
-    pool = _whole("pool", raw.layout.pool, 1)
+    """The layout, checked; raises where the call can't have a pool, a race or a mesh."""
+    pool = _integer_or_none("pool", raw.layout.pool, 1)
     layout = Layout(pool, _arguments.flag("race", raw.layout.race), raw.layout.mesh)
     check_layout(layout, raw.minibatch, raw.data)
     if raw.stages is not None and not raw.is_default_call:
@@ -72,17 +72,17 @@ def _checked_layout(raw: Request) -> Layout:
 
 
 def _with_solver_numbers(request: Request) -> Request:
-    """Defaults of a call with one solver."""
-    num = _NUM_RESTARTS if request.num_restarts is None else request.num_restarts
+    """The request with defaults for restarts, steps, draws and start scale."""
+    num = _DEFAULT_NUM_RESTARTS if request.num_restarts is None else request.num_restarts
     draws = request.num_eval_draws
     if draws is None:
         by_rows = request.minibatch is not None and request.target.has_rows
-        draws = default_draws(request.data, num) if by_rows else _NUM_EVAL_DRAWS
+        draws = default_draws(request.data, num) if by_rows else _DEFAULT_NUM_EVAL_DRAWS
     steps, scale = request.max_steps, request.start_scale
     return replace(
         request,
         num_restarts=num,
         num_eval_draws=draws,
-        max_steps=_MAX_STEPS if steps is None else steps,
+        max_steps=_DEFAULT_MAX_STEPS if steps is None else steps,
         start_scale=1.0 if scale is None else scale,
     )

@@ -3,8 +3,8 @@
 from jaxvi._persistence import npz_files, spec_json
 from jaxvi._persistence.checkpoints import (
     RUN,
-    Batch,
     Checkpoints,
+    LaneFile,
     as_folder,
     describe_data,
     load_data,
@@ -14,8 +14,8 @@ from jaxvi._persistence.fingerprints import fingerprint
 
 __all__ = [
     "RUN",
-    "Batch",
     "Checkpoints",
+    "LaneFile",
     "as_folder",
     "describe_data",
     "fingerprint",

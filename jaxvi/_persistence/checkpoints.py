@@ -55,10 +55,10 @@ class Checkpoints:
     _due: float = field(default_factory=time.perf_counter)
     _header: dict[str, Any] = field(default_factory=dict)
 
-    def batch(self) -> "Batch":
-        """The checkpoint of the next batch of restarts."""
+    def next_lane_file(self) -> "LaneFile":
+        """The file of the next batch of lanes."""
         self._batches += 1
-        return Batch(self, self._batches - 1)
+        return LaneFile(self, self._batches - 1)
 
     @property
     def resumed(self) -> bool:
@@ -158,8 +158,8 @@ class Checkpoints:
 
 
 @dataclass(eq=False)
-class Batch:
-    """The checkpoint of one batch of restarts: its file and its identity."""
+class LaneFile:
+    """The file of one batch of lanes, and the identity by which a resumed run finds it."""
 
     checkpoints: Checkpoints
     number: int

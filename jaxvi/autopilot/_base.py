@@ -1,4 +1,4 @@
-"""The interface of a stage: what the default call knows, what a stage may use, what it gives."""
+"""Interface of a stage: `State` that it reads and returns, `Context` that it may use."""
 
 import abc
 import hashlib
@@ -32,22 +32,22 @@ class State:
 
     Attributes:
         restarts: the fit whose best lane is q until a better one is found; None before any.
-        fits: all restarts: those, and any that began elsewhere.
-        modes: (place in `fits`, lane) of separate modes of comparable mass, best first; empty
-            before anybody has looked.
-        q: the approximation that replaces the best lane's; None where that stands.
+        fits: all fits of restarts: that one, and any from other starts.
+        modes: (index in `fits`, lane) of separate modes of comparable mass, best first; empty
+            before a stage has looked for them.
+        q: the approximation that replaces the best lane's; None if none does.
         weights: importance weights of q; None before they are taken.
-        checked: whether somebody has asked if these weights vouch for q's draws.
-        errors: the largest errors that the draws may have, in the words of `Findings`; None where
-            nothing vouches for them.
-        draws: draws that are better than q's, or dear to make again; None where q's serve.
+        checked: whether a stage has checked if these weights vouch for q's draws.
+        errors: the largest errors that the draws may have, as in `Findings`; None if nothing
+            vouches for them.
+        draws: draws that are better than q's, or costly to make again; None if q's serve.
         hyperparameters: names of coordinates that set the scales of others.
         nested: the nested Laplace approximation, where q is one.
         noncentered: a Gaussian fit in non-centred coordinates, where it fits no worse.
         start_correlation: correlation of chains with their start, where they ran; else 0.
         acceptance: their acceptance rate; else 1.
-        chains_ran: whether chains have looked at q's draws.
-        interrupted: whether a run was stopped from outside.
+        chains_ran: whether chains have run from q's draws.
+        interrupted: whether a run was stopped by Ctrl-C, an observer or a time limit.
         skipped: names of stages for which no time was left.
     """
 
@@ -70,7 +70,7 @@ class State:
 
     @property
     def fit(self) -> Fit:
-        """The restarts, with q where it is not their best lane's."""
+        """The fit of the restarts, with `q` as its approximation if there is one."""
         assert self.restarts is not None
         return replace(self.restarts, approximation=self.q)
 
@@ -83,7 +83,7 @@ class State:
 
     @property
     def num_modes(self) -> int:
-        """Separate modes that q covers."""
+        """Number of separate modes that q covers."""
         return max(1, len(self.modes))
 
     @property
@@ -93,7 +93,7 @@ class State:
         return self.restarts.num_restarts if self.q is None else 1
 
     def with_q(self, q: Approximation, weights: ImportanceWeights, **changes: Any) -> "State":
-        """With another q, for which nothing vouches yet."""
+        """The state with another q, whose draws nothing vouches for yet."""
         fresh: dict[str, Any] = {"checked": False, "errors": None, "draws": None}
         return replace(self, q=q, weights=weights, **(fresh | changes))
 
@@ -101,12 +101,12 @@ class State:
 class Stage(abc.ABC):
     """A step of the default call: a frozen dataclass, so that equal stages are equal.
 
-    Its fields hold the numbers by which it decides. A stage looks at a state, and returns another;
-    it keeps nothing.
+    Its fields hold the thresholds by which it decides. A stage takes a state and returns another;
+    it has no state of its own.
 
     Attributes:
-        name: what the log calls it, and what its random key is made from.
-        is_brief: whether it runs although the time is up, since it takes next to none.
+        name: its name in the log; its random key depends on it.
+        is_brief: whether it runs although the time is up, because it takes little time.
     """
 
     name: ClassVar[str]
@@ -118,15 +118,15 @@ class Stage(abc.ABC):
 
     @abc.abstractmethod
     def run(self, context: "Context", state: State) -> State:
-        """Do it, and write a line to the log."""
+        """Carry the stage out and write a line to the log; returns the new state."""
 
 
 @runtime_checkable
 class HasPrograms(Protocol):
-    """A stage that knows programs which can be compiled while the restarts' own are."""
+    """A stage whose programs can be compiled together with those of the restarts."""
 
     def programs(self, setup: Setup, phis: Any, data: Data) -> list[Lowering]:
-        """The programs, for lanes of such parameters; `phis` are shapes."""
+        """The programs to compile; `phis` are shapes of the lanes' parameters."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +160,7 @@ class Context:
 
     @property
     def data(self) -> Data:
-        """What the log density is given."""
+        """The data handed to the log density."""
         return self.request.data
 
     def key(self, name: str) -> Key[Array, ""]:
@@ -175,7 +175,7 @@ class Context:
         return self.max_seconds - (time.perf_counter() - self.began)
 
     def in_time(self) -> bool:
-        """Whether anything new may begin."""
+        """Whether the budget has time left."""
         return self.seconds_left() > 0.0
 
     def fit(self, key: Key[Array, ""], target: Target | None = None, **arguments: Any) -> Fit:
@@ -200,14 +200,14 @@ class Context:
         return self.carry_out(checked(Request(key, target, **(usual | arguments))))
 
     def carry_out(self, request: Request, **options: Any) -> Fit:
-        """Fit as a checked request says, within the time left; `options` are of `RunOptions`."""
+        """Run a checked request within the time left; `options` are fields of `RunOptions`."""
         left = self.seconds_left()
         return fit_restarts(
             request,
             RunOptions(
                 max_seconds=None if math.isinf(left) else max(left, 1e-3),
                 progress=self.progress,
-                checkpoint=None if self.checkpoints is None else self.checkpoints.batch(),
+                checkpoint=None if self.checkpoints is None else self.checkpoints.next_lane_file(),
                 clock=self.clock,
                 **options,
             ),
@@ -219,7 +219,7 @@ class Context:
         return importance_weights(*at)
 
     def programs(self, setup: Setup, phis: Any, data: Data) -> list[Lowering]:
-        """Programs that later stages want compiled while the restarts' own are."""
+        """Programs of all stages, to compile together with those of the restarts."""
         some = (stage for stage in self.stages if isinstance(stage, HasPrograms))
         return [lower for stage in some for lower in stage.programs(setup, phis, data)]
 
@@ -232,14 +232,14 @@ class Context:
         before: Fit | None = None,
         khat: float = math.nan,
     ) -> None:
-        """Write a line to the log: the bound of `of`, the one `before`, and what came of it."""
+        """Write a line to the log: the bound of `of`, that of the fit `before`, and a note."""
         took = time.perf_counter() - self.began - sum(line.seconds for line in self.log)
         was = (math.nan, math.nan) if before is None else (before.bound, before.bound_mcse)
         self.log.append(StageRecord(name, *was, of.bound, of.bound_mcse, khat, took, note))
 
 
 def percent(share: float) -> str:
-    """A share in words: per cent with one digit."""
+    """A share as text, in per cent with one digit."""
     return f"{100.0 * share:.1f} %"
 
 

@@ -1,8 +1,8 @@
-"""Stage `chains`: short Hamiltonian chains from q's draws, which tell whether these are right.
+"""Stage `chains`: short Hamiltonian chains from q's draws, which show whether these are right.
 
-Looks at q, and applies where nothing vouches for its draws, or where chains are asked for. Chains
-that drift show by how much q is off; they then go on until they don't, and their last states are
-draws. It leaves the errors, the draws, and how the chains mixed.
+It applies if nothing vouches for q's draws, or if chains are asked for. Chains that drift show by
+how much q is off; they go on until they don't drift, and their last states become the draws. It
+sets the errors, the draws, and how the chains mixed.
 """
 
 from collections.abc import Callable
@@ -33,10 +33,10 @@ from jaxvi.hierarchical import nested_short_chains
 from jaxvi.results import MAX_LOG_SD_ERROR, MAX_MEAN_ERROR_SDS, CorrectedDraws, errors_of
 from jaxvi.target import Target
 
-_WIDE_ROUNDS = 2  # of all chains: what is left then takes long chains, not many
-_SURE_SHARE = 0.8  # of what "ok" has to rule out
+_NUM_ROUNDS_OF_ALL_CHAINS = 2  # if these don't suffice, longer chains help, not more
+_MAX_SURE_LIMIT_SHARE = 0.8  # of the errors that the verdict "ok" has to rule out
 _MIN_FUNNEL_ROUNDS = 3  # a funnel is left and entered slowly
-_UNCLEAR_SE = 2.0  # standard errors of a drift at which chains had better go on
+_MIN_DRIFT_SE = 2.0  # of a drift at which chains go on
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Chains(Stage):
     Args:
         num_chains: chains.
         max_rounds: rounds of longer chains, at most.
-        polish: "auto" goes on where chains drift; True also where they don't; False never.
+        polish: "auto" runs longer chains if short ones drift; True always; False never.
     """
 
     name: ClassVar[str] = "chains"
@@ -56,19 +56,19 @@ class Chains(Stage):
     polish: bool | str = "auto"
 
     def applies(self, state: State) -> bool:
-        """Where nothing vouches for the draws, or chains are asked for."""
+        """Whether chains have not run, and are asked for or nothing vouches for the draws."""
         if state.weights is None or state.chains_ran:
             return False
         return state.errors is None or self.polish is True
 
     def run(self, context: Context, state: State) -> State:
-        """Look whether chains drift; go on where they do."""
+        """Run short chains from q's draws, and longer ones if they drift."""
         key_look, key_polish = jax.random.split(context.key(self.name))
         look = self._look(context, state, key_look)
         drift, accepted, draws = look.drift, look.acceptance, state.draws
         note, weights = describe_drift(drift), state.weights
         assert weights is not None
-        at_rest = self.polish is not True and is_still(drift, _UNCLEAR_SE)
+        at_rest = self.polish is not True and is_still(drift, _MIN_DRIFT_SE)
         if self.polish is not False and not at_rest:
             polished = polish(
                 key_polish, context.target, look, self._rounds(state), context.in_time
@@ -89,12 +89,12 @@ class Chains(Stage):
         )
 
     def _rounds(self, state: State) -> range:
-        """Counts of rounds, from the fewest to the most."""
+        """Allowed numbers of rounds, from the fewest to the most."""
         least = min(_MIN_FUNNEL_ROUNDS, self.max_rounds) if state.hyperparameters else 1
         return range(least, self.max_rounds + 1)
 
     def _look(self, context: Context, state: State, key: Key[Array, ""]) -> ShortChains:
-        """What chains do that start at draws of q."""
+        """Short chains from draws of q."""
         if state.nested is not None:
             return nested_short_chains(
                 key, context.target, state.nested, num_chains=self.num_chains
@@ -105,7 +105,7 @@ class Chains(Stage):
 
 
 class Polished(NamedTuple):
-    """Last states of chains in the target's coordinates, how they moved, the share they accept."""
+    """Last states of chains, unconstrained; drift of the last round; acceptance rate."""
 
     z: Float[Array, "draws dim"]
     drift: Drift
@@ -119,11 +119,11 @@ def polish(
     rounds: range,
     go_on: Callable[[], bool],
 ) -> Polished:
-    """Rounds of chains, each longer than the one before, until all is still.
+    """Run rounds of chains, each longer than the one before, until none drifts.
 
-    `rounds` are counts: at least its first one, at most its last. All chains go on for 64 and for
-    128 leapfrog steps, of which 8 states are kept. Where that is not enough, half of them go on for
-    512, 1024, ... with 16 states kept: as many states for half of the gradients.
+    `rounds` are the allowed numbers: at least the first, at most the last. All chains run for 64
+    and for 128 leapfrog steps, of which 8 states are kept. If that is not enough, half of them run
+    for 512, 1024, ... with 16 states kept: as many states for half of the gradients.
 
     Every round is whitened by the states of the one before: where q is too narrow, its own scales
     would keep the chains from moving where it matters.
@@ -135,8 +135,8 @@ def polish(
             break
         wider = whitening(np.asarray(x).reshape(-1, target.dim))
         scale = wider if bool(np.isfinite(np.asarray(wider)).all()) else scale
-        groups = groups if round_ != _WIDE_ROUNDS else groups[: (len(groups) + 1) // 2]
-        parts = 1 if round_ < _WIDE_ROUNDS else 2
+        groups = groups if round_ != _NUM_ROUNDS_OF_ALL_CHAINS else groups[: (len(groups) + 1) // 2]
+        parts = 1 if round_ < _NUM_ROUNDS_OF_ALL_CHAINS else 2
         start = np.concatenate([np.asarray(chains.z) for chains in groups])
         states = []
         for part in range(parts):
@@ -147,7 +147,7 @@ def polish(
         before, seen = seen, space.seen(x)
         was_still = is_still(drift) and round_ > 0
         drift = compare(target, before.reshape(-1, target.dim), space.seen(start), seen)
-        # what two rounds leave unsure is for more chains to tell, not for longer ones
+        # if two rounds leave the drift uncertain, more chains would help, not longer ones
         enough = round_ + 1 >= rounds[0]
         if enough and is_still(drift) and (was_still or _is_sure(drift)):
             break
@@ -155,12 +155,15 @@ def polish(
 
 
 def _thin(groups: Groups, thin: int) -> int:
-    """More transitions where they are short, so that a round takes as many leapfrog steps."""
+    """Transitions per state kept: more if they are short, for equal numbers of leapfrog steps."""
     shortest = int(min_leapfrog_steps(groups[0].log_step))
     return max(1, round(thin * 2 * MAX_LEAPFROG_STEPS / (MAX_LEAPFROG_STEPS + shortest)))
 
 
 def _is_sure(drift: Drift) -> bool:
-    """Whether so small a drift can be told from what would matter."""
+    """Whether the drift, plus its Monte Carlo error, is clearly below the limits of "ok"."""
     mean, log_sd = drift.at_most()
-    return mean < _SURE_SHARE * MAX_MEAN_ERROR_SDS and log_sd < _SURE_SHARE * MAX_LOG_SD_ERROR
+    return (
+        mean < _MAX_SURE_LIMIT_SHARE * MAX_MEAN_ERROR_SDS
+        and log_sd < _MAX_SURE_LIMIT_SHARE * MAX_LOG_SD_ERROR
+    )

@@ -1,4 +1,4 @@
-"""Whether a new fit's q replaces the one at hand: by the weights of common draws, and by bounds."""
+"""Whether a new fit's q replaces the current one: compares importance weights and bounds."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from jaxvi._sampling import noncentered
 from jaxvi.autopilot._base import Context, State, percent
 from jaxvi.results import Fit
 
-MAX_BOUND_LOSS_NATS = 2.0  # by which a q with better weights may be worse, since bounds are noisy
+MAX_BOUND_LOSS_NATS = 2.0  # of a q with better weights; bounds are noisy
 
 
 def with_better_q(
@@ -21,8 +21,8 @@ def with_better_q(
 ) -> State:
     """The state with `new`'s q where its weights are more uniform or it is taken anyway.
 
-    `changes` are fields of the state that go with the new q. Efficiencies of next to nothing are
-    noise: the bound, against that of `start`, tells these apart.
+    `changes` are fields of the state that go with the new q. Relative effective sample sizes near
+    zero are noise: then the bound, compared with that of `start`, decides.
     """
     q = new.q
     if q.target is not context.target:  # it was fitted in non-centred coordinates
@@ -38,7 +38,7 @@ def with_better_q(
 
 
 def is_poor(state: State, min_relative_ess: float, even_if_vouched: bool) -> bool:
-    """Whether something better than q is called for."""
+    """Whether a better q should be tried: one mode, weights checked, and relative ESS too low."""
     if state.weights is None or state.num_modes > 1 or state.interrupted:
         return False
     is_open = state.checked and (state.errors is None or even_if_vouched)

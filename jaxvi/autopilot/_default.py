@@ -1,4 +1,4 @@
-"""The default list of stages, by effort."""
+"""The default stages of `jaxvi.fit(key, target)`, by effort."""
 
 from typing import Any
 
@@ -25,13 +25,13 @@ def default_stages(effort: str = "normal", *, polish: bool | str = "auto") -> tu
 
     Restarts of a Gaussian; line searches for other modes, and a mixture of modes; importance
     weights and whether they vouch for the draws. Where they don't: nested Laplace, a Gaussian in
-    non-centred coordinates, a flow, each of which must do better by its own weights, which are
-    asked again. Where nothing vouches even so: chains.
+    non-centred coordinates, a flow, each of which replaces q if its weights are better; then
+    weights are checked again. If nothing vouches for the draws even then: chains.
 
     Args:
         effort: "quick" tries nothing better than the Gaussian and runs short chains; "thorough"
             asks for more than weights that vouch for the draws.
-        polish: as `jaxvi.fit` takes it: whether chains mend the draws.
+        polish: as `jaxvi.fit` takes it: whether chains correct the draws.
 
     Returns:
         A tuple, for `jaxvi.fit(..., stages=...)` to take as it is, reordered or with others in it.

@@ -1,7 +1,7 @@
 """Stage `flow`: a coupling flow, which bends where a Gaussian cannot.
 
-Looks at a q whose weights are poor, in few dimensions, and applies where it is no nested Laplace
-approximation. It leaves the flow as q where its weights are more uniform.
+It applies if q's weights are poor, dimensions are few, and q is not a nested Laplace approximation.
+It sets the flow as q if its weights are more uniform.
 """
 
 import math
@@ -20,11 +20,11 @@ from jaxvi.objectives import ELBO
 from jaxvi.results import Fit
 from jaxvi.solvers import Stochastic
 
-_STEPS, _RATE, _DRAWS = 1_000, 5e-3, 128  # of a cycle
-_GOOD_RELATIVE_ESS = 0.95  # of a flow that needs no further cycle
+_CYCLE_STEPS, _FIRST_LEARNING_RATE, _NUM_DRAWS = 1_000, 5e-3, 128  # of a cycle
+_ENOUGH_RELATIVE_ESS = 0.95  # of a flow that needs no further cycle
 _SOLVER = Stochastic(
     optax.adam,
-    learning_rate=optax.cosine_decay_schedule(_RATE, _STEPS),
+    learning_rate=optax.cosine_decay_schedule(_FIRST_LEARNING_RATE, _CYCLE_STEPS),
     clip_norm=10.0,
     tolerance=None,
     average=False,
@@ -50,13 +50,13 @@ class Flow(Stage):
     max_dim: int = 30
 
     def applies(self, state: State) -> bool:
-        """Where weights are poor, in few dimensions."""
+        """Whether q's weights are poor, in few dimensions."""
         poor = is_poor(state, self.min_relative_ess, self.even_if_vouched)
         small = poor and state.fit.setup.target.dim <= self.max_dim
         return small and state.nested is None and self.max_cycles > 0
 
     def run(self, context: Context, state: State) -> State:
-        """Cycles until weights are uniform enough, or the time is up."""
+        """Fit in cycles until weights are uniform enough or the time is up."""
         base = state.noncentered or replace(state.fit, approximation=None)
         start = base
         for key in jax.random.split(context.key(self.name), self.max_cycles):
@@ -64,7 +64,7 @@ class Flow(Stage):
             state = replace(state, interrupted=state.interrupted or flow.interrupted)
             state = with_better_q(context, state, flow, self.name, start)
             assert state.weights is not None
-            is_good = state.weights.relative_ess >= _GOOD_RELATIVE_ESS
+            is_good = state.weights.relative_ess >= _ENOUGH_RELATIVE_ESS
             stopped = flow.interrupted or not context.in_time()
             if is_good or stopped or not math.isfinite(flow.bound):
                 break
@@ -73,15 +73,15 @@ class Flow(Stage):
 
 
 def _fit(context: Context, key: Key[Array, ""], base: Fit, start: Fit) -> Fit:
-    """A flow of the target of `base`, in one cycle of a falling rate from `start`."""
+    """Fit a flow to the target of `base` from `start`, in one cycle of a falling learning rate."""
     return context.fit(
         key,
         base.setup.target,
         family=CouplingFlow(),
-        objective=ELBO(num_draws=_DRAWS, stick_the_landing=True),
+        objective=ELBO(num_draws=_NUM_DRAWS, stick_the_landing=True),
         solver=_SOLVER,
         noise=Antithetic(),
         data=base.data,
         start=start,
-        max_steps=_STEPS,
+        max_steps=_CYCLE_STEPS,
     )

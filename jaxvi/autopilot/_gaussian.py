@@ -1,6 +1,6 @@
 """Stage `gaussian`: many restarts of a full-rank Gaussian by natural gradients.
 
-Looks at nothing, and leaves the restarts: every lane, ranked by a fresh bound on common draws.
+It applies first, and sets the restarts: every lane, ranked by a fresh bound on common draws.
 """
 
 from dataclasses import dataclass, replace
@@ -18,8 +18,8 @@ GAUSSIAN_STEPS = 3_000
 _WIDE_STARTS_MAX_DIM, _HALF_RESTARTS_MAX_DIM = 50, 100
 _WIDE_START_SCALE = 3.0  # of most starts
 _FAR_START_EVERY, _FAR_START_SCALE, _FARTHEST_START_SCALE = 4, 7.0, 15.0
-# with lanes that take longer than half of them did, in as many times their steps
-_PATIENCE = 4.0
+# steps of the slowest lanes over the median of the converged ones, at most
+_PATIENCE_STEP_RATIO = 4.0
 _TIGHT_MAX_DIM, _WIDE_TOLERANCE_SD = 50, 0.1
 
 
@@ -28,7 +28,7 @@ class Gaussian(Stage):
     """Restarts of a Gaussian: the solver and starts of the request, else the default ones.
 
     Args:
-        chains_follow: whether chains mend what a wider tolerance leaves in high dimension.
+        chains_follow: whether chains may correct what a wider tolerance leaves in high dimension.
     """
 
     name: ClassVar[str] = "gaussian"
@@ -37,7 +37,7 @@ class Gaussian(Stage):
     chains_follow: bool = True
 
     def applies(self, state: State) -> bool:
-        """Once."""
+        """Whether there are no restarts yet."""
         return state.restarts is None
 
     def run(self, context: Context, state: State) -> State:
@@ -49,23 +49,23 @@ class Gaussian(Stage):
 
 
 def gaussian_restarts(context: Context, request: Request, chains_follow: bool) -> Fit:
-    """Restarts of a Gaussian with the key and the starts of a request."""
+    """Run restarts of a Gaussian with the key and the starts of a request."""
     return context.carry_out(
         replace(request, solver=gaussian_solver(request.target.dim, chains_follow)),
-        patience=_PATIENCE,
+        patience=_PATIENCE_STEP_RATIO,
         stop_when_sharp=True,
         compile_also=context.programs,
     )
 
 
 def gaussian_solver(dim: int, chains_follow: bool) -> NaturalGradient:
-    """Where chains are to follow anyway, they mend what a wider tolerance leaves."""
+    """The solver: in high dimension with a wide tolerance, if chains correct the rest later."""
     wide = dim > _TIGHT_MAX_DIM and chains_follow
     return NaturalGradient(tolerance=_WIDE_TOLERANCE_SD) if wide else NaturalGradient()
 
 
 def with_default_numbers(request: Request) -> Request:
-    """The request of a default call, with restarts, steps and draws where none are given."""
+    """A default call's request, with default restarts, start scales, steps and draws."""
     num, scale, dim = request.num_restarts, request.start_scale, request.target.dim
     num = _default_restarts(dim) if num is None else num
     if scale is None:
@@ -81,12 +81,12 @@ def with_default_numbers(request: Request) -> Request:
 
 
 def _default_restarts(dim: int) -> int:
-    """More where they cost little; modes are missed by all of few lanes too easily."""
+    """Default number of restarts: more in low dimension, since few would miss modes too easily."""
     return 16 if dim <= _WIDE_STARTS_MAX_DIM else 8 if dim <= _HALF_RESTARTS_MAX_DIM else 2
 
 
 def _default_start_scales(num_restarts: int) -> np.ndarray:
-    """Most starts near, for where posteriors usually are, and some far, for where others may be."""
+    """Default scales of starts: most near the origin, a few far out to find distant modes."""
     far = num_restarts // _FAR_START_EVERY // 2 * 2
     near = np.geomspace(1.0, _WIDE_START_SCALE, num_restarts - far)
     scales = np.linspace(_FAR_START_SCALE, _FARTHEST_START_SCALE, far // 2)
@@ -94,7 +94,7 @@ def _default_start_scales(num_restarts: int) -> np.ndarray:
 
 
 def _agreement_note(fit: Fit) -> str:
-    """How many restarts agree on the best optimum."""
+    """A note for the log: family, restarts at the best optimum, status of the best."""
     sizes = fit.agreement.sizes
     best = int(sizes[0]) if len(sizes) else 0
     restarts = f"{best} of {fit.num_restarts} restarts at the best"

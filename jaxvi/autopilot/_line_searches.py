@@ -1,8 +1,8 @@
-"""Stage `line_searches`: other modes are looked for on lines from the one that was found.
+"""Stage `line_searches`: searches for other modes along lines from the mode that was found.
 
-Looks at the best Gaussian, and applies where all restarts ended at one mode. Where the log density
-rises again on a line from the mean, restarts begin there. It leaves these restarts, and which lanes
-of all are at separate modes.
+It applies if restarts of a Gaussian in few dimensions have ended. If all are at one mode and the
+log density rises again on a line from the mean, restarts begin there. It sets these restarts, and
+which of all lanes are at separate modes.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ from jaxvi.families import FullRank, scale_tril_on_host
 from jaxvi.results import Fit
 from jaxvi.target import Target
 
-_FEW_LINES_MAX_DIM, _FEW_LINES, _MANY_LINES = 5, 256, 512
-_NEAREST_SD, _FARTHEST_SD, _NUM_RADII = 1.5, 100.0, 16  # sds of q
+_LOW_MAX_DIM, _NUM_LINES_IN_LOW_DIM, _NUM_LINES_IN_HIGH_DIM = 5, 256, 512
+_NEAREST_SD, _FARTHEST_SD, _NUM_RADII = 1.5, 100.0, 16  # of points on a line, by q's sds
 _MIN_RISE_NATS, _MAX_DEPTH_NATS = 1.0, 80.0  # a rise to be seen, and how far down it may begin
-_CLEARLY_BETTER_NATS = 0.5
+_MIN_BETTER_NATS = 0.5  # by which new restarts replace the old ones
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class LineSearches(Stage):
     """Restarts from where the log density rises again on lines from the mode.
 
     Args:
-        max_dim: largest dimension; in more, too few lines pass anywhere near a mode.
+        max_dim: largest dimension; in more dimensions, too few lines pass near a mode.
         min_restarts: fewest restarts of the request with which other modes are looked for.
         chains_follow: as for `Gaussian`.
     """
@@ -51,7 +51,7 @@ class LineSearches(Stage):
     chains_follow: bool = True
 
     def applies(self, state: State) -> bool:
-        """Where restarts of a Gaussian in few dimensions have ended, and nobody has looked."""
+        """Whether Gaussian restarts in few dimensions have ended and modes are not known yet."""
         if not state.usable or state.interrupted or state.modes or state.q is not None:
             return False
         fit = state.fit
@@ -62,11 +62,11 @@ class LineSearches(Stage):
         return setup.target.dim <= self.max_dim and isinstance(setup.family, FullRank)
 
     def programs(self, setup: Setup, phis: Any, data: Data) -> list[Lowering]:
-        """Programs that compare restarts and, where lines are searched, the density's values."""
+        """Programs that compare lanes and, if lines are searched, evaluate the log density."""
         return lower_separation(setup, phis, data, values=self._reaches(setup))
 
     def run(self, context: Context, state: State) -> State:
-        """Search, and run restarts from what is found."""
+        """Search along lines, and run restarts from where the density rises again."""
         modes = separate_lanes(state.fits, context.target, context.data)
         state = replace(state, modes=tuple(modes))
         if len(modes) > 1 or context.request.start is not None:
@@ -81,7 +81,7 @@ class LineSearches(Stage):
         if not (best_status(other).ok and math.isfinite(other.bound)):
             return state
         fits = (*state.fits, other)
-        better = other.bound > state.fit.bound + _CLEARLY_BETTER_NATS
+        better = other.bound > state.fit.bound + _MIN_BETTER_NATS
         modes = separate_lanes(fits, context.target, context.data)
         restarts = other if better else state.restarts
         return replace(state, fits=fits, restarts=restarts, modes=tuple(modes))
@@ -93,7 +93,7 @@ class LineSearches(Stage):
         places: Float[np.ndarray, "some dim"],
         key: Key[Array, ""],
     ) -> Fit | None:
-        """Restarts at the places, in turn; None where the density has no gradient at any."""
+        """Run restarts from these points; None if the density or gradient is not finite at any."""
         num, dim = state.fit.num_restarts, context.target.dim
         start = Unconstrained(jnp.asarray(np.resize(places, (num, dim))))
         request = replace(context.request, key=key, start=start, start_scale=1.0)
@@ -107,7 +107,7 @@ def _note(places: Float[np.ndarray, "some dim"], fit: Fit) -> str:
 
 
 def _places(key: Key[Array, ""], fit: Fit) -> Float[np.ndarray, "some dim"]:
-    """Where the density rises again on lines from the mean, as many places as restarts at most."""
+    """Points on lines from the mean where the density rises again, at most one a restart."""
     phi = fit.lane(fit.best).phi
     factor, loc = scale_tril_on_host(phi.log_diag, phi.lower), np.asarray(phi.loc)
     return peaks_on_lines(key, fit.setup.target, loc, factor, fit.data, fit.num_restarts)
@@ -121,14 +121,14 @@ def peaks_on_lines(
     data: Data,
     max_places: int,
 ) -> Float[np.ndarray, "some dim"]:
-    """Highest points of rises on lines from a Gaussian's mean, at most so many, best first.
+    """Highest points of rises on lines from a Gaussian's mean, best first, at most `max_places`.
 
-    Of two modes of one width M sds apart, a line within 45 degrees of the other's direction comes
-    to where the density rises towards it: in one dimension half of all lines, in three a seventh,
-    in ten one in 300. A banana makes rises, too: they are places to start from, no more.
+    Of two modes of one width M sds apart, a line within 45 degrees of the other's direction meets
+    a rise of the density towards it: in one dimension half of all lines, in three a seventh,
+    in ten one in 300. A banana-shaped density makes rises, too: they are starts, not modes.
     """
     dtype, dim = loc.dtype, loc.size
-    num = _FEW_LINES if dim <= _FEW_LINES_MAX_DIM else _MANY_LINES
+    num = _NUM_LINES_IN_LOW_DIM if dim <= _LOW_MAX_DIM else _NUM_LINES_IN_HIGH_DIM
     directions = generator_of(key).normal(size=(num // 2, dim))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     radii = np.geomspace(_NEAREST_SD, _FARTHEST_SD, _NUM_RADII)

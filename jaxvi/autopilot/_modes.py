@@ -1,8 +1,8 @@
-"""Stage `modes`: restarts at separate modes become a mixture.
+"""Stage `modes`: a mixture of the Gaussians at separate modes.
 
-Looks at all restarts, and applies before q has been changed. It leaves which lanes are at separate
-modes of comparable mass and, where there are several, a mixture of their Gaussians as q, with
-shares by their bounds.
+It applies to the restarts while q is their best lane's. It sets which lanes are at separate modes
+of comparable mass and, if there are several, a mixture of their Gaussians as q, with weights by
+their bounds.
 """
 
 from dataclasses import dataclass, replace
@@ -20,17 +20,17 @@ from jaxvi.families import Mixture
 
 @dataclass(frozen=True)
 class Modes(Stage):
-    """A mixture of the lanes at separate modes of comparable mass, where there are some."""
+    """A mixture of the lanes at separate modes of comparable mass, if there are several."""
 
     name: ClassVar[str] = "modes"
     is_brief: ClassVar[bool] = True
 
     def applies(self, state: State) -> bool:
-        """Where restarts have ended, and q is the best lane's."""
+        """Whether restarts have ended and q is the best lane's."""
         return state.usable and not state.fit.interrupted and state.q is None
 
     def run(self, context: Context, state: State) -> State:
-        """Find separate modes, unless they are known, and join them."""
+        """Find separate modes, unless they are known, and make a mixture of them."""
         modes = state.modes or tuple(separate_lanes(state.fits, context.target, context.data))
         state = replace(state, modes=modes)
         if len(modes) == 1:

@@ -1,8 +1,7 @@
 """Stage `nested_laplace`: hyperparameters by importance sampling, latents by Laplace's method.
 
-Looks at a dense Gaussian whose weights are poor, and applies where nothing has replaced it. Where
-few coordinates set the curvature in others, it leaves the nested Laplace approximation as q, with
-its weights and draws.
+It applies if q is a dense Gaussian with poor weights. If few coordinates set the curvature in
+others, it sets the nested Laplace approximation as q, with its weights and draws.
 """
 
 from dataclasses import dataclass
@@ -21,15 +20,15 @@ from jaxvi.families import FullRank
 from jaxvi.hierarchical import Nested, NestedLaplace, find_hyperparameters, nested_laplace
 from jaxvi.results import CorrectedDraws
 
-_MIN_VALUES_RELATIVE_ESS = 0.1  # of values of hyperparameters, below which they tell nothing
+_MIN_VALUES_RELATIVE_ESS = 0.1  # of values of hyperparameters; below it they are of no use
 
 
 @dataclass(frozen=True)
 class NestedLaplaceStage(Stage):
-    """The nested Laplace approximation, where few coordinates set scales and it serves.
+    """The nested Laplace approximation, if few coordinates set the scales of others.
 
-    It is left where its bound is clearly below the Gaussian's, as where the density has kinks, and
-    where a flow would do better than weights so uneven.
+    It is not taken if its bound is clearly below the Gaussian's, as for a density with kinks, or
+    if its weights are uneven and a flow can follow.
 
     Args:
         min_relative_ess: of q's weights, below which it is tried.
@@ -46,14 +45,14 @@ class NestedLaplaceStage(Stage):
     flow_max_dim: int = 30
 
     def applies(self, state: State) -> bool:
-        """Where a Gaussian is q, and its weights are poor."""
+        """Whether q is a dense Gaussian with poor weights."""
         if not is_poor(state, self.min_relative_ess, self.even_if_vouched) or state.q is not None:
             return False
         setup = state.fit.setup
         return isinstance(setup.family, FullRank) and setup.target.dim <= self.max_dim
 
     def run(self, context: Context, state: State) -> State:
-        """Find hyperparameters; approximate, weigh, and take or leave what comes of it."""
+        """Find hyperparameters, approximate, and take the approximation if it is good enough."""
         gauss = state.fit
         key_search, key_fit = jax.random.split(context.key(self.name))
         phi = gauss.lane(gauss.best).phi
@@ -80,13 +79,13 @@ class NestedLaplaceStage(Stage):
         if not taken:
             return state
         q = Approximation(context.target, NestedLaplace(context.target), nested.phi)
-        # these draws are at hand, and dear to make again
+        # these draws exist already, and new ones are costly
         draws = CorrectedDraws(on_device(weights.z), None, "q")
         return state.with_q(q, weights, nested=nested, draws=draws)
 
 
 def _given(context: Context, hyperparameters: Int[np.ndarray, "hyperparameters"]) -> str:
-    """Names of the hyperparameters, for the log."""
+    """A note for the log: names of the hyperparameters."""
     names = context.target.coordinate_names()
     some = [names[i] for i in hyperparameters]
     return "given " + ", ".join(some[:3]) + (", ..." if len(some) > 3 else "")

@@ -1,8 +1,8 @@
-"""Stage `noncentering`: a Gaussian in coordinates from which scales are taken out.
+"""Stage `noncentering`: a Gaussian in non-centred coordinates.
 
-Looks at a dense Gaussian whose weights are poor, and applies where nothing has replaced it. Where
-coordinates set the scales of others, a Gaussian is fitted in non-centred coordinates. It leaves the
-names of these hyperparameters and, where it fits no worse, that Gaussian as q.
+It applies if q is a dense Gaussian with poor weights. If hyperparameters set the scales of other
+coordinates, a Gaussian is fitted in non-centred coordinates. It sets the names of these
+hyperparameters and, if the new Gaussian fits no worse, that one as q.
 """
 
 import math
@@ -25,7 +25,7 @@ from jaxvi.target import pullback
 
 @dataclass(frozen=True)
 class NoncenteringStage(Stage):
-    """A Gaussian where the scales are taken out that hyperparameters set, if any do.
+    """A Gaussian in non-centred coordinates, if hyperparameters set the scales of others.
 
     Args:
         min_relative_ess: of q's weights, below which it is tried.
@@ -40,12 +40,12 @@ class NoncenteringStage(Stage):
     chains_follow: bool = True
 
     def applies(self, state: State) -> bool:
-        """Where a Gaussian is q, and its weights are poor."""
+        """Whether q is a dense Gaussian with poor weights."""
         poor = is_poor(state, self.min_relative_ess, self.even_if_vouched)
         return poor and state.q is None and isinstance(state.fit.setup.family, FullRank)
 
     def run(self, context: Context, state: State) -> State:
-        """Find what sets scales, fit, and take the fit where it is no worse."""
+        """Find hyperparameters, fit in non-centred coordinates, take the fit if it is no worse."""
         gauss = state.fit
         key_search, key_fit = jax.random.split(context.key(self.name))
         phi = gauss.lane(gauss.best).phi
@@ -58,7 +58,7 @@ class NoncenteringStage(Stage):
         note = f"{', '.join(names[:3])} set the scales of {dependents} coordinates"
         context.record(self.name, gauss, note)
         fit = self._fit(context, gauss, params, key_fit)
-        if fit is None:  # the funnel is there all the same
+        if fit is None:  # the posterior is a funnel all the same
             return replace(state, hyperparameters=names, checked=False, errors=None, draws=None)
         state = replace(state, interrupted=state.interrupted or fit.interrupted)
         is_funnel = fit.bound >= gauss.bound - MAX_BOUND_LOSS_NATS
@@ -68,7 +68,7 @@ class NoncenteringStage(Stage):
     def _fit(
         self, context: Context, gauss: Fit, params: NoncenteringParams, key: Key[Array, ""]
     ) -> Fit | None:
-        """A Gaussian of the target pulled back; None where it is unusable."""
+        """A Gaussian fitted to the target in non-centred coordinates; None if the fit failed."""
         bijector, target = Noncentering(), gauss.setup.target
         fit = context.fit(
             key,

@@ -1,4 +1,4 @@
-"""The default call: a loop over stages, and the fit that comes of the last state."""
+"""The default call: runs a sequence of stages, and makes a `Fit` of the last state."""
 
 import time
 from dataclasses import replace
@@ -22,7 +22,7 @@ def run_stages(
     progress: bool | Reporter | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> Fit:
-    """Run the stages of a request, as far as they apply and there is time.
+    """Run those stages of a request that apply, while there is time.
 
     Raises:
         TypeError, ValueError: data or starts that don't fit the target, or a log density that is
@@ -41,7 +41,7 @@ def run_stages(
 
 
 def _loop(context: Context, state: State) -> State:
-    """Stages in their order; an interrupt keeps what there was before the stage that it met."""
+    """Run stages in order; an interrupt in one of them keeps the state from before it."""
     for stage in context.stages:
         if not stage.applies(state):
             continue
@@ -58,7 +58,7 @@ def _loop(context: Context, state: State) -> State:
 
 
 def _outcome(state: State) -> Fit:
-    """The fit of the last state, with what was found of it."""
+    """The fit of the last state, with its draws and findings."""
     if state.restarts is None:
         raise RuntimeError(
             "stages: expected one that gives restarts, such as jaxvi.autopilot.Gaussian(); got "
@@ -72,9 +72,9 @@ def _outcome(state: State) -> Fit:
 
 
 def _findings(state: State, fit: Fit) -> Findings:
-    """What the stages saw, for the verdict."""
+    """The findings of all stages, from which the verdict follows."""
     found = findings_of(state.fit, state.weights)
-    # where q is not the Gaussian any more, whether Gaussians agree says nothing of it
+    # if q is not the restarts' Gaussian, their agreement says nothing about it
     rhat = moments_rhat(fit) if state.q is None else 1.0
     changes: dict[str, Any] = {"modes": state.num_modes, "rhat": rhat}
     if state.nested is not None:

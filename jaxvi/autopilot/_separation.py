@@ -1,4 +1,4 @@
-"""Whether Gaussian restarts ended at separate modes, and how well those at one mode agree."""
+"""Separate modes among Gaussian restarts, and how well restarts at one mode agree (R-hat)."""
 
 import math
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ _MIN_SEPARATION_SD = 4.0  # between the means of separate modes, along the line 
 _MAX_DENSE_COVARIANCE_DIM = 500
 _MAX_MODE_GAP_NATS = math.log(100.0)  # between modes that both matter
 _MAX_MODES = 20
-_MAX_BOUND_MCSE_NATS = 1.0  # with which a bound still says what its mode weighs
+_MAX_BOUND_MCSE_NATS = 1.0  # of a bound that is precise enough to give its mode's mass
 _LINE_POINTS, _MIN_DIP_NATS = 17, 1.0  # points from mode to mode, and the dip between them
 
 
 def moments_rhat(fit: Fit) -> float:
-    """R-hat of restarts, as if lanes at the best optimum were chains: the worst coordinate's.
+    """R-hat over lanes at the best optimum, treated as chains; the largest over coordinates.
 
     sqrt(1 + B / W), where B is the variance of their means, W the mean of their variances; and
     the same of log sds.
@@ -91,14 +91,14 @@ def separate_lanes(fits: Sequence[Fit], target: Target, data: Data) -> list[tupl
 
 
 def lower_separation(setup: Setup, phis: Any, data: Data, values: bool = True) -> list[Lowering]:
-    """The programs that compare lanes, and with `values` the density's; `phis` are shapes."""
+    """Programs that compare lanes and, with `values`, evaluate the density; `phis` are shapes."""
     z = jax.ShapeDtypeStruct((BLOCK_ROWS, setup.target.dim), jax.tree.leaves(phis)[0].dtype)
     places = partial(_places.lower, phis, family=setup.family)
     return [places, partial(values_of_block.lower, setup.target, z, data)] if values else [places]
 
 
 def _distance(step: Float[np.ndarray, "dim"], spread: Float[np.ndarray, "..."]) -> float:
-    """Mahalanobis distance; infinite, so that the line decides, where the covariance is broken."""
+    """Mahalanobis distance of two means; infinite if the covariance is not positive definite."""
     try:
         across = np.linalg.solve(spread, step) if spread.ndim == 2 else step / spread
     except np.linalg.LinAlgError:
@@ -114,7 +114,7 @@ def _dips(
     dtype: np.dtype,
     data: Data,
 ) -> bool:
-    """Whether the log density dips on the line between two means."""
+    """Whether the log density is lower by a nat between two means than at both of them."""
     share = np.linspace(0.0, 1.0, _LINE_POINTS)[:, None]
     line = (one * (1.0 - share) + other * share).astype(dtype)
     values = values_of(target, line, data)
@@ -124,7 +124,7 @@ def _dips(
 
 @light_jit(ONCE, static_argnames="family")
 def _places(phis: Phi, *, family: Family) -> tuple[Array, Array]:
-    """Means of all lanes with covariances, or with variances where there are none."""
+    """Means of all lanes with their covariances, or variances if these are unknown or large."""
     assert isinstance(family, HasMoments)
     mean, variance = jax.vmap(family.moments)(phis)
     if isinstance(family, HasCovariance) and mean.shape[-1] <= _MAX_DENSE_COVARIANCE_DIM:

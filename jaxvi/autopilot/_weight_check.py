@@ -1,8 +1,8 @@
-"""Stage `weight_check`: whether importance weights vouch for the draws, and for which.
+"""Stage `weight_check`: whether importance weights vouch for q's draws or for weighted ones.
 
-Looks at q and its weights, and applies once for each q. Weights see only where q's draws fall:
-unless they are nearly uniform, a heavy-tailed proposal about q must see the same. Where weights can
-tell, it leaves the errors that the draws may have, and weighted draws where these are better.
+It applies once for each q. Weights see only where q's draws fall: unless they are nearly uniform,
+a heavy-tailed proposal about q must agree. If weights are good enough, it sets the errors that the
+draws may have, and weighted draws if these are better.
 """
 
 from dataclasses import dataclass, replace
@@ -24,21 +24,21 @@ from jaxvi.families import Transformed
 from jaxvi.hierarchical import Nested
 from jaxvi.results import CorrectedDraws, errors_of
 
-_EXACT_RELATIVE_ESS = 0.99  # of a q that has no tails to look for
+_EXACT_RELATIVE_ESS = 0.99  # of a q whose tails need no check
 _QUADRATIC_RELATIVE_ESS = 0.999  # of draws of a log density that is quadratic in the latents
 _MIN_VALUES_RELATIVE_ESS = 0.5  # of values of hyperparameters
 _MIN_HEAVY_RELATIVE_ESS = 0.75  # of heavy-tailed draws, where q's own weights are not uniform
-_GOOD_KHAT = 0.5  # of q's own draws; of heavy-tailed ones, where q's own are above it
+_STRICT_KHAT_LIMIT = 0.5  # of heavy-tailed draws, if q's own k-hat is above it
 _MAX_BAD_SHARE = 0.01  # of heavy-tailed draws, at which the log density is not finite
-_UNCLEAR_SE = 2.0  # standard errors of a drift below which nothing is seen
+_MIN_DRIFT_SE = 2.0  # of a drift that counts
 
 
 @dataclass(frozen=True)
 class WeightCheck(Stage):
-    """Whether weights, of q's draws or of heavy-tailed ones, say how far the draws are off.
+    """Errors of q's draws by importance weights, its own or those of heavy-tailed draws.
 
     Args:
-        heavy_max_dim: largest dimension in which heavy-tailed draws are of use.
+        heavy_max_dim: largest dimension in which heavy-tailed draws are tried.
     """
 
     name: ClassVar[str] = "weight_check"
@@ -47,17 +47,17 @@ class WeightCheck(Stage):
     heavy_max_dim: int = 30
 
     def applies(self, state: State) -> bool:
-        """Where q has weights, and nobody has asked."""
+        """Whether q has weights that have not been checked."""
         return state.weights is not None and not state.checked
 
     def run(self, context: Context, state: State) -> State:
-        """Ask q's own weights; where they can't tell alone, those of heavy-tailed draws."""
+        """Check q's own weights and, if they don't suffice, those of heavy-tailed draws."""
         weights = state.weights
         assert weights is not None
         q, state = state.fit.q, replace(state, checked=True)
         if state.nested is not None:
             return _by_nested_weights(state, state.nested)
-        # the neck of a funnel is too narrow to be met by draws, but in coordinates where it is none
+        # draws miss the narrow neck of a funnel, unless q is in non-centred coordinates
         in_funnel = bool(state.hyperparameters) and not isinstance(q.family, Transformed)
         if weights.bad_share or in_funnel:
             return state
@@ -72,49 +72,49 @@ class WeightCheck(Stage):
         return self._by_heavy_tails(context, state, weights)
 
     def _by_heavy_tails(self, context: Context, state: State, weights: ImportanceWeights) -> State:
-        """What draws of q with heavier tails see, where these can tell."""
+        """Check by heavy-tailed draws, and take them if they are better than q's."""
         q = state.fit.q
         at = (context.key(self.name), context.target, q.family, q.phi, context.data)
         heavy = importance_weights(*at, num_batches=state.num_batches, heavy_tailed=True)
         note = f"heavy-tailed draws: relative effective sample size {percent(heavy.relative_ess)}"
         context.record(self.name, weights, note, khat=heavy.khat)
-        if not can_tell(weights, heavy):
+        if not may_replace(weights, heavy):
             return state
         drift = drift_from(weights, heavy)
         if (
             weights.relative_ess >= UNIFORM_RELATIVE_ESS
-            and max(drift.at_least(_UNCLEAR_SE)) < MAX_NEGLIGIBLE_DRIFT_SD
+            and max(drift.at_least(_MIN_DRIFT_SE)) < MAX_NEGLIGIBLE_DRIFT_SD
         ):
             return replace(state, errors=errors_of(drift, "weights"), draws=None)
         errors = errors_of(heavy.error, "weights")
         return replace(state, errors=errors, draws=weighted_draws(heavy))
 
 
-def can_tell(weights: ImportanceWeights, heavy: ImportanceWeights) -> bool:
+def may_replace(weights: ImportanceWeights, heavy: ImportanceWeights) -> bool:
     """Whether heavy-tailed draws may replace q's.
 
     The limit is lower if q's own weights are nearly uniform, stricter if q's k-hat exceeds 0.5:
     both have then seen the same tail.
     """
     uniform = weights.relative_ess >= UNIFORM_RELATIVE_ESS
-    limit = heavy.khat_limit if weights.khat <= _GOOD_KHAT else _GOOD_KHAT
+    limit = heavy.khat_limit if weights.khat <= _STRICT_KHAT_LIMIT else _STRICT_KHAT_LIMIT
     enough = heavy.relative_ess >= (MIN_RELATIVE_ESS if uniform else _MIN_HEAVY_RELATIVE_ESS)
-    # so far out densities may overflow, which is for these draws to see and not for q's
+    # densities may overflow far out, where only heavy-tailed draws reach
     return enough and heavy.khat <= limit and heavy.bad_share < _MAX_BAD_SHARE
 
 
 def _by_weights(state: State, weights: ImportanceWeights) -> State:
-    """Plain draws where weights would change nothing that matters, else weighted ones."""
+    """Keep q's draws if weights hardly move the moments, else take weighted ones."""
     if is_small(weights.drift):
         return replace(state, errors=errors_of(weights.drift, "weights"), draws=None)
     return replace(state, errors=errors_of(weights.error, "weights"), draws=weighted_draws(weights))
 
 
 def _by_nested_weights(state: State, nested: Nested) -> State:
-    """Draws of a nested Laplace approximation that is exact but for so many values.
+    """Take draws of a nested Laplace approximation if its weights show that it is exact.
 
-    Where log p is quadratic in the latents, weights are uniform wherever the hyperparameters are.
-    Where it isn't, weights see only where the conditionals have mass, and chains had better look.
+    If log p is quadratic in the latents, weights are uniform whatever the hyperparameters.
+    If not, weights see only where the conditionals have mass, and chains have to check.
     """
     weights, values = nested.weighed, nested.of_values
     quadratic = weights.relative_ess >= _QUADRATIC_RELATIVE_ESS and weights.bad_share == 0.0
@@ -124,5 +124,5 @@ def _by_nested_weights(state: State, nested: Nested) -> State:
 
 
 def weighted_draws(weights: ImportanceWeights) -> CorrectedDraws:
-    """Draws with their weights, to hand out."""
+    """Weighted draws, as corrected draws of the fit."""
     return CorrectedDraws(on_device(weights.z), on_device(weights.log_weights), "weights")

@@ -1,7 +1,7 @@
 """Stage `weights`: importance weights of q against the log density.
 
-Looks at q, and applies until q has weights. It leaves them: their k-hat, their relative effective
-sample size, and how much weighting moves the moments.
+It applies while q has no weights. It sets them: their k-hat, their relative effective sample size,
+and how much weighting moves the moments.
 """
 
 from dataclasses import dataclass, replace
@@ -19,11 +19,11 @@ class Weights(Stage):
     is_brief: ClassVar[bool] = True
 
     def applies(self, state: State) -> bool:
-        """Where restarts have ended and q has no weights."""
+        """Whether restarts have ended and q has no weights."""
         return state.usable and not state.fit.interrupted and state.weights is None
 
     def run(self, context: Context, state: State) -> State:
-        """Draw from q and weigh the draws."""
+        """Draw from q and compute the importance weights of the draws."""
         q = state.fit.q
         at = (context.key(self.name), context.target, q.family, q.phi, context.data)
         weights = importance_weights(*at, num_batches=state.fit.num_restarts)

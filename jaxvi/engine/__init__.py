@@ -1,4 +1,4 @@
-"""The pieces that `jaxvi.run` is made of, for a loop of your own.
+"""The pieces of `jaxvi.run` (setup, lane, noise, blocks of steps), for a loop of your own.
 
 `make_setup` puts target, family, objective, solver and noise together, `begin_lane` makes a
 restart's first state, `block_noise` the noise of a block of steps. A block is then either

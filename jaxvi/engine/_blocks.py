@@ -1,4 +1,4 @@
-"""One block of steps: its noise, its trace, and all of it at once."""
+"""One block of steps: its noise, its trace for the solver's review, and the block itself."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
@@ -11,14 +11,14 @@ from jaxvi.solvers import BlockTrace
 def block_noise(
     key: Key[Array, ""], setup: Setup, step: int | Int[Array, ""], dtype: jnp.dtype
 ) -> Float[Array, "steps draws noise"]:
-    """The noise of the block of steps that begins with `step`, a row a step.
+    """The noise of the block of steps that begins at `step`, one row a step.
 
     There are `solver.block_steps` of them, fewer, but at least 8, where they would hold more than
     2^20 numbers. Noise is drawn ahead of the steps because XLA may evaluate a generator inside a
     differentiated step many times over.
 
     Args:
-        key: that of the noise, `noise_key(key, setup)` for a run's; any other will do.
+        key: a random key; `noise_key(key, setup)` gives the noise of a run.
         setup: the parts.
         step: number of the block's first step, counted from the start of the run.
         dtype: that of phi, `target.dtype(data)`.
@@ -37,7 +37,7 @@ def block_trace(
     step: int | Int[Array, ""],
     data: Data = None,
 ) -> BlockTrace:
-    """What a solver's `review` takes after a block of steps, one for each row of `noise`.
+    """What a solver's `review` takes after a block of steps, one step for each row of `noise`.
 
     `trace.failed` is False: where you undo a block, pass `trace._replace(failed=True)`.
 
@@ -65,12 +65,12 @@ def block_trace(
 def run_block(
     setup: Setup, lane: Lane, noise: Float[Array, "steps draws noise"], data: Data = None
 ) -> Lane:
-    """A step of the lane for each row of `noise`, then the solver's review.
+    """Take a step of the lane for each row of `noise`, then let the solver review.
 
     Where the block's mean bound or anything in the state is not finite, or the bound falls far
-    below the lane's first one, the state from before the block comes back and the solver is told.
-    A lane whose status is not `RUNNING` comes back unchanged. `lane.bound` is the mean bound over
-    the last good block, in nats.
+    below the lane's first one, the state from before the block is returned and the solver's review
+    is told that the block failed. A lane whose status is not `RUNNING` is returned unchanged.
+    `lane.bound` is the mean bound over the last good block, in nats.
 
     Args:
         setup: the parts.

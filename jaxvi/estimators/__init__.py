@@ -1,4 +1,4 @@
-"""scikit-learn's estimators, compiled and batched over restarts."""
+"""Estimators with scikit-learn's interface, compiled and batched over restarts."""
 
 from jaxvi.estimators._bayesian_mixture import BayesianGaussianMixture
 

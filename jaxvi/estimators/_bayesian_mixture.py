@@ -1,4 +1,4 @@
-"""scikit-learn's Bayesian Gaussian mixture, compiled and batched over restarts."""
+"""Variational Bayesian Gaussian mixture with scikit-learn's interface, batched over restarts."""
 
 import contextlib
 import warnings
@@ -21,11 +21,11 @@ from jaxvi.diagnostics import agreement
 from jaxvi.estimators import _streaming
 from jaxvi.estimators._coordinate_ascent import Ascended, ascend, in_groups, labels, log_joint
 from jaxvi.estimators._initialisation import Starter
-from jaxvi.estimators._row_layout import Layout, as_data, in_blocks, layout, scatter
+from jaxvi.estimators._row_layout import Layout, as_data, layout, padded_blocks, scatter
 from jaxvi.models import ConjugateGaussianMixture, MixtureData, MixturePhi, MixturePrior
 
 _FLOATS = (np.float64, np.float32)
-_AT_ONCE = 2**26  # numbers that all lanes of a batch may take together
+_MAX_BATCH_NUMBERS = 2**26  # that all lanes of a batch hold together
 
 
 class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
@@ -211,7 +211,7 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
             super()._checkcovariance_prior_parameter(X)
             return
         matrix = self.covariance_type in ("full", "tied")
-        found = scatter(X, whole=matrix) / max(len(X) - 1, 1)
+        found = scatter(X, full=matrix) / max(len(X) - 1, 1)
         self.covariance_prior_ = found.mean() if self.covariance_type == "spherical" else found
 
     def _layout(self, x: Float[np.ndarray, "rows dim"]) -> Layout:
@@ -260,7 +260,7 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
     def _usual_lanes(self, data: MixtureData) -> int:
         _, dim, rows = data.x.shape
         each = self.n_components * (rows + dim * dim)
-        return max(1, _AT_ONCE // each)
+        return max(1, _MAX_BATCH_NUMBERS // each)
 
     def _keep(self, run: Ascended, centre: Float[np.ndarray, "dim"], dtype: Any) -> None:
         """Set the fitted attributes to those of the best restart."""
@@ -272,7 +272,7 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
                 f"be the cause): try fewer components, a larger reg_covar, other units{better}."
             )
         best = run.best if self.max_iter > 0 else len(run.bounds) - 1
-        _tell(self, run)
+        _print_progress(self, run)
         self._set_phi(run.phi(best), centre, dtype)
         self.converged_ = bool(run.status[best] == Status.CONVERGED)
         self.n_iter_ = int(run.steps[best])
@@ -329,13 +329,13 @@ class BayesianGaussianMixture(sklearn.mixture.BayesianGaussianMixture):
         centre = np.asarray(self.weights_ @ self.means_, dtype)
         place = self._layout(x)
         with self._place(dtype):
-            blocks = in_blocks(x - centre[None], place)
+            blocks = padded_blocks(x - centre[None], place)
             found = log_joint(self._phi(centre, dtype), jnp.asarray(blocks), model=self._model)
         found = np.asarray(found).transpose(0, 2, 1).reshape(-1, self.n_components)
         return found[: len(x)]
 
 
-def _tell(mixture: BayesianGaussianMixture, run: Ascended) -> None:
+def _print_progress(mixture: BayesianGaussianMixture, run: Ascended) -> None:
     """Print what scikit-learn does, after all restarts; times are shares of the whole run."""
     if not mixture.verbose:
         return

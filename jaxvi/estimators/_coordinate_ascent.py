@@ -1,4 +1,4 @@
-"""Coordinate ascent of many restarts of a mixture: lanes of the engine's own loop."""
+"""Coordinate ascent on a mixture's bound, many restarts as lanes of the engine's loop."""
 
 import math
 import os
@@ -30,13 +30,13 @@ from jaxvi._status import Status
 from jaxvi.models import ConjugateGaussianMixture, MixtureData, MixturePhi, Sums
 from jaxvi.solvers import Ascent, CoordinateAscent
 
-_ROWS = 128  # of history that a program keeps
-_LEAST_LANES, _MOST_LANES = 4, 32  # of a thread at a time
-_CHUNK = 2e10  # products of a chunk, about a second of two cores
+_TRACE_ROWS = 128  # of bounds, one a step, that one call of the program records
+_MIN_THREAD_LANES, _MAX_THREAD_LANES = 4, 32  # that a thread runs together
+_CHUNK_PRODUCTS = 2e10  # multiplications of a chunk, about a second of two cores
 
 
 class Ascended(NamedTuple):
-    """Restarts at their ends. `trace` has every restart's bound after every step, else NaN."""
+    """The outcome of all restarts; `trace` has the bound after every step, NaN after the last."""
 
     phis: Any  # a `MixturePhi` of NumPy arrays
     bounds: Float[np.ndarray, "lanes"]
@@ -48,15 +48,15 @@ class Ascended(NamedTuple):
 
     @property
     def best(self) -> int:
-        """The largest bound; the first of equals."""
+        """The restart with the largest bound; the first of equals."""
         return int(np.argmax(np.where(np.isfinite(self.bounds), self.bounds, -np.inf)))
 
     def phi(self, lane: int) -> Any:
-        """One restart's."""
+        """The variational parameters of one restart."""
         return jax.tree.map(lambda leaf: leaf[lane], self.phis)
 
     def first(self, num: int) -> "Ascended":
-        """The first `num` restarts alone."""
+        """The outcome of the first `num` restarts only."""
         return self._replace(
             phis=jax.tree.map(lambda leaf: leaf[:num], self.phis),
             bounds=self.bounds[:num],
@@ -75,21 +75,21 @@ def ascend(
     tolerance: float,
     max_steps: int,
 ) -> Ascended:
-    """All lanes from `phis`, whose `bounds` are known where a run goes on, until they end.
+    """Run coordinate ascent of all lanes from `phis`; `bounds` are theirs if a run is continued.
 
-    On a CPU small lanes are dealt to threads: XLA would run them on one core.
+    On a CPU lanes are dealt out to threads, since XLA would run small ones on one core.
     """
     given = Ascent(data, np.asarray(tolerance, data.x.dtype))  # type: ignore[arg-type]
     setup = ConjugateSetup(model, CoordinateAscent())
     num = len(phis.means)
-    hands = max(1, min(_cores(data), num // _LEAST_LANES)) if bounds is None else 1
+    num_threads = max(1, min(_cores(data), num // _MIN_THREAD_LANES)) if bounds is None else 1
     with interrupts() as interrupted:
-        if hands == 1:
+        if num_threads == 1:
             lanes = _start(phis, bounds, np.ones(num, bool), given, setup=setup)
             return _run(lanes, given, setup, max_steps, interrupted)
-        # equal numbers, so that one program serves all: a lane too many never starts; not too
-        # many, so that few wait for the slowest of them
-        each = min(-(-num // hands), _MOST_LANES)
+        # groups of equal size, so that one program serves all: padding lanes never start. Groups
+        # are small, so that few lanes wait for the slowest of them
+        each = min(-(-num // num_threads), _MAX_THREAD_LANES)
         places = np.arange(-(-num // each) * each)
         phis = jax.tree.map(lambda leaf: np.asarray(leaf)[np.minimum(places, num - 1)], phis)
         lanes = jax.tree.map(np.asarray, _start(phis, None, places < num, given, setup=setup))
@@ -105,13 +105,13 @@ def ascend(
                 return _run(deal, given, setup, max_steps, interrupted)
 
         began = time.perf_counter()
-        with ThreadPoolExecutor(hands) as pool:
+        with ThreadPoolExecutor(num_threads) as pool:
             joined = _joined(list(pool.map(work, deals)))
         return joined.first(num)._replace(seconds=time.perf_counter() - began)
 
 
 def _cores(data: MixtureData) -> int:
-    """Threads that run programs side by side."""
+    """Number of threads that can run programs in parallel."""
     (device,) = data.x.devices()
     return (os.cpu_count() or 1) if device.platform == "cpu" else 1
 
@@ -119,7 +119,7 @@ def _cores(data: MixtureData) -> int:
 def _run(
     lanes: Lane, given: Ascent, setup: ConjugateSetup, max_steps: int, stop: threading.Event
 ) -> Ascended:
-    """Chunks until all lanes have ended, a limit, or an interrupt."""
+    """Run chunks until all lanes have ended, the step limit, or an interrupt."""
     began = time.perf_counter()
     ascent = _AscentLanes(lanes, given, setup, max_steps)
     drive(ascent, stop, until=math.inf)
@@ -127,7 +127,7 @@ def _run(
 
 
 class _AscentLanes:
-    """Lanes of a coordinate ascent, for the host loop; scikit-learn wants every step's bound."""
+    """Lanes of a coordinate ascent, as work for the host loop; it records every step's bound."""
 
     def __init__(self, lanes: Lane, given: Ascent, setup: ConjugateSetup, max_steps: int) -> None:
         self._lanes, self._given, self._setup, self._max_steps = lanes, given, setup, max_steps
@@ -141,10 +141,10 @@ class _AscentLanes:
         return self._step < self._max_steps and (some or self._step == 0)
 
     def settle(self) -> None:
-        """Lanes that run together need nothing between two chunks."""
+        """Do nothing: all restarts have a lane from the start."""
 
     def advance(self) -> bool:
-        """A chunk of all lanes."""
+        """Advance all lanes by a chunk."""
         goal = min(self._step + self._chunk, self._max_steps)
         self._lanes, rows, reached = _advance(
             self._lanes, self._given, self._setup, self._step, goal
@@ -154,11 +154,11 @@ class _AscentLanes:
         return True
 
     def agree(self, stop: bool, save: bool) -> tuple[bool, bool]:
-        """There is one process."""
+        """With one process, what it asks for."""
         return stop, save
 
     def progress(self, seconds: float) -> Progress:
-        """Where the ascent stands."""
+        """Steps, running lanes and the best bound so far."""
         status, bounds = np.asarray(self._lanes.status), np.asarray(self._lanes.bound)
         running = int((status == Status.RUNNING).sum())
         best = float(np.max(bounds[np.isfinite(bounds)], initial=-math.inf))
@@ -174,7 +174,7 @@ class _AscentLanes:
         return np.where(np.arange(len(trace))[:, None] < np.asarray(steps)[None], trace, np.nan)
 
     def outcome(self, seconds: float, interrupted: bool) -> Ascended:
-        """Every restart as far as it has come."""
+        """Parameters, bounds, status and steps of every lane, also of those that were stopped."""
         lanes = self._lanes
         return Ascended(
             jax.tree.map(np.asarray, lanes.state.phi),
@@ -191,23 +191,23 @@ def _advance(
     lanes: Lane, given: Ascent, setup: ConjugateSetup, step: int, goal: int
 ) -> tuple[Lane, Array, Array]:
     return advance_lanes(
-        _no_noise(), lanes, np.int32(step), np.int32(goal), given, setup=setup, rows=_ROWS
+        _no_noise(), lanes, np.int32(step), np.int32(goal), given, setup=setup, rows=_TRACE_ROWS
     )
 
 
 @cache
 def _no_noise() -> Keys:
-    """Steps have none; what lanes are advanced with asks for keys."""
+    """Keys to pass to `advance_lanes`, which coordinate ascent doesn't use."""
     key = jax.random.key(0)
     return Keys(key, key, key)
 
 
 def _steps_of_a_chunk(model: Any, data: MixtureData, lanes: Lane) -> int:
-    """So many that an interrupt is soon seen."""
+    """Number of steps of a chunk, for about a second, so that an interrupt is soon noticed."""
     blocks, dim, rows = data.x.shape
     features = dim * dim if model.covariance_type == "full" else 2 * dim
     each = 4.0 * len(lanes.status) * model.num_components * features * blocks * rows
-    return int(min(max(_CHUNK / each, 1), _ROWS))
+    return int(min(max(_CHUNK_PRODUCTS / each, 1), _TRACE_ROWS))
 
 
 @partial(jax.jit, static_argnames="setup")
@@ -236,7 +236,7 @@ def from_responsibilities(
     *,
     model: ConjugateGaussianMixture,
 ) -> MixturePhi:
-    """Every lane's first global step."""
+    """Every lane's parameters after a first update from its responsibilities."""
 
     def one(shares: Array) -> MixturePhi:
         return first_step(model.given(shares, data), data, centre, model=model)
@@ -248,7 +248,7 @@ def from_responsibilities(
 def first_step(
     sums: Sums, data: MixtureData, centre: Any, *, model: ConjugateGaussianMixture
 ) -> MixturePhi:
-    """Parameters from responsibilities that are given.
+    """Parameters that maximise the bound, from sums weighted by given responsibilities.
 
     Where they don't add up to one by row (as those of a few rows that are drawn), scikit-learn's
     tied scatter depends on the origin: sums of x x^T are over all rows, of x over some.
@@ -270,7 +270,7 @@ def given(
     *,
     model: ConjugateGaussianMixture,
 ) -> Sums:
-    """Sums over some blocks, of which `first` is the first."""
+    """Sufficient statistics of some blocks of rows from block `first` on, by responsibilities."""
     num = len(responsibilities)
     x = jax.lax.dynamic_slice_in_dim(data.x, first, num)
     weight = jax.lax.dynamic_slice_in_dim(data.weight, first, num)
@@ -302,7 +302,7 @@ def in_groups(
     tolerance: float,
     max_steps: int,
 ) -> Ascended:
-    """Restarts, `at_once` lanes at a time; `start(first, number)` gives where some begin."""
+    """Run restarts, `at_once` lanes at a time; `start(first, number)` gives their parameters."""
     groups = []
     for first in range(0, num_lanes, at_once):
         phis = start(first, min(at_once, num_lanes - first))

@@ -13,14 +13,14 @@ from jaxtyping import Array, Float, Int
 
 from jaxvi._types import Scalar
 from jaxvi.estimators._coordinate_ascent import first_step, from_responsibilities, given
-from jaxvi.estimators._row_layout import Layout, in_blocks
+from jaxvi.estimators._row_layout import Layout, padded_blocks
 from jaxvi.models import ConjugateGaussianMixture, MixtureData, MixturePhi
 
-ONE_BY_ONE = 10  # restarts up to which scikit-learn's own k-means is run for each in turn
-_LLOYD_STEPS = 300
-_TOLERANCE = 1e-4  # of k-means: squared movement of the centres, in variances of the data
-_AT_ONCE = 2**22  # numbers of several restarts' responsibilities that are made at once
-_PIECE = 2**19  # numbers of one restart's responsibilities that are made at once
+MAX_RESTARTS_ONE_BY_ONE = 10  # up to which each in turn runs scikit-learn's own k-means
+_MAX_LLOYD_STEPS = 300
+_KMEANS_TOLERANCE = 1e-4  # on the squared movement of the centres, in variances of the data
+_MAX_GROUP_NUMBERS = 2**22  # of several restarts' responsibilities, made together
+_MAX_PIECE_NUMBERS = 2**19  # of one restart's responsibilities, made together
 
 
 class Starter:
@@ -38,22 +38,22 @@ class Starter:
     ) -> None:
         self.model, self.x, self.data, self.init, self.rng = model, x, data, init, rng
         self.centre = jnp.asarray(centre)
-        self.together = num_restarts > ONE_BY_ONE and init in ("kmeans", "k-means++")
+        self.together = num_restarts > MAX_RESTARTS_ONE_BY_ONE and init in ("kmeans", "k-means++")
 
     def __call__(self, first: int, num: int) -> Any:
         """Initial parameters of the next `num` restarts, lanes leading."""
         blocks, _, rows = self.data.x.shape
         components = self.model.num_components
-        some = min(num, max(1, _AT_ONCE // (blocks * rows * components)))
+        some = min(num, max(1, _MAX_GROUP_NUMBERS // (blocks * rows * components)))
         found = []
         for begin in range(0, num, some):
             lanes = min(some, num - begin)
             if self.together:
                 found.append(self._batched(lanes))
-            elif blocks * rows * components > _PIECE:
+            elif blocks * rows * components > _MAX_PIECE_NUMBERS:
                 found.append(self._in_pieces())
             else:
-                found.append(self._first(self._whole(lanes)))
+                found.append(self._first(self._all_responsibilities(lanes)))
         if len(found) == 1:
             return found[0]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
@@ -75,7 +75,9 @@ class Starter:
     def _first(self, shares: Any) -> MixturePhi:
         return from_responsibilities(shares, self.data, self.centre, model=self.model)
 
-    def _whole(self, lanes: int) -> Float[np.ndarray, "lanes blocks components rows"]:
+    def _all_responsibilities(
+        self, lanes: int
+    ) -> Float[np.ndarray, "lanes blocks components rows"]:
         """Initial responsibilities of several restarts, in one array."""
         num, components = len(self.x), self.model.num_components
         blocks, _, rows = self.data.x.shape
@@ -91,12 +93,12 @@ class Starter:
     def _in_pieces(self) -> MixturePhi:
         """Initial parameters of one restart, its responsibilities made in pieces to save memory."""
         rows, components = self.data.x.shape[2], self.model.num_components
-        blocks = max(1, _PIECE // (rows * components))
+        blocks = max(1, _MAX_PIECE_NUMBERS // (rows * components))
         pieces = responsibilities(self.init, self.x, components, self.rng, blocks * rows)
         sums = None
         for number, shares in enumerate(pieces):
             place = Layout(-(-len(shares) // rows), rows)
-            packed = in_blocks(shares, place)
+            packed = padded_blocks(shares, place)
             found = given(packed, self.data, np.int32(number * blocks), model=self.model)
             sums = found if sums is None else sums.plus(found)
         assert sums is not None
@@ -218,7 +220,7 @@ def _lloyd(
     """Labels by Lloyd's algorithm at convergence; an empty component keeps its centre."""
     squares = jnp.sum(x**2, axis=0)
     num = centres.shape[1]
-    still = _TOLERANCE * jnp.sum(squares) / jnp.sum(mass) / x.shape[0]
+    still = _KMEANS_TOLERANCE * jnp.sum(squares) / jnp.sum(mass) / x.shape[0]
 
     def nearest(centres: Array) -> Array:
         return jnp.argmin(_distances(x, squares, centres), axis=0)
@@ -231,7 +233,7 @@ def _lloyd(
         return count + 1, fresh, jnp.sum((fresh - centres) ** 2)
 
     def going(carry: tuple[Array, Array, Array]) -> Array:
-        return (carry[0] < _LLOYD_STEPS) & (carry[2] > still)
+        return (carry[0] < _MAX_LLOYD_STEPS) & (carry[2] > still)
 
     start = (jnp.zeros((), jnp.int32), centres, jnp.full((), jnp.inf, x.dtype))
     return nearest(lax.while_loop(going, step, start)[1])

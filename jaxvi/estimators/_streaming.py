@@ -17,14 +17,14 @@ from jaxvi.models import ConjugateGaussianMixture, MixtureData, MixturePhi, Sums
 
 
 class StreamedSums(NamedTuple):
-    """State kept between two blocks: mean sufficient statistics of a row, centre, rows seen."""
+    """State between two blocks of a stream: mean statistics of a row, centre, rows seen."""
 
     sums: Sums
     centre: Float[np.ndarray, "dim"]
     seen: int
 
 
-class Moments(NamedTuple):
+class RowMoments(NamedTuple):
     """Number, mean and scatter matrix of all rows of an iterable."""
 
     num: int
@@ -89,7 +89,7 @@ def step(mixture: Any, X: Any) -> Any:
     return mixture
 
 
-def _moments(mixture: Any, blocks: Iterator[Any]) -> Moments:
+def _moments(mixture: Any, blocks: Iterator[Any]) -> RowMoments:
     """Moments of all rows, merged block by block as Chan et al. (1983) do."""
     found = None
     for block in blocks:
@@ -103,7 +103,7 @@ def _moments(mixture: Any, blocks: Iterator[Any]) -> Moments:
             total, gap = found.num + num, mean - found.mean
             scatter += found.scatter + np.outer(gap, gap) * (found.num * num / total)
             mean, num = found.mean + gap * (num / total), total
-        found = Moments(num, mean, scatter)
+        found = RowMoments(num, mean, scatter)
     if found is None:
         raise ValueError("expected an iterable of at least one block of rows; it was empty.")
     return found
@@ -171,9 +171,9 @@ def _stochastic_step(
     """A natural gradient step: the mean statistics of a row move towards those of the block."""
     fresh = model.expect(phi, data)
     mixed = jax.tree.map(lambda old, new: old + rate * (new / rows - old), by_row, fresh)
-    whole = jax.tree.map(lambda leaf: total * leaf, mixed)
-    phi = model.maximise(whole, data)
-    return phi, mixed, model.bound(phi, whole, data)
+    sums = jax.tree.map(lambda leaf: total * leaf, mixed)
+    phi = model.maximise(sums, data)
+    return phi, mixed, model.bound(phi, sums, data)
 
 
 @partial(jax.jit, static_argnames="model")

@@ -70,16 +70,16 @@ class _LogProbOfLatents(NamedTuple):
         rows = jnp.broadcast_to(
             self.hyperparameters[None], (len(latents), len(self.hyperparameters))
         )
-        log_p = log_probs(self.target, self.at.whole(rows, latents), self.data)
+        log_p = log_probs(self.target, self.at.joined(rows, latents), self.data)
         return jnp.where(jnp.isfinite(log_p), log_p, -jnp.inf)
 
     def gradient(self, latents: Float[Array, "latents"]) -> Float[Array, "latents"]:
-        z = self.at.whole(self.hyperparameters, latents)[None]
+        z = self.at.joined(self.hyperparameters, latents)[None]
         constant = self.at.fixed.constant(self.target)
         return self.at.rest @ values_and_gradients(constant, z, self.data)[1][0]
 
     def curvature(self, latents: Float[Array, "latents"]) -> _Curvature:
-        z, rest = self.at.whole(self.hyperparameters, latents)[None], self.at.rest
+        z, rest = self.at.joined(self.hyperparameters, latents)[None], self.at.rest
         constant = self.at.fixed.constant(self.target)
         hessian = hessian_products(constant, z, rest[None], self.data)[0] @ rest.T
         matrix = -0.5 * (hessian + hessian.T)

@@ -83,7 +83,7 @@ class NestedLaplace(NormalNoiseFamily):
         hyperparameters = phi.hyperparameters[which]
         found = self._conditional(phi, hyperparameters, phi.modes[which])
         own = noise[1 : 1 + len(found.mode)]
-        z = phi.at.whole(hyperparameters, found.mode + found.scale @ own)
+        z = phi.at.joined(hyperparameters, found.mode + found.scale @ own)
         return z, found.log_prob_at_mode - phi.log_evidence - 0.5 * jnp.sum(own**2)
 
     def log_prob(self, phi: NestedLaplaceParams, z: Float[Array, "dim"]) -> Scalar:

@@ -137,7 +137,7 @@ def _unwhitened(
     noise: Float[Array, "chains latents"],
 ) -> Float[Array, "chains dim"]:
     """z from the hyperparameters and the whitened latents."""
-    return at.whole(hyperparameters, mode + jnp.einsum("cij,cj->ci", scale, noise))
+    return at.joined(hyperparameters, mode + jnp.einsum("cij,cj->ci", scale, noise))
 
 
 def _move_latents(

@@ -72,12 +72,12 @@ class Split(NamedTuple):
     factor: Float[Array, "latents latents"]
     sd: Float[Array, "hyperparameters"]
 
-    def whole(
+    def joined(
         self,
         hyperparameters: Float[Array, "*rows hyperparameters"],
         latents: Float[Array, "*rows latents"],
     ) -> Float[Array, "*rows dim"]:
-        """z with these hyperparameters and latents."""
+        """The points z that these hyperparameters and latents make up."""
         return hyperparameters @ self.pick + latents @ self.rest
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxvi.autopilot._weight_check import can_tell
+from jaxvi.autopilot._weight_check import may_replace
 from jaxvi.diagnostics import Drift, ImportanceWeights
 
 
@@ -46,4 +46,4 @@ GOOD, TAILED, ALIKE, EVEN, POOR = (
 )
 def test_heavier_draws_vouch_by_their_own_weights(own, tails, told):
     """Even ones without a tail; less even where q's own are all alike."""
-    assert can_tell(own, tails) is told
+    assert may_replace(own, tails) is told

@@ -239,7 +239,7 @@ def test_a_falling_bound_is_no_agreement():
 
 def test_wide_noise_makes_blocks_short_and_no_window_shorter(monkeypatch):
     """Where a step's noise is large, blocks have 8 steps; lanes stop as late, and as right."""
-    monkeypatch.setattr(loop, "_NOISE_AHEAD", 1)
+    monkeypatch.setattr(loop, "_MAX_BLOCK_NOISE_NUMBERS", 1)
     setup = Setup(
         jaxvi.Target(two_gaussians, jaxvi.Real((2,))),
         jaxvi.MeanField(init_scale=0.11),  # a setup of its own: programs are shared by equal ones
