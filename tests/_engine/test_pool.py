@@ -150,8 +150,8 @@ def test_ctrl_c_does_the_same():
     assert found.num_restarts < 20
 
 
-@pytest.mark.parametrize("pool", [None, 8])
-def test_a_pool_that_does_not_fit_is_halved(monkeypatch, pool):
+@pytest.mark.parametrize("width", [None, 8])
+def test_a_pool_that_does_not_fit_is_halved(monkeypatch, width):
     """Lanes that a device has no memory for, at the first chunk."""
     real = pool.advance_pool
 
@@ -166,7 +166,7 @@ def test_a_pool_that_does_not_fit_is_halved(monkeypatch, pool):
     monkeypatch.setattr(importlib.import_module("jaxvi._engine.placement"), "advance_lanes", full)
     monkeypatch.setattr(pool, "advance_pool", some)
     with pytest.warns(RuntimeWarning, match="don't fit in memory: they run in a pool of"):
-        found = quick(8 if pool is None else 16, pool=pool)
+        found = quick(8 if width is None else 16, pool=width)
     monkeypatch.undo()
     assert found.pool.width == 4
     together = quick(found.num_restarts)

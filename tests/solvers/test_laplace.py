@@ -210,7 +210,7 @@ def value_and_gradient(problem):
 
 def newton_trace(problem, z, tolerance=1e-22):
     """Every state of Newton's method from z."""
-    step = jax.jit(lambda newton: newton.newton_step(newton, problem, tolerance))
+    step = jax.jit(lambda state: newton.newton_step(state, problem, tolerance))
     state = newton.start_newton(lbfgs.Point(z, *value_and_gradient(problem)(z)))
     states = []
     while bool(newton.unfinished(state)):
