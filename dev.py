@@ -2,7 +2,7 @@
 """Work on jaxvi: one command that makes the environment it needs and runs the rest inside it.
 
     python3 dev.py demo [ARGS]         fit a real data set and draw the result (jaxvi demo)
-    python3 dev.py test [ARGS]         run the tests; ARGS go to pytest
+    python3 dev.py test [ARGS]         run the tests; ARGS go to pytest, --long leaves nothing out
     python3 dev.py check [--fix]       formatting, lint and types; --fix repairs what it can
     python3 dev.py bench NAME [ARGS]   run a benchmark
     python3 dev.py env                 make the environment and print its interpreter
@@ -102,7 +102,9 @@ MOST_WORKERS = 4  # each test worker holds its own copy of JAX and of the progra
 
 def child_environment() -> dict[str, str]:
     """This process's environment with .venv activated and any other one left."""
-    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "__PYVENV_LAUNCHER__")}
+    # without its bytecode every process of a test run would compile the package and JAX anew
+    left = ("PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "__PYVENV_LAUNCHER__")
+    env = {k: v for k, v in os.environ.items() if k not in left}
     env["VIRTUAL_ENV"] = str(VENV)
     env["PATH"] = str(SCRIPTS) + os.pathsep + env.get("PATH", os.defpath)
     return env
@@ -247,7 +249,10 @@ def demo(args: list[str]) -> int:
 
 
 def test(args: list[str]) -> int:
-    """Run pytest over several workers; "-n 0" in the arguments brings it back to one process."""
+    """Run pytest over several workers; "-n 0" in the arguments brings it back to one process.
+
+    "--long" among them runs every law with all repetitions (tests/conftest.py has the option).
+    """
     # "auto" (its number set above) rather than a number, so that --pdb still works
     pytest = [str(PYTHON), "-m", "pytest", "-n", "auto", "--dist", "worksteal"]
     return become([*pytest, *args], test_environment(), str(ROOT))
