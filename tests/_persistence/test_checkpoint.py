@@ -240,7 +240,9 @@ def test_the_autopilot_goes_on_bit_for_bit(reports: int, tmp_path: Path, short: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kills", "lanes"), [(20, []), (6, [7])])
+@pytest.mark.parametrize(
+    ("kills", "lanes"), [(6, []), pytest.param(20, [], marks=pytest.mark.long), (6, [7])]
+)
 def test_killed_at_random_moments_nothing_is_lost(
     kills: int, lanes: list[int], tmp_path: Path
 ) -> None:
@@ -621,7 +623,7 @@ class Clock:
 
 @pytest.mark.parametrize(("cost", "seconds"), [(0.001, 10.0), (1.0, 10.0), (1.0, 0.001)])
 def test_writing_takes_two_percent_at_most(
-    cost: float, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cost: float, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long: bool
 ) -> None:
     """And comes as often as it was asked for where that allows it."""
     clock, writes = Clock(), []
@@ -634,7 +636,7 @@ def test_writing_takes_two_percent_at_most(
     monkeypatch.setattr(npz_files, "write", write)
     kept = checkpoints.Checkpoints(tmp_path, seconds, dict, None, "run")
     kept.open()
-    while clock.now < 10_000.0:
+    while clock.now < (10_000.0 if long else 1_000.0):
         clock.now += 0.01
         if kept.is_due():
             kept.write("lanes-000.npz", {}, {})
