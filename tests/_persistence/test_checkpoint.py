@@ -136,7 +136,9 @@ PARTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS)
-def test_a_stopped_run_goes_on_bit_for_bit(name: str, tmp_path: Path, short: None) -> None:
+def test_a_stopped_run_goes_on_bit_for_bit(
+    name: str, tmp_path: Path, short: None, long: bool
+) -> None:
     """With jaxvi's own parts, the folder and the target are enough."""
     whole = jaxvi.fit(KEY, TARGET, progress=False, **(SMALL | PARTS[name]))
     stopped = jaxvi.fit(
@@ -144,7 +146,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(name: str, tmp_path: Path, short: Non
     )
     assert stopped.interrupted
     assert stopped.steps.max() < whole.steps.max()
-    jax.clear_caches()
+    if long or name == "stochastic":  # programs made anew, as in another process
+        jax.clear_caches()
     again = resume(tmp_path, TARGET)
     assert_same(again, whole)
     assert not again.interrupted
