@@ -311,7 +311,7 @@ def scipy_t(family: StudentT, phi: Any) -> T:
 
 
 @students
-@pytest.mark.parametrize("dim", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("dim", rest_long([1, 2, 3, 4, 5], lambda dim: dim in (1, 3, 5)))
 def test_student_t_is_scipys(family: StudentT, dim: int) -> None:
     """Log density, entropy and every marginal agree with SciPy's t and multivariate t."""
     one = sample(family, dim, "float32" if dim == 3 else "float64")

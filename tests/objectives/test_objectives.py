@@ -72,7 +72,7 @@ def has_exact_elbo(family: Family, problem: Problem) -> bool:
     known = isinstance(family, HasMoments) and isinstance(family, HasCovariance)
     if not (known and isinstance(family, HasEntropy)):
         return False
-    return (problem.gaussian and has_moments(family, 4)) or is_gaussian(family)
+    return has_moments(family, 4) and (problem.gaussian or is_gaussian(family))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
