@@ -2,7 +2,7 @@
 """Work on jaxvi: one command that makes the environment it needs and runs the rest inside it.
 
     python3 dev.py demo [ARGS]         fit a real data set and draw the result (jaxvi demo)
-    python3 dev.py test [ARGS]         run the tests; ARGS go to pytest
+    python3 dev.py test [ARGS]         run the tests; ARGS go to pytest, --long leaves nothing out
     python3 dev.py check [--fix]       formatting, lint and types; --fix repairs what it can
     python3 dev.py bench NAME [ARGS]   run a benchmark
     python3 dev.py env                 make the environment and print its interpreter
@@ -238,7 +238,10 @@ def test_environment() -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": threads,
         "PYTEST_XDIST_AUTO_NUM_WORKERS": str(workers),
     }
-    return {**defaults, **child_environment()}
+    env = {**defaults, **child_environment()}
+    # without its bytecode every process of a test run would compile the package and JAX anew
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    return env
 
 
 def demo(args: list[str]) -> int:
@@ -247,7 +250,10 @@ def demo(args: list[str]) -> int:
 
 
 def test(args: list[str]) -> int:
-    """Run pytest over several workers; "-n 0" in the arguments brings it back to one process."""
+    """Run pytest over several workers; "-n 0" in the arguments brings it back to one process.
+
+    "--long" among them runs every law with all repetitions (tests/conftest.py has the option).
+    """
     # "auto" (its number set above) rather than a number, so that --pdb still works
     pytest = [str(PYTHON), "-m", "pytest", "-n", "auto", "--dist", "worksteal"]
     return become([*pytest, *args], test_environment(), str(ROOT))

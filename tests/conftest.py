@@ -1,8 +1,10 @@
-"""What holds for every test: shapes checked at run time, strict numerics, fixed seeds."""
+"""What holds for every test: shapes checked at run time, strict numerics, fixed seeds, --long."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import jaxtyping
 
@@ -19,7 +21,40 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Tracing makes many objects and few cycles: by default a twentieth of the time goes into looking.
+gc.set_threshold(100_000, 20, 100)
+
+HERE = Path(__file__).parent
 SEED = 20250611
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The option of `python3 dev.py test --long`."""
+    parser.addoption(
+        "--long",
+        action="store_true",
+        help="all repetitions of every law, and programs optimised as users have them",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The longest first; what is marked long only repeats a law, and is left out but for --long.
+
+    Files of this folder itself hold the longest tests: begun last, one of them would run alone.
+    """
+    items.sort(key=lambda item: item.path.parent != HERE)
+    if config.getoption("long"):
+        return
+    left = [item for item in items if item.get_closest_marker("long")]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
+@pytest.fixture(scope="session")
+def long(pytestconfig: pytest.Config) -> bool:
+    """Whether all repetitions are wanted; otherwise the same assertions hold for fewer of them."""
+    return bool(pytestconfig.getoption("long"))
 
 
 @pytest.fixture
@@ -49,10 +84,13 @@ def dtype(request: pytest.FixtureRequest) -> Iterator[np.dtype]:
 
 
 @pytest.fixture(scope="module")
-def compiled_quickly() -> Iterator[None]:
-    """For modules whose time goes into compiling, not running: programs are optimised less."""
+def compiled_quickly(long: bool) -> Iterator[None]:
+    """For modules whose time goes into compiling, not running: programs are optimised less.
+
+    With --long they are optimised as users have them.
+    """
     quick = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", quick or not long)
     yield
     jax.config.update("jax_disable_most_optimizations", quick)
 
@@ -66,3 +104,4 @@ def _room() -> Iterator[None]:
     """
     yield
     jax.clear_caches()
+    gc.collect()

@@ -417,6 +417,17 @@ FAMILIES: list[Family] = [
 ]
 """Every public family as it comes, and variants that a default does not reach."""
 
+
+def is_first_of_its_kind(family: Family) -> bool:
+    """Whether a family is what objectives and noise tell apart: its class, and what it learns.
+
+    Its other options are seen by laws of families, and here with --long.
+    """
+    kinds = [(type(each), getattr(each, "learn_df", None)) for each in FAMILIES]
+    place = FAMILIES.index(family)
+    return kinds.index(kinds[place]) == place
+
+
 OBJECTIVES: list[objectives.Objective] = [
     cls() for cls in concrete(objectives.__all__, objectives, objectives.Objective)
 ] + [

@@ -1,9 +1,10 @@
 """Thousands of fits in one process: memory, programs, threads and files must not grow.
 
-`python tests/soaking.py NUMBER` prints what there was after the first round and at the end, as
-JSON. Targets, solvers and data are made anew for each fit, as a loop over data sets does; equal
-ones must share what was compiled. A round is each way of fitting on each of twenty data sets: a
-new one may take a stage of the autopilot that none before it took.
+`python tests/soaking.py NUMBER [DATA_SETS]` prints what there was after the first round and at the
+end, as JSON. Targets, solvers and data are made anew for each fit, as a loop over data sets does;
+equal ones must share what was compiled. A round is each way of fitting on each of the data sets,
+of which there are twenty unless told: a new one may take a stage of the autopilot that none before
+it took.
 """
 
 import gc
@@ -25,7 +26,7 @@ import jaxvi
 from jaxvi.estimators import BayesianGaussianMixture
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
-WAYS, DATA_SETS = 11, 20
+WAYS = 11
 compiled = [0]
 
 
@@ -97,7 +98,7 @@ def look() -> dict[str, float]:
     }
 
 
-def main(number: int) -> None:
+def main(number: int, data_sets: int = 20) -> None:
     """Fit, and print."""
 
     def count(event: str, seconds: float, **_: Any) -> None:
@@ -106,13 +107,13 @@ def main(number: int) -> None:
     jax.monitoring.register_event_duration_secs_listener(count)
     with tempfile.TemporaryDirectory() as folder:
         for i in range(number):
-            seed, way = divmod(i % (WAYS * DATA_SETS), WAYS)
+            seed, way = divmod(i % (WAYS * data_sets), WAYS)
             rows = np.random.default_rng(seed).normal(size=100).astype(np.float32)
             fits(rows, folder)[way](jax.random.key(seed))
-            if i + 1 == WAYS * DATA_SETS:
+            if i + 1 == WAYS * data_sets:
                 print(json.dumps(look()))
     print(json.dumps(look()))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(*map(int, sys.argv[1:3]))

@@ -264,9 +264,11 @@ def test_commands_run_in_the_environment_and_no_other(
     dev: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONHOME", "elsewhere")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.setenv("PATH", "first")
     env = dev.child_environment()
     assert "PYTHONHOME" not in env
+    assert "PYTHONDONTWRITEBYTECODE" not in env
     assert env["VIRTUAL_ENV"] == str(dev.VENV)
     assert env["PATH"].split(os.pathsep) == [str(dev.SCRIPTS), "first"]
 

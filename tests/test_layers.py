@@ -1,6 +1,7 @@
 """The shape of the package: layers, light imports, documented names, short functions and files."""
 
 import ast
+import functools
 import importlib
 import inspect
 import re
@@ -70,10 +71,6 @@ OPTIONAL = [
     "sklearn",
 ]
 
-by_file = pytest.mark.parametrize(
-    "path", FILES, ids=[path.relative_to(ROOT).as_posix() for path in FILES]
-)
-
 
 def layer_of(path: Path) -> str:
     """The layer that a file belongs to."""
@@ -85,11 +82,17 @@ def is_module(name: str) -> bool:
     return (ROOT / f"{name}.py").is_file() or (ROOT / name / "__init__.py").is_file()
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def imported(path: Path) -> set[tuple[int, str]]:
     """(line, dotted name) of every import of jaxvi in a file, those inside functions too."""
     package = ["jaxvi", *path.relative_to(ROOT).parts[:-1]]
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -110,9 +113,10 @@ def layer_named(name: str) -> str:
     return parts[1] if len(parts) > 1 and is_module(parts[1]) else "jaxvi"
 
 
+@functools.cache
 def named_by(package: str) -> set[str]:
     """What a package's __init__ binds."""
-    tree = ast.parse((ROOT / package / "__init__.py").read_text())
+    tree = parsed(ROOT / package / "__init__.py")
     imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
     return {alias.asname or alias.name for node in imports for alias in node.names}
 
@@ -131,35 +135,44 @@ def test_ranks_are_not_promoted_in_tests() -> None:
         jnp.zeros((2, 3)) + jnp.zeros(3)
 
 
-@by_file
-def test_each_layer_imports_only_from_rows_above(path: Path) -> None:
+def test_each_layer_imports_only_from_rows_above() -> None:
     """No import runs against the table."""
-    layer = layer_of(path)
-    assert layer in PLACES, (
-        f"jaxvi/{layer} is in no row: add it to LAYERS in tests/test_layers.py and to the table in "
-        "CONTRIBUTING.md, below all that it imports and above all that imports it."
-    )
-    for line, name in sorted(imported(path)):
-        other = layer_named(name)
-        place = f"{path.relative_to(ROOT.parent)}:{line}"
-        assert other == layer or PLACES[other] < PLACES[layer], (
-            f"{place} imports {name}, which is no row above {layer}: move what they share up, or "
-            "pass it in as an argument."
-        )
-
-
-@by_file
-def test_packages_are_entered_by_their_init(path: Path) -> None:
-    """Of another package only names that its __init__ binds are imported."""
-    for line, name in sorted(imported(path)):
-        other, parts = layer_named(name), name.split(".")
-        if other in (layer_of(path), "jaxvi") or not (ROOT / other).is_dir() or len(parts) == 2:
+    wrong = []
+    for path in FILES:
+        layer = layer_of(path)
+        if layer not in PLACES:
+            wrong.append(
+                f"jaxvi/{layer} is in no row: add it to LAYERS in tests/test_layers.py and to the "
+                "table in CONTRIBUTING.md, below all that it imports and above all that imports it."
+            )
             continue
-        place = f"{path.relative_to(ROOT.parent)}:{line}"
-        assert len(parts) == 3, (
-            f"{place} reaches into {other}: import {parts[-1]} from jaxvi.{other}."
-        )
-        assert parts[2] in named_by(other), f"{place}: jaxvi/{other}/__init__.py lacks {parts[2]}."
+        for line, name in sorted(imported(path)):
+            other = layer_named(name)
+            place = f"{path.relative_to(ROOT.parent)}:{line}"
+            if other != layer and not PLACES.get(other, len(PLACES)) < PLACES[layer]:
+                wrong.append(
+                    f"{place} imports {name}, which is no row above {layer}: move what they share "
+                    "up, or pass it in as an argument."
+                )
+    assert not wrong, "\n".join(wrong)
+
+
+def test_packages_are_entered_by_their_init() -> None:
+    """Of another package only names that its __init__ binds are imported."""
+    wrong = []
+    for path in FILES:
+        for line, name in sorted(imported(path)):
+            other, parts = layer_named(name), name.split(".")
+            if other in (layer_of(path), "jaxvi") or not (ROOT / other).is_dir():
+                continue
+            place = f"{path.relative_to(ROOT.parent)}:{line}"
+            if len(parts) > 3:
+                wrong.append(
+                    f"{place} reaches into {other}: import {parts[-1]} from jaxvi.{other}."
+                )
+            elif len(parts) == 3 and parts[2] not in named_by(other):
+                wrong.append(f"{place}: jaxvi/{other}/__init__.py lacks {parts[2]}.")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_the_root_has_few_files() -> None:
@@ -219,15 +232,17 @@ def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return body[-1].end_lineno - body[0].lineno + 1 if body else 0
 
 
-@by_file
-def test_functions_and_files_are_short(path: Path) -> None:
+def test_functions_and_files_are_short() -> None:
     """No function has a body over 60 lines, no file over 400."""
-    text = path.read_text()
-    functions = [
-        node
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
-    long = {node.name: body_lines(node) for node in functions}
-    assert not {name: lines for name, lines in long.items() if lines > MOST_FUNCTION_LINES}
-    assert len(text.splitlines()) <= MOST_FILE_LINES, "split the file, one concept in each."
+    wrong = []
+    for path in FILES:
+        place = path.relative_to(ROOT.parent)
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = body_lines(node)
+                if lines > MOST_FUNCTION_LINES:
+                    wrong.append(f"{place}:{node.lineno} {node.name} has {lines} lines.")
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        if lines > MOST_FILE_LINES:
+            wrong.append(f"{place} has {lines} lines: split it, one concept in each file.")
+    assert not wrong, "\n".join(wrong)

@@ -92,9 +92,10 @@ def test_starts_go_with_restarts():
 
 
 @pytest.mark.slow
-def test_little_is_idle_where_stopping_times_spread():
-    together = mixture(160, solver=jaxvi.FrozenNoise(), pool=160)
-    pooled = mixture(160, solver=jaxvi.FrozenNoise(), pool=16)
+def test_little_is_idle_where_stopping_times_spread(long):
+    num, width = (160, 16) if long else (80, 8)
+    together = mixture(num, solver=jaxvi.FrozenNoise(), pool=num)
+    pooled = mixture(num, solver=jaxvi.FrozenNoise(), pool=width)
     assert np.std(pooled.steps) > 0.2 * np.mean(pooled.steps)
     waiting = 1.0 - together.steps.mean() / together.steps.max()
     assert waiting > 0.3
@@ -151,8 +152,8 @@ def test_ctrl_c_does_the_same():
     assert found.num_restarts < 20
 
 
-@pytest.mark.parametrize("pool", [None, 8])
-def test_a_pool_that_does_not_fit_is_halved(monkeypatch, pool):
+@pytest.mark.parametrize("width", [None, 8])
+def test_a_pool_that_does_not_fit_is_halved(monkeypatch, width):
     """Lanes that a device has no memory for, at the first chunk."""
     real = pool_module.advance_pool
 
@@ -167,7 +168,7 @@ def test_a_pool_that_does_not_fit_is_halved(monkeypatch, pool):
     monkeypatch.setattr(importlib.import_module("jaxvi._engine.placement"), "advance_lanes", full)
     monkeypatch.setattr(pool_module, "advance_pool", some)
     with pytest.warns(RuntimeWarning, match="don't fit in memory: they run in a pool of"):
-        found = quick(8 if pool is None else 16, pool=pool)
+        found = quick(8 if width is None else 16, pool=width)
     monkeypatch.undo()
     assert found.pool.width == 4
     together = quick(found.num_restarts)

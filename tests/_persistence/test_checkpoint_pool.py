@@ -11,8 +11,7 @@ import pytest
 import test_checkpoint as plain
 
 import jaxvi
-from jaxvi._engine import history, limits
-from jaxvi._engine import pool as pool_module
+from jaxvi._engine import history, limits, pool
 from jaxvi._persistence import npz_files
 
 SMALL: dict[str, Any] = {"data": plain.X, "num_restarts": 14, "num_eval_draws": 64, "pool": 5}
@@ -99,12 +98,12 @@ def test_many_restarts_are_pooled_with_a_checkpoint_too(tmp_path: Path) -> None:
     assert_same(again, whole)
 
 
-@pytest.mark.parametrize("pool", [None, 8])
+@pytest.mark.parametrize("width", [None, 8])
 def test_a_pool_that_is_halved_is_kept(
-    pool: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    width: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the width that fits, which a resumed run begins with."""
-    real = pool_module.advance_pool
+    real = pool.advance_pool
 
     def full(*_: Any, **__: Any) -> Any:
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory allocating 9 bytes")
@@ -116,8 +115,8 @@ def test_a_pool_that_is_halved_is_kept(
 
     placement = importlib.import_module("jaxvi._engine.placement")
     monkeypatch.setattr(placement, "advance_lanes", full)
-    monkeypatch.setattr(pool_module, "advance_pool", some)
-    arguments = SMALL | {"num_restarts": 8, "pool": pool, "max_steps": 300}
+    monkeypatch.setattr(pool, "advance_pool", some)
+    arguments = SMALL | {"num_restarts": 8, "pool": width, "max_steps": 300}
     arguments["solver"] = jaxvi.Stochastic(tolerance=None)
     with pytest.warns(RuntimeWarning, match="they run in a pool of 4 lanes"):
         whole = jaxvi.fit(plain.KEY, plain.TARGET, progress=False, **arguments)

@@ -6,8 +6,10 @@ from benchmarks.scale import _devices as scale
 
 
 @pytest.mark.slow
-def test_it_counts_lanes_a_second():
+def test_it_counts_lanes_a_second(long, monkeypatch):
     """Of one process and two emulated devices, on a problem for a second."""
+    if not long:  # five processes more, of which nothing is asked below
+        monkeypatch.setattr(scale, "_spread", lambda plan, cores: {})
     plan = scale.Plan(lanes=3, steps=100, rows=50, dim=2, repeats=1)
     found = scale.measure(plan, processes=(1,), devices=(2,))
     assert found["processes"].keys() == {1}

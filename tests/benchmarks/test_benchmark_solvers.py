@@ -186,6 +186,7 @@ def test_nan_hessian_has_finite_gradients():
 
 
 @pytest.mark.slow
+@pytest.mark.long  # sections, cells and pages are made as those of the posteriors, run without it
 def test_quick_run_writes_its_page(tmp_path):
     command = [sys.executable, "-m", "benchmarks", "solvers", "--quick", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)

@@ -1,7 +1,7 @@
 """Steps on some rows at a time: which rows, an unbiased gradient, and the exact posterior."""
 
 import inspect
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -22,16 +22,20 @@ from jaxvi.data._batches import at_block, at_step, resident
 from jaxvi.data._minibatch import _divide, shifted, shuffle_seeds, shuffled_rows
 
 KEY = jax.random.key(4)
-SEEDS = shuffle_seeds(KEY)
 SOLVER = jaxvi.Stochastic(learning_rate=0.02)
 plain_fit = inspect.unwrap(jaxvi.fit)
+
+
+@cache
+def seeds():
+    return shuffle_seeds(KEY)
 
 
 @pytest.mark.parametrize(("num", "size"), [(1, 1), (2, 1), (7, 3), (12, 12), (100, 30), (1009, 64)])
 def test_every_row_comes_once_an_epoch(num, size):
     """Also where batches go over the ends of epochs; the order differs from epoch to epoch."""
     steps = 3 * num
-    seen = np.asarray(shuffled_rows(SEEDS, jnp.arange(steps), num, size)).reshape(-1, num)
+    seen = np.asarray(shuffled_rows(seeds(), jnp.arange(steps), num, size)).reshape(-1, num)
     np.testing.assert_array_equal(np.sort(seen, axis=1), np.tile(np.arange(num), (len(seen), 1)))
     if num > 7:
         assert len(np.unique(seen, axis=0)) == len(seen)
@@ -39,10 +43,10 @@ def test_every_row_comes_once_an_epoch(num, size):
 
 def test_rows_are_a_function_of_key_and_step():
     """However steps are asked for."""
-    together = shuffled_rows(SEEDS, jnp.arange(40), 101, 16)
-    alone = [shuffled_rows(SEEDS, jnp.asarray([step]), 101, 16)[0] for step in range(40)]
+    together = shuffled_rows(seeds(), jnp.arange(40), 101, 16)
+    alone = [shuffled_rows(seeds(), jnp.asarray([step]), 101, 16)[0] for step in range(40)]
     np.testing.assert_array_equal(together, np.stack(alone))
-    other = shuffled_rows(SEEDS + 1, jnp.arange(40), 101, 16)
+    other = shuffled_rows(seeds() + 1, jnp.arange(40), 101, 16)
     assert (np.asarray(other) != np.asarray(together)).mean() > 0.9
 
 
@@ -67,7 +71,7 @@ def test_rows_are_shifted_round_the_circle():
 def test_rows_are_shuffled_evenly():
     """Over epochs, rows at a place and pairs of neighbours are as frequent as chance has it."""
     num, epochs = 13, 26_000
-    order = np.asarray(shuffled_rows(SEEDS, jnp.arange(epochs), num, num))
+    order = np.asarray(shuffled_rows(seeds(), jnp.arange(epochs), num, num))
     at_place = np.stack([np.bincount(order[:, i], minlength=num) for i in range(num)])
     pairs = np.bincount((num * order[:, 3] + order[:, 4]), minlength=num**2).reshape(num, num)
     expected, between = epochs / num, epochs / (num * (num - 1))

@@ -4,8 +4,13 @@ import pickle
 
 import numpy as np
 import pytest
-from test_bayesian_mixture import BayesianGaussianMixture, clusters, each_covariance, unconverged
+from programs import rest_long
+from test_bayesian_mixture import COVARIANCES, BayesianGaussianMixture, clusters, unconverged
 
+# sums over blocks are those of tests/estimators/test_bayesian_mixture.py, there in all forms
+some_covariances = pytest.mark.parametrize(
+    "covariance", rest_long(COVARIANCES, lambda covariance: covariance in ("full", "tied"))
+)
 CHOICES = {"n_components": 4, "random_state": 0, "max_iter": 500}
 
 
@@ -13,7 +18,7 @@ def blocks(x: np.ndarray, rows: int = 500):
     return [x[first : first + rows] for first in range(0, len(x), rows)]
 
 
-@each_covariance
+@some_covariances
 def test_blocks_that_can_be_had_again_give_the_full_datas_answer(covariance):
     x = clusters(num=6_000, seed=2)
     choices = {**CHOICES, "covariance_type": covariance, "tol": 1e-4}
@@ -27,7 +32,7 @@ def test_blocks_that_can_be_had_again_give_the_full_datas_answer(covariance):
 
 
 @unconverged
-@each_covariance
+@some_covariances
 def test_one_pass_comes_near(covariance):
     x = clusters(num=20_000, seed=3)
     choices = {**CHOICES, "covariance_type": covariance}

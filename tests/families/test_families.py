@@ -24,6 +24,7 @@ from problems import (
     normal_log_prob,
     somewhere,
 )
+from programs import rest_long
 from scipy import stats
 
 from jaxvi import families
@@ -41,6 +42,7 @@ from jaxvi.families import (
     transform_and_log_prob,
 )
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 NUM = 100_000
 CASES = [
     (family, dim, dtype)
@@ -104,7 +106,12 @@ def sample(family: Family, dim: int, dtype: str) -> Sample:
     return Sample(family, dim, dtype, phi, wide, log_q, joint, facts, *rough_shape(wide))
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]!r}-{case[1]}-{case[2]}")
+# one dimension in float64 and several in float32 show what several in float64 would
+@pytest.fixture(
+    scope="module",
+    params=rest_long(CASES, lambda case: case[1] != 4),
+    ids=lambda case: f"{case[0]!r}-{case[1]}-{case[2]}",
+)
 def case(request: pytest.FixtureRequest) -> Sample:
     return sample(*request.param)
 
@@ -304,7 +311,7 @@ def scipy_t(family: StudentT, phi: Any) -> T:
 
 
 @students
-@pytest.mark.parametrize("dim", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("dim", rest_long([1, 2, 3, 4, 5], lambda dim: dim in (1, 3, 5)))
 def test_student_t_is_scipys(family: StudentT, dim: int) -> None:
     """Log density, entropy and every marginal agree with SciPy's t and multivariate t."""
     one = sample(family, dim, "float32" if dim == 3 else "float64")

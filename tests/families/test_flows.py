@@ -47,6 +47,7 @@ from jaxvi.families import (
 from jaxvi.families._spline import spline_forward, spline_inverse, spline_knots
 from jaxvi.objectives import ELBO
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 FLOWS = [family for family in FAMILIES if isinstance(family, CouplingFlow | AutoregressiveFlow)]
 every_flow = pytest.mark.parametrize("flow", FLOWS, ids=repr)
 
@@ -178,7 +179,9 @@ def test_factor_analysis_finds_the_factors_of_a_covariance_that_has_them(dtype: 
 
 @every_flow
 @pytest.mark.parametrize(
-    ("dim", "dtype"), [(1, "float64"), (5, "float32"), (5, "float64")], indirect=["dtype"]
+    ("dim", "dtype"),
+    [(1, "float64"), (5, "float32"), pytest.param(5, "float64", marks=pytest.mark.long)],
+    indirect=["dtype"],
 )
 def test_a_flow_and_its_inverse_agree(flow: Any, dim: int, dtype: np.dtype) -> None:
     """The inverse finds the noise, and both ways have the log-determinant of the Jacobian."""

@@ -20,7 +20,7 @@ from jaxvi.results._resample import Resampled, importance_resample
 
 MEAN, SCALE = jnp.array([3.0, -1.0]), jnp.array([0.5, 2.0])
 OFFSET = 1.7
-LOG_EVIDENCE = OFFSET + float(jnp.log(2.0 * math.pi * SCALE).sum()) - math.log(2.0 * math.pi)
+LOG_EVIDENCE = OFFSET + np.log(2.0 * math.pi * np.asarray(SCALE)).sum() - math.log(2.0 * math.pi)
 MODES, SHARES = jnp.array([[-6.0, 1.0], [5.0, -2.0]]), (0.8, 0.2)
 
 

@@ -14,6 +14,7 @@ from jaxvi import families
 from jaxvi.solvers import Laplace, Problem
 from jaxvi.solvers._deterministic import lbfgs, newton
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 LANES = 6
 SHAPE, RATE = 3.0, 0.2
 PRECISION = np.array([[4.0, 3.0], [3.0, 9.0]])

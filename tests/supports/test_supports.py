@@ -47,6 +47,7 @@ def _has(package: str) -> bool:
 
 HAS_NUMPYRO = _has("numpyro")
 needs_numpyro = pytest.mark.skipif(not HAS_NUMPYRO, reason="needs numpyro")
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 CATALOGUE = [
     support for cls in CLASSES if HAS_NUMPYRO or cls is not NumPyro for support in cls.examples()
 ]

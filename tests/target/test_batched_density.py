@@ -17,8 +17,11 @@ def log_density(params, data):
 
 
 TARGET = jaxvi.Target(log_density, jaxvi.Real((3,)))
-DATA = {"x": jnp.arange(12.0).reshape(4, 3) / 10, "k": jnp.arange(1, 3)}
-Z = jnp.arange(30.0).reshape(2, 5, 3) / 30  # lanes, draws, dim
+DATA = {
+    "x": jnp.asarray(np.arange(12, dtype=np.float32).reshape(4, 3) / 10),
+    "k": jnp.array([1, 2]),
+}
+Z = jnp.asarray(np.arange(30, dtype=np.float32).reshape(2, 5, 3) / 30)  # lanes, draws, dim
 
 
 @pytest.fixture(autouse=True, params=[None, 20])
