@@ -264,11 +264,9 @@ def test_commands_run_in_the_environment_and_no_other(
     dev: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONHOME", "elsewhere")
-    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.setenv("PATH", "first")
     env = dev.child_environment()
     assert "PYTHONHOME" not in env
-    assert "PYTHONDONTWRITEBYTECODE" not in env
     assert env["VIRTUAL_ENV"] == str(dev.VENV)
     assert env["PATH"].split(os.pathsep) == [str(dev.SCRIPTS), "first"]
 
@@ -278,8 +276,10 @@ def test_settings_of_the_caller_win_in_tests(
 ) -> None:
     for name in ("OMP_NUM_THREADS", "PYTEST_XDIST_AUTO_NUM_WORKERS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.setattr(dev, "num_cpus", lambda: 16)
     env = dev.test_environment()
+    assert "PYTHONDONTWRITEBYTECODE" not in env  # each process would compile all modules anew
     assert int(env["PYTEST_XDIST_AUTO_NUM_WORKERS"]) == dev.MOST_WORKERS
     assert int(env["OMP_NUM_THREADS"]) == 16 // dev.MOST_WORKERS
     monkeypatch.setattr(dev, "num_cpus", lambda: 1)
