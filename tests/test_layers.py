@@ -57,6 +57,7 @@ LAYERS = {
 }
 PLACES = {name: place for place, name in enumerate(", ".join(LAYERS).split(", "))}
 MOST_ROOT_FILES = 10
+MIN_DOCSTRING_CHARACTERS = 24
 # Imported where they are used, never by `import jaxvi`.
 OPTIONAL = [
     "arviz",
@@ -173,6 +174,53 @@ def test_packages_are_entered_by_their_init() -> None:
             elif len(parts) == 3 and parts[2] not in named_by(other):
                 wrong.append(f"{place}: jaxvi/{other}/__init__.py lacks {parts[2]}.")
     assert not wrong, "\n".join(wrong)
+
+
+# Tests that reach into a module of another package, and why they may.
+REACHING_TESTS = {
+    "_persistence/test_checkpoint.py": "sets how long chunks are, to cut runs at every block",
+    "_persistence/test_checkpoint_pool.py": "sets how long chunks are, and a pool out of memory",
+    "_persistence/test_checkpoint_stream.py": "sets how long chunks of runs and of streams are",
+    "solvers/test_solvers.py": "sets how much noise is drawn ahead",
+}
+
+
+def test_tests_belong_to_a_package() -> None:
+    """They call public names, what a package's __init__ binds, or the package of their folder."""
+    tests = Path(__file__).parent
+    offences = []
+    for path in sorted(tests.rglob("*.py")):
+        name, own = path.relative_to(tests).as_posix(), path.relative_to(tests).parts[0]
+        if name in REACHING_TESTS:
+            continue
+        nodes = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.ImportFrom)]
+        for node in nodes:
+            parts = (node.module or "").split(".")
+            if parts[0] != "jaxvi" or len(parts) < 2 or parts[1] == own or not is_package(parts[1]):
+                continue
+            names = {alias.name for alias in node.names}
+            modules = {name for name in names if (ROOT / parts[1] / f"{name}.py").is_file()}
+            if len(parts) > 2 or modules:
+                offences.append(f"{name}:{node.lineno} {node.module}: {', '.join(sorted(names))}")
+    assert not offences, "\n".join(offences)
+    assert all((tests / name).is_file() for name in REACHING_TESTS)
+
+
+def is_package(name: str) -> bool:
+    return (ROOT / name / "__init__.py").is_file()
+
+
+def test_docstrings_say_more_than_the_name() -> None:
+    """None is under 30 characters but for those of special methods; modules have one."""
+    short = [
+        f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)} {doc!r}"
+        for path in FILES
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module)
+        and (doc := ast.get_docstring(node)) is not None
+        and len(doc) < MIN_DOCSTRING_CHARACTERS
+    ]
+    assert not short, "\n".join(short)
 
 
 def test_the_root_has_few_files() -> None:

@@ -42,7 +42,7 @@ def digamma(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def betaln(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    r"""$\log B(a, b)$."""
+    r"""Log of the beta function, $\log B(a, b)$."""
     return gammaln(a) + gammaln(b) - gammaln(a + b)
 
 

@@ -73,7 +73,7 @@ class Flat:
 
     @classmethod
     def of(cls, tree: Any) -> "Flat":
-        """Flatten a pytree."""
+        """Flatten a pytree into one vector."""
         leaves, treedef = jax.tree.flatten(tree)
         return cls(pytrees.join(leaves), treedef, tuple(leaf.shape for leaf in leaves))
 

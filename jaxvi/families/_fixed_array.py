@@ -43,7 +43,7 @@ class FixedArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the array."""
+        """The shape of the array, a tuple of integers."""
         return self._values.shape
 
     def as_numpy(self) -> Shaped[np.ndarray, "..."]:

@@ -98,7 +98,7 @@ class FullRank(NormalNoiseFamily):
         return FullRankParams(loc, *split_factor(scale_tril))
 
     def scale_tril(self, phi: FullRankParams) -> Float[Array, "dim dim"]:
-        """The Cholesky factor L."""
+        """The Cholesky factor L of the covariance."""
         return cholesky_factor(phi.log_diag, phi.lower)
 
     def transform(self, phi: FullRankParams, noise: Float[Array, "dim"]) -> Float[Array, "dim"]:
@@ -125,6 +125,6 @@ class FullRank(NormalNoiseFamily):
         return Moments(phi.loc, jnp.sum(self.scale_tril(phi) ** 2, axis=-1))
 
     def covariance(self, phi: FullRankParams) -> Float[Array, "dim dim"]:
-        """The covariance L L^T."""
+        """The covariance matrix of z, L L^T."""
         factor = self.scale_tril(phi)
         return factor @ factor.T

@@ -150,7 +150,7 @@ class Diag(Covariance):
     """Variances by column for every component; features are the squared columns."""
 
     def features(self, x: Float[Array, "dim rows"]) -> Float[Array, "quadratics rows"]:
-        """The squared columns."""
+        """The squared columns of every row."""
         return x**2
 
     def precisions_cholesky(self, covariances: Array) -> Array:

@@ -105,5 +105,5 @@ class CoordinateAscent(Solver):
         return state, status.astype(jnp.int32)
 
     def result(self, state: CoordinateAscentState) -> Phi:
-        """The last parameters."""
+        """The parameters after the last step."""
         return state.phi

@@ -168,7 +168,7 @@ class FrozenNoise(Solver):
         return state, jnp.where(runaway, Status.UNBOUNDED, status).astype(jnp.int32)
 
     def result(self, state: FrozenNoiseState) -> Phi:
-        """The last accepted phi."""
+        """The phi of the last accepted step."""
         return state.phi
 
     def _tolerance(self, loss: Scalar, share: float = 1.0) -> Scalar:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import io
 import os
 import signal
 
@@ -14,9 +13,6 @@ import pytest
 
 import jaxvi
 from jaxvi import Status
-from jaxvi._engine import Progress, make_reporter
-from jaxvi._engine.history import HistoryRecorder
-from jaxvi._engine.progress import describe
 from jaxvi._fitting import Request, RunOptions, checked, fit_restarts
 
 KEY = jax.random.key(5)
@@ -288,54 +284,6 @@ def test_history_follows_every_lane():
     assert found.history.bound.shape == (10, 2)
     np.testing.assert_array_equal(found.history.step, np.arange(50, 501, 50))
     assert (found.history.bound[-1] > found.history.bound[0]).all()
-
-
-def test_history_is_bounded():
-    """However many blocks, rows stay under the limit, and their mean is that of all blocks."""
-    recorder, blocks, lane = HistoryRecorder(1, 50, float), 20_000, np.zeros(1, int)
-    for chunk in range(blocks // 8):
-        rows = np.arange(8 * chunk, 8 * chunk + 8, dtype=float)[:, None]
-        recorder.add(rows, lane, lane + 400 * chunk, 50, lane + 400 * chunk + 400)
-    history = recorder.history(50 * blocks, 1)
-    assert 512 < len(history.step) <= 2048
-    stretch = history.step[0] // 50
-    np.testing.assert_array_equal(np.diff(history.step), 50 * stretch)
-    means = np.arange(blocks // stretch * stretch).reshape(-1, stretch).mean(-1)
-    np.testing.assert_allclose(history.bound[:, 0], means[: len(history.step)])
-
-
-class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
-
-    def isatty(self):
-        return True
-
-
-STATE = Progress(500, 1000, 4, 3, -12.5, 1.25)
-
-
-def test_progress_is_a_bar_on_a_terminal():
-    """One line that overwrites itself and is wiped at the end."""
-    stream = Terminal()
-    report, close = make_reporter(None, stream)
-    report(STATE)
-    close()
-    assert "[############............]" in stream.getvalue()
-    assert describe(STATE) in stream.getvalue()
-    assert "\n" not in stream.getvalue()
-    assert stream.getvalue().endswith(" \r")
-
-
-def test_progress_is_plain_lines_elsewhere():
-    """At once where asked for, and no more than one line in ten seconds."""
-    stream = io.StringIO()
-    report, _ = make_reporter(True, stream)
-    report(STATE)
-    report(STATE)
-    assert stream.getvalue() == describe(STATE) + "\n"
-    quiet = io.StringIO()
-    make_reporter(None, quiet)[0](STATE)
-    assert quiet.getvalue() == ""
 
 
 def test_progress_off_and_callable(capfd):

@@ -13,8 +13,7 @@ from jaxvi._compilation import ONCE, STEPS, compiling_ahead, light_jit
 from jaxvi._numerics import fold_in, normals
 from jaxvi._sampling import weighted_draws
 from jaxvi._sampling.weighted_draws import draw_with_log_weights, draws_each, tiled
-from jaxvi.diagnostics import importance_weights, pareto_smooth
-from jaxvi.diagnostics._pareto import smooth_on_host
+from jaxvi.diagnostics import importance_weights
 from jaxvi.families import MeanField
 
 TARGET = jaxvi.Target(
@@ -72,17 +71,6 @@ def test_ranking_and_weighing_share_a_program():
     before = weighted_draws._weigh_draws.num_programs()
     importance_weights(jax.random.key(1), TARGET, fit.q.family, fit.q.phi, num_batches=4)
     assert weighted_draws._weigh_draws.num_programs() == before
-
-
-@pytest.mark.parametrize("spread", [0.0, 0.5, 3.0])
-def test_smoothing_on_the_host_is_the_same(spread, dtype):
-    """Of NumPy's numbers and of JAX's."""
-    log_weights = spread * jax.random.normal(jax.random.key(1), (2_000,), dtype) ** 3
-    expected = pareto_smooth(log_weights)
-    smoothed, khat = smooth_on_host(np.asarray(log_weights))
-    np.testing.assert_allclose(khat, expected.khat, rtol=2e-3 if dtype == "float32" else 1e-9)
-    np.testing.assert_allclose(smoothed, expected.log_weights, rtol=1e-4, atol=1e-4)
-    assert smoothed.dtype == log_weights.dtype
 
 
 def test_flat_draws_are_the_same_numbers():

@@ -12,12 +12,8 @@ from regression import TARGET, rows
 
 import jaxvi
 from jaxvi import Status
-from jaxvi._engine import Setup, lane_results, start_lanes
-from jaxvi._engine.ranking import rank_phis
-from jaxvi._engine.ranking_by_rows import rank_by_rows, slices
+from jaxvi._engine import Setup
 from jaxvi._fitting import Request, RunOptions, checked, fit_restarts
-from jaxvi._fitting.arguments import default_draws
-from jaxvi._numerics import split_key
 from jaxvi.data._batches import at_block, at_step, resident
 from jaxvi.data._minibatch import _divide, shifted, shuffle_seeds, shuffled_rows
 
@@ -155,36 +151,6 @@ def test_a_lane_does_what_it_would_do_alone(x64):
     for lane in (0, 2):
         alone = by_itself(lane)
         np.testing.assert_allclose(alone.phi.loc, fit.phi.loc[lane], rtol=1e-9)
-
-
-def test_ranking_by_blocks_of_rows_is_ranking(x64):
-    """The same draws, the sum over rows taken a block at a time."""
-    data = jax.tree.map(jnp.asarray, rows(150, float))
-    setup = Setup(TARGET, jaxvi.FullRank(), jaxvi.ELBO(), SOLVER, jaxvi.Fresh())
-    keys = split_key(KEY)
-    lanes = start_lanes(keys, None, jnp.asarray(1.0), data, setup=setup, num_lanes=3)
-    phis, status = lane_results(lanes, setup=setup), np.full(3, jaxvi.Status.STEP_LIMIT)
-    blocks = slices(data, 64)
-    ranking, weighed = rank_by_rows(keys, phis, status, blocks, TARGET, setup, 500)
-    whole = rank_phis(keys, phis, status, data, setup=setup, num_draws=500)
-    assert ranking.best == whole.best
-    # other draws of the same q: bounds agree to within their errors
-    error = np.hypot(ranking.mcse, whole.mcse)
-    assert (np.abs(ranking.bound - whole.bound) < 4 * error).all()
-    z = jnp.asarray(weighed.z)
-    log_p = jax.vmap(TARGET.log_prob, (0, None))(z, data)
-    log_q = jax.vmap(setup.family.log_prob, (None, 0))(
-        jax.tree.map(lambda leaf: leaf[ranking.best], phis), z
-    )
-    np.testing.assert_allclose(ranking.log_weights, log_p - log_q, rtol=1e-10)
-
-
-def test_fewer_draws_where_rows_are_many():
-    """By which lanes are ranked: two thousand, fewer for a million rows, 64 at least."""
-    few, many = np.zeros(1_000), np.broadcast_to(np.zeros(1), 1_000_000)
-    assert default_draws(few, 8) == 2_000
-    assert default_draws(many, 8) == 2**31 // 8_000_000
-    assert default_draws(many, 1_000) == 64
 
 
 DATA = rows(50)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxvi.diagnostics import ParetoSmoothed, khat_threshold, pareto_smooth
+from jaxvi.diagnostics._pareto import smooth_on_host
 
 INF, NAN = np.inf, np.nan
 SIZE = 1_000
@@ -209,3 +210,14 @@ def test_thresholds() -> None:
     assert khat_threshold(2_155) == khat_threshold(10**6) == 0.7
     with pytest.raises(ValueError, match="at least 2; got 1"):
         khat_threshold(1)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5, 3.0])
+def test_smoothing_on_the_host_is_the_same(spread, dtype):
+    """Of NumPy's numbers and of JAX's."""
+    log_weights = spread * jax.random.normal(jax.random.key(1), (2_000,), dtype) ** 3
+    expected = pareto_smooth(log_weights)
+    smoothed, khat = smooth_on_host(np.asarray(log_weights))
+    np.testing.assert_allclose(khat, expected.khat, rtol=2e-3 if dtype == "float32" else 1e-9)
+    np.testing.assert_allclose(smoothed, expected.log_weights, rtol=1e-4, atol=1e-4)
+    assert smoothed.dtype == log_weights.dtype

@@ -1,54 +1,14 @@
 """What the pictures and the report say about a fit whose numbers are known."""
 
-import dataclasses
 import sys
 
-import jax
 import matplotlib.pyplot
 import numpy as np
 import pytest
+from known_fit import NUM_LANES, known_fit
 
-import jaxvi
-import jaxvi.models
 from jaxvi import plotting
-from jaxvi._engine import History, Setup
-from jaxvi._status import Status
-from jaxvi.cli import _report
-from jaxvi.results import Fit, Timing
-
-NUM_LANES = 6
-
-
-def known_fit(**changes):
-    """Six lanes: three at -10, two at -30, one that failed; they ended at different steps."""
-    bounds = np.array([-10.05, -30.0, -10.0, np.nan, -10.1, -30.02])
-    steps = np.array([400, 200, 300, 100, 400, 400])
-    history = np.stack(
-        [b - 1e4 * np.exp(-2.0 * np.arange(1, 9)) for b in np.nan_to_num(bounds)], axis=1
-    )
-    fit = Fit(
-        setup=Setup(
-            jaxvi.models.gaussian_mixture(2, 1),
-            jaxvi.MeanField(),
-            jaxvi.ELBO(),
-            jaxvi.Stochastic(),
-            jaxvi.Fresh(),
-        ),
-        phi=None,
-        status=np.array([1, 1, 1, 3, 1, 2]),
-        steps=steps,
-        bounds=bounds,
-        bounds_mcse=np.full(NUM_LANES, 0.01),
-        difference_mcse=np.zeros(NUM_LANES),
-        best=2,
-        num_bad_draws=np.zeros(NUM_LANES, int),
-        log_weights=np.zeros(100),
-        history=History(np.arange(50, 401, 50), history),
-        timing=Timing(2.0, 0.5, 3.0),
-        interrupted=False,
-        key=jax.random.key(0),
-    )
-    return dataclasses.replace(fit, **changes)
+from jaxvi._engine import History
 
 
 def legend(ax):
@@ -170,61 +130,3 @@ def test_telling_features_are_those_that_separate():
         {k: v[..., :1] if v.ndim == 2 else v for k, v in params.items()},
         np.eye(3)[truth],
     ) == (0,)
-
-
-# The report
-
-
-def test_the_report_tells_optima_statuses_times_and_speeds():
-    text = "\n".join(_report.fit_lines(known_fit()))
-    assert "2 distinct; restarts in each: 3 at -10.00, 2 at -30.00" in text
-    assert "-10.000 +- 0.010 nats (restart 3)" in text
-    assert "5 of 6 ended with a finite bound" in text
-    assert "4 converged, 1 step limit, 1 not finite" in text
-    assert "2.0 s compiling, 0.5 s running, 3.0 s in all" in text
-    assert "800 steps a second" in text
-    assert "3,600 lane steps a second" in text
-    assert "INTERRUPTED" not in text
-
-
-def test_the_report_marks_what_cannot_be_trusted():
-    fit = known_fit(
-        interrupted=True,
-        status=np.full(NUM_LANES, int(Status.INTERRUPTED)),
-        num_bad_draws=np.full(NUM_LANES, 7),
-    )
-    text = "\n".join(_report.fit_lines(fit))
-    assert text.startswith("INTERRUPTED")
-    assert Status.INTERRUPTED.remedy in text
-    assert "not finite at 7 of 100" in text
-
-
-def test_components_are_ordered_by_weight_in_all_draws_alike():
-    rng = np.random.default_rng(0)
-    means = rng.normal(size=(50, 3, 2))
-    weights = rng.dirichlet([10.0, 60.0, 30.0], 50)
-    ordered = _report.order_by_weight({"weights": weights, "means": means, "scales": means**2})
-    np.testing.assert_array_equal(ordered["weights"], weights[:, [1, 2, 0]])
-    np.testing.assert_array_equal(ordered["means"], means[:, [1, 2, 0]])
-    np.testing.assert_array_equal(ordered["scales"], means[:, [1, 2, 0]] ** 2)
-
-
-def test_the_table_is_aligned_and_wraps():
-    rng = np.random.default_rng(0)
-    shape = (200, 9, 2)
-    draws = {
-        "weights": rng.dirichlet(np.ones(9), 200),
-        "means": 1000.0 + rng.normal(size=shape),
-        "scales": 0.01 + 0.001 * rng.uniform(size=shape),
-    }
-    posterior = _report.mixture_posterior(draws)
-    np.testing.assert_allclose(posterior.means_sd, draws["means"].std(0))
-    lines = _report.mixture_lines(posterior, ["height (cm)", "mass (kg)"], range(9))
-    assert max(map(len, lines)) <= 100
-    assert sum(line.count("component") for line in lines) == 9
-    tables = "\n".join(lines).split("\n\n")
-    for table in tables:
-        rows = [line for line in table.splitlines() if "+-" in line or "component" in line]
-        assert len({len(row) for row in rows}) == 1
-    value, sd = posterior.means[0, 0], posterior.means_sd[0, 0]
-    assert f"{value:,.1f} +- {sd:,.1f}" in tables[0]  # two digits of the largest sd, 1.0

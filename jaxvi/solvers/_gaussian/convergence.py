@@ -54,7 +54,7 @@ class WindowOutcome(NamedTuple):
 
 
 def start_monitor(num_innovations: int, dtype: jnp.dtype) -> Monitor:
-    """An empty first window."""
+    """A clock whose first window holds nothing yet."""
     zero = jnp.zeros((), dtype)
     clock = WindowState.of(
         steps=zero,
