@@ -138,7 +138,7 @@ class _AscentLanes:
     def running(self) -> bool:
         """Whether a lane runs that may take another step."""
         some = bool((np.asarray(self._lanes.status) == Status.RUNNING).any())
-        return self._step < self._max_steps and (some or self._step == 0)
+        return some and self._step < self._max_steps
 
     def settle(self) -> None:
         """Do nothing: all restarts have a lane from the start."""
