@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from jaxvi._compilation import CompileClock
 from jaxvi._engine import Reporter
@@ -28,8 +27,8 @@ NUMBERS = ("num_restarts", "max_steps", "num_eval_draws")
 class Layout(NamedTuple):
     """How restarts are laid out: pool width (None: from memory), racing, mesh."""
 
-    pool: int | None = None
-    race: bool = False
+    pool: Any = None
+    race: Any = False
     mesh: Any = None
 
 
@@ -40,8 +39,8 @@ class Request:
     How a run is carried out (time limits, observers, folders) is not among them: `RunOptions`.
     """
 
-    key: Array  # as `jaxvi.fit` takes it; typed once checked
-    target: Target
+    key: Any  # as `jaxvi.fit` takes it; typed once checked
+    target: Any
     family: Any = None
     objective: Any = None
     solver: Any = None
@@ -54,8 +53,8 @@ class Request:
     max_steps: Any = None
     num_eval_draws: Any = None
     layout: Layout = Layout()
-    effort: str = "normal"
-    polish: bool | str = "auto"
+    effort: Any = "normal"
+    polish: Any = "auto"
     stages: tuple[Any, ...] | None = None
 
     @property
