@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 import jax
 
+_WAIT_EVENT = "/jaxvi/compile/wait_duration"
 _COMPILE_EVENTS = frozenset(
-    f"/jax/core/compile/{name}"
-    for name in (
-        "jaxpr_trace_duration",
-        "jaxpr_to_mlir_module_duration",
-        "backend_compile_duration",
+    (
+        "/jax/core/compile/jaxpr_trace_duration",
+        "/jax/core/compile/jaxpr_to_mlir_module_duration",
+        "/jax/core/compile/backend_compile_duration",
+        _WAIT_EVENT,
     )
 )
 
@@ -25,18 +26,22 @@ class CompileClock:
         self._thread = threading.get_ident()
 
     def on_duration(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
-        """Add the duration of a JAX event, if it is compilation in this thread."""
+        """Add the duration of an event, if it is compilation, or a wait for it, in this thread."""
         if event in _COMPILE_EVENTS and threading.get_ident() == self._thread:
             self.seconds += duration_secs
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Add the time spent in the context, waiting for programs that other threads compile."""
+        """Count the time spent in the context, waiting for programs that other threads compile.
+
+        It is reported as an event, so that clocks around this one count it, too.
+        """
         began = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds += time.perf_counter() - began
+            waited = time.perf_counter() - began
+            jax.monitoring.record_event_duration_secs(_WAIT_EVENT, waited)
 
 
 @contextlib.contextmanager
