@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from jaxvi import _arguments
+from jaxvi._fitting import EFFORTS
 from jaxvi.autopilot._base import Stage
 from jaxvi.autopilot._chains import Chains
 from jaxvi.autopilot._flow import Flow
@@ -37,12 +39,13 @@ def default_stages(effort: str = "normal", *, polish: bool | str = "auto") -> tu
         A tuple, for `jaxvi.fit(..., stages=...)` to take as it is, reordered or with others in it.
 
     Raises:
-        KeyError: another effort.
+        ValueError: another effort.
 
     Example:
         >>> [stage.name for stage in jaxvi.autopilot.default_stages("quick")][:3]
         ['gaussian', 'line_searches', 'modes']
     """
+    _arguments.one_of("effort", effort, EFFORTS)
     follow = polish is not False
     mending: dict[str, Any] = {
         "min_relative_ess": _MIN_RELATIVE_ESS[effort],

@@ -281,6 +281,11 @@ def test_what_are_no_stages_is_told(options, error, words):
         inspect.unwrap(jaxvi.fit)(KEY, target, progress=False, **options)
 
 
+def test_an_unknown_effort_is_told():
+    with pytest.raises(ValueError, match="effort: expected one of 'quick'"):
+        default_stages("high")
+
+
 def test_stages_without_restarts_give_no_fit():
     target = jaxvi.Target(normal, jaxvi.Real(2))
     with pytest.raises(RuntimeError, match="expected one that gives restarts"):
