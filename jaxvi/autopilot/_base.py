@@ -213,10 +213,10 @@ class Context:
             ),
         )
 
-    def weights(self, q: Approximation) -> ImportanceWeights:
+    def weights(self, q: Approximation, num_batches: int = 1) -> ImportanceWeights:
         """Importance weights of an approximation, on draws common to all that are compared."""
         at = (self.key("weights"), self.target, q.family, q.phi, self.data)
-        return importance_weights(*at)
+        return importance_weights(*at, num_batches=num_batches)
 
     def programs(self, setup: Setup, phis: Any, data: Data) -> list[Lowering]:
         """Programs of all stages, to compile together with those of the restarts."""

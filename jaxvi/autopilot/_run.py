@@ -64,8 +64,8 @@ def _outcome(state: State) -> Fit:
             "stages: expected one that gives restarts, such as jaxvi.autopilot.Gaussian(); got "
             "none; try jaxvi.autopilot.default_stages()."
         )
-    fit = replace(state.fit, corrected_draws=state.draws)
-    fit = replace(fit, interrupted=fit.interrupted or state.interrupted)
+    stopped = state.restarts.interrupted or state.interrupted
+    fit = replace(state.fit, corrected_draws=state.draws, interrupted=stopped)
     if state.weights is not None:
         return replace(fit, findings=_findings(state, fit))
     return fit if state.usable else replace(fit, findings=findings_of(fit))

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from jaxvi.autopilot._base import Context, Stage, State, percent
-from jaxvi.diagnostics import importance_weights
 
 
 @dataclass(frozen=True)
@@ -24,9 +23,7 @@ class Weights(Stage):
 
     def run(self, context: Context, state: State) -> State:
         """Draw from q and compute the importance weights of the draws."""
-        q = state.fit.q
-        at = (context.key(self.name), context.target, q.family, q.phi, context.data)
-        weights = importance_weights(*at, num_batches=state.fit.num_restarts)
+        weights = context.weights(state.fit.q, state.fit.num_restarts)
         note = f"relative effective sample size {percent(weights.relative_ess)}"
         if weights.bad_share:
             note += f", not finite at {100.0 * weights.bad_share:.2g} % of draws"
